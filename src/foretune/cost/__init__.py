@@ -1,0 +1,1 @@
+"""Torch-free arithmetic: shapes, operations, memory, and the forecast of a run."""

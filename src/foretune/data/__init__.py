@@ -1,0 +1,1 @@
+"""Rows in: reading, formats, the target mask, duplicates, splits, profiles and batches."""

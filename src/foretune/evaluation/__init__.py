@@ -1,0 +1,1 @@
+"""Scores with standard errors: likelihood, generation, metrics, paired comparison, forgetting."""

@@ -1,0 +1,248 @@
+"""The only module that opens a final path for writing: everything else is written aside, flushed and renamed.
+
+A reader therefore sees the old file, the new file or no file, never half of one. Folders are written the same
+way, with a manifest of hashes, so that a damaged or incomplete folder is recognised. One process at a time
+holds a folder (`FolderLock`); the kernel frees the lock when the process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from foretune.errors import OutputError, Place
+
+MANIFEST = "manifest.json"
+_HASH_CHUNK_BYTES = 1 << 20
+
+
+def cache_folder() -> Path:
+    """Where models, fetched data and cached tokens live: ``$FORETUNE_CACHE`` or ``~/.cache/foretune``."""
+    named = os.environ.get("FORETUNE_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(named) if named else Path(base) / "foretune"
+
+
+def sha256_bytes(content: bytes) -> str:
+    """The SHA-256 of ``content`` in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(_HASH_CHUNK_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no NaN: the form that is hashed and compared."""
+    return json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def fingerprint(value: Any, length: int = 16) -> str:
+    """A short content hash of any JSON value."""
+    return sha256_bytes(canonical_json(value).encode())[:length]
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into an `OutputError` that names the place and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing_parent(path)).free
+            raise OutputError(
+                f"the disk is full ({free // 2**20} MiB free); nothing was written half.",
+                place=Place(path),
+                remedy="Free some space and run the same command again: it resumes.",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise OutputError(
+                "this folder cannot be written.", place=Place(path), remedy="Choose another --output."
+            ) from error
+        raise
+
+
+def _existing_parent(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically: aside, flushed to the disk, renamed. Raises `OutputError`."""
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+        temporary = Path(name)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; NaN and infinity are refused."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file written by `write_json`."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def append_line(path: Path, value: Any) -> None:
+    """Append one JSON line and flush it to the disk; a torn last line is dropped by `read_lines`."""
+    line = canonical_json(value).encode() + b"\n"
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as stream:
+            end = stream.seek(0, os.SEEK_END)
+            if end:
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":  # a torn tail of a killed writer: cut it off
+                    stream.seek(0)
+                    keep = stream.read().rfind(b"\n") + 1
+                    stream.truncate(keep)
+            start = stream.seek(0, os.SEEK_END)
+            try:
+                stream.write(line)
+                stream.flush()
+                os.fsync(stream.fileno())
+            except OSError:
+                with contextlib.suppress(OSError):
+                    os.truncate(path, start)
+                raise
+
+
+def read_lines(path: Path) -> list[Any]:
+    """The complete JSON lines of a file written by `append_line`; a torn tail is ignored."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines() if line.strip()]
+
+
+@contextlib.contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Fill a folder aside; on success add a manifest of hashes, flush everything and rename it to ``final``.
+
+    On any exception the partial folder is removed and ``final`` is as before. An existing ``final`` is replaced.
+    """
+    with explained(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=final.parent))
+        try:
+            yield aside
+            hashes = {
+                str(path.relative_to(aside)): sha256_file(path) for path in sorted(aside.rglob("*")) if path.is_file()
+            }
+            write_json(aside / MANIFEST, {"files": hashes})
+            for path in aside.rglob("*"):
+                if path.is_file():
+                    with path.open("rb+") as stream:
+                        os.fsync(stream.fileno())
+            for path in [*(p for p in aside.rglob("*") if p.is_dir()), aside]:
+                _sync_folder(path)
+            aside.chmod(0o755)
+            if final.exists():
+                graveyard = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".old", dir=final.parent))
+                final.replace(graveyard / final.name)
+                aside.replace(final)
+                shutil.rmtree(graveyard, ignore_errors=True)
+            else:
+                aside.replace(final)
+            _sync_folder(final.parent)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+
+def folder_damage(folder: Path) -> str | None:
+    """Why a folder written by `atomic_folder` cannot be trusted, or None when every hash agrees."""
+    try:
+        hashes = read_json(folder / MANIFEST)["files"]
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        return f"{MANIFEST} is damaged"
+    for name, expected in hashes.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if sha256_file(path) != expected:
+            return f"{name} is damaged"
+    return None
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove the ``.part`` and ``.old`` leftovers of a killed writer directly in ``folder``; returns how many."""
+    leftovers = [path for path in folder.glob(".*") if path.suffix in (".part", ".old")]
+    for path in leftovers:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+class FolderLock:
+    """Holds a folder for one process; a second holder gets an `OutputError` at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self._stream: Any = None
+
+    def __enter__(self) -> FolderLock:
+        with explained(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._stream = self.path.open("a+")
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._stream.close()
+            raise OutputError(
+                "another Foretune process is working in this folder.",
+                place=Place(self.path.parent),
+                remedy="Wait for it to end, or choose another --output.",
+            ) from None
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stream.close()

@@ -1,0 +1,1 @@
+"""The main job: plan → search → re-evaluate → compare."""

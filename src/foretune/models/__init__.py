@@ -1,0 +1,1 @@
+"""Models in: fetching, loading, and what their modules are for."""

@@ -1,0 +1,1 @@
+"""Which rows to train on: one file per selector family, one line each in `registry`."""

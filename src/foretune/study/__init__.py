@@ -1,0 +1,1 @@
+"""Science: grids of arms × tasks × sizes × seeds, paired statistics."""
