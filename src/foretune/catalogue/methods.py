@@ -98,11 +98,6 @@ def config_space(methods: tuple[str, ...] = tuple(METHODS)) -> Space:
     return space
 
 
-def menu(method: str) -> Space:
-    """What a search draws from for ``method``, its training settings excluded."""
-    return declaration(method).menu
-
-
 def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
     """``settings`` checked and completed with the defaults of its method.
 

@@ -133,5 +133,5 @@ def portfolio(
 def _full_rate(width: int, kind: ModelKind) -> float:
     if kind == "encoder":
         low, high = ENCODER_RATES
-        return min(max(ENCODER_ANCHOR_RATE * (ENCODER_ANCHOR_WIDTH / width) ** WIDTH_EXPONENT, low), high)
-    return CAUSAL_ANCHOR_RATE * (CAUSAL_ANCHOR_WIDTH / width) ** WIDTH_EXPONENT
+        return min(max(ENCODER_ANCHOR_RATE * math.pow(ENCODER_ANCHOR_WIDTH / width, WIDTH_EXPONENT), low), high)
+    return CAUSAL_ANCHOR_RATE * math.pow(CAUSAL_ANCHOR_WIDTH / width, WIDTH_EXPONENT)
