@@ -19,7 +19,8 @@ _LLAMA = {**_TINY, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layer
           "num_key_value_heads": 2, "pad_token_id": 0}  # fmt: skip
 _BERT = {**_TINY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
 _BART = {**_TINY, "d_model": 32, "encoder_layers": 2, "decoder_layers": 3, "encoder_ffn_dim": 40,
-         "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "pad_token_id": 1}  # fmt: skip
+         "decoder_ffn_dim": 48, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+         "pad_token_id": 1}  # fmt: skip
 _T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 12, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3,
        "num_heads": 4}  # fmt: skip
 CASES = [

@@ -12,6 +12,7 @@ _CONTEXT = {"mistral": 131072, "qwen2": 32768, "qwen3": 32768, "smollm3": 32768,
 _DEFAULT_CONTEXT = 2048
 _KV_HEADS = {"mistral": 8, "smollm3": 4, "gemma": 16, "gemma2": 4, "gemma3_text": 4, "qwen2": 32, "qwen3": 32}
 _FOUR_NORMS = frozenset({"gemma2", "gemma3_text"})
+_GPT_DROPOUT = 0.1  # the default probability of GPT-2 and OPT
 _OPT_POSITION_OFFSET = 2  # OPT's position table has two rows in front that padding uses
 
 
@@ -58,6 +59,7 @@ def llama_like(f: Fields) -> ModelShapes:
         linears=linears, norms=_llama_norms(kind, width, layers, head_dim, inner, kv),
         embeddings=(Embedding("tokens", "model.embed_tokens", vocabulary, width),),
         extra_linears=() if tied else (_head("lm_head", width, vocabulary),),
+        activation=f.word("hidden_act", "silu"), attention_dropout=f.noise("attention_dropout", 0.0),
     )  # fmt: skip
 
 
@@ -112,6 +114,8 @@ def gpt2(f: Fields) -> ModelShapes:
             Embedding("positions", "transformer.wpe", positions, width),
         ),
         extra_linears=() if tied else (_head("lm_head", width, vocabulary),),
+        activation=f.word("activation_function", "gelu_new"), dropout=f.noise("resid_pdrop", _GPT_DROPOUT),
+        attention_dropout=f.noise("attn_pdrop", _GPT_DROPOUT),
     )  # fmt: skip
 
 
@@ -138,7 +142,9 @@ def gpt_neox(f: Fields) -> ModelShapes:
             Norm("final", "gpt_neox.final_layer_norm", width, 1, bias=True, in_layers=False),
         ),
         embeddings=(Embedding("tokens", "gpt_neox.embed_in", vocabulary, width),),
-        extra_linears=() if tied else (Linear("head", "lm_head", width, vocabulary, 1, in_layers=False),),
+        extra_linears=() if tied else (_head("lm_head", width, vocabulary),),
+        activation=f.word("hidden_act", "gelu"), dropout=f.noise("hidden_dropout", 0.0),
+        attention_dropout=f.noise("attention_dropout", 0.0),
     )  # fmt: skip
 
 
@@ -169,6 +175,8 @@ def phi(f: Fields) -> ModelShapes:
         ),
         embeddings=(Embedding("tokens", "model.embed_tokens", vocabulary, width),),
         extra_linears=(_head("lm_head", 0 if tied else width, vocabulary, bias=True),),
+        activation=f.word("hidden_act", "gelu_new"), dropout=f.noise("resid_pdrop", 0.0),
+        attention_dropout=f.noise("attention_dropout", 0.0),
     )  # fmt: skip
 
 
@@ -198,4 +206,6 @@ def opt(f: Fields) -> ModelShapes:
             Embedding("positions", "model.decoder.embed_positions", positions + _OPT_POSITION_OFFSET, width),
         ),
         extra_linears=() if tied else (_head("lm_head", width, vocabulary),),
+        activation=f.word("activation_function", "relu"), dropout=f.noise("dropout", _GPT_DROPOUT),
+        attention_dropout=f.noise("attention_dropout", 0.0),
     )  # fmt: skip

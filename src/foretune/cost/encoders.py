@@ -8,6 +8,7 @@ from foretune.cost.shapes import Embedding, Linear, ModelShapes, Norm
 _BERT_VOCABULARY = 30522
 _VOCABULARY = {"roberta": 50265}
 _CONTEXT = 512
+_DROPOUT = 0.1
 
 
 def bert_like(f: Fields) -> ModelShapes:
@@ -42,7 +43,8 @@ def bert_like(f: Fields) -> ModelShapes:
             Embedding("positions", "embeddings.position_embeddings", positions, table),
             Embedding("types", "embeddings.token_type_embeddings", types, table),
         ),
-        extra_linears=extra,
+        extra_linears=extra, activation=f.word("hidden_act", "gelu"), dropout=f.noise("hidden_dropout_prob", _DROPOUT),
+        attention_dropout=f.noise("attention_probs_dropout_prob", _DROPOUT),
     )  # fmt: skip
 
 
@@ -68,6 +70,8 @@ def distilbert(f: Fields) -> ModelShapes:
             Embedding("tokens", "embeddings.word_embeddings", vocabulary, width),
             Embedding("positions", "embeddings.position_embeddings", positions, width),
         ),
+        activation=f.word("activation", "gelu"), dropout=f.noise("dropout", _DROPOUT),
+        attention_dropout=f.noise("attention_dropout", _DROPOUT),
     )  # fmt: skip
 
 

@@ -48,6 +48,19 @@ class Fields:
             raise self.refuse(f"{whole} = {total} is not a multiple of {parts} = {count}")
         return total // count
 
+    def noise(self, name: str, default: float) -> bool:
+        """Whether the probability ``name`` is above zero. Raises `ModelError` when it is none."""
+        value = self.config.get(name)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value <= 1.0:
+            raise self.refuse(f"{name} = {value!r} is not a probability")
+        return value > 0.0
+
+    def word(self, name: str, default: str) -> str:
+        """A word; ``default`` when absent or null."""
+        value = self.config.get(name)
+        return value if isinstance(value, str) else default
+
     def refuse(self, what: str) -> ModelError:
         """The error to raise for this configuration."""
         return ModelError(

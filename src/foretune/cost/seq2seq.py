@@ -9,6 +9,7 @@ _POSITION_OFFSET = 2  # BART's position tables have two rows in front
 _VOCABULARY = {"marian": 58101, "m2m_100": 128112}
 _BART_VOCABULARY = 50265
 _BART_CONTEXT = 1024
+_DROPOUT = 0.1
 _NORM_AT_END = frozenset({"mbart", "pegasus", "m2m_100"})
 _EMBEDDING_NORM = frozenset({"bart", "mbart"})
 _ATTENTION = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("output", "out_proj"))
@@ -34,6 +35,8 @@ def bart_like(f: Fields) -> ModelShapes:
         linears=encoder + decoder,
         norms=_bart_norms(kind, width, encoder_layers, decoder_layers),
         embeddings=(Embedding("tokens", "model.shared", vocabulary, width), *_bart_positions(kind, positions, width)),
+        activation=f.word("activation_function", "relu" if kind in ("m2m_100", "pegasus") else "gelu"),
+        dropout=f.noise("dropout", _DROPOUT), attention_dropout=f.noise("attention_dropout", 0.0),
     )  # fmt: skip
 
 
@@ -93,6 +96,8 @@ def t5_like(f: Fields) -> ModelShapes:
         norms=norms,
         embeddings=(Embedding("tokens", "shared", vocabulary, width),),
         extra_parameters=2 * buckets * heads,
+        activation="gelu_new" if "gelu" in str(feed_forward) else "relu", dropout=f.noise("dropout_rate", _DROPOUT),
+        attention_dropout=True,
     )  # fmt: skip
 
 

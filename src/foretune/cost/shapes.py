@@ -135,6 +135,12 @@ class ModelShapes:
     """Linear layers outside the layers: an untied head, a pooler, a projection of the embeddings"""
     extra_parameters: int = 0
     """Parameters that are none of the above, such as T5's relative position biases"""
+    activation: str = ""
+    """transformers' name of the activation function in the feed-forward layer"""
+    dropout: bool = False
+    """Whether the configuration drops entries of the residual stream in training"""
+    attention_dropout: bool = False
+    """Whether it drops attention probabilities in training, which then have to be kept"""
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | Path | str) -> ModelShapes:
