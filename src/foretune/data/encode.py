@@ -26,8 +26,8 @@ import numpy.typing as npt
 
 from foretune.catalogue.models import ModelKind
 from foretune.data.example import Example, Turn
-from foretune.data.labels import LABELLED, as_conversation, is_text, label_number, label_text, where
 from foretune.data.layout import Layout, encode_texts, layout_of, single_bos
+from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, label_text, where
 from foretune.data.template import Rendered, prompt_ids, render_rows
 from foretune.data.truncate import Prompt, parts_of, room
 from foretune.errors import DataError, UsageError

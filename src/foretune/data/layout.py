@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2.exceptions import TemplateError
@@ -63,8 +64,10 @@ class Layout:
     lead: str = ""
     """Text that the template writes between the inference prompt and the answer, such as an empty reasoning block.
     The model has to write it, so it is trained; `answer_text` takes it off."""
+    closing: str = ""
+    """Text that the template writes between the answer and ``end_id``, such as a space or an end of response."""
     tail: str = ""
-    """Text that the template writes after the answer."""
+    """All text that the template writes after the answer."""
     notes: tuple[str, ...] = ()
     """What a reader of the report should know."""
 
@@ -119,8 +122,7 @@ def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Lay
     if template is None:
         why = "asked for" if plain else "the tokenizer has no chat template"
         return Layout("plain", _eos(tokenizer), begin=begin, bos=bos, notes=(f"plain layout ({why})",))
-    found = _first_exact(tokenizer, template)
-    layout, prompt, full = found
+    layout, prompt, full = _first_exact(tokenizer, template)
     lead, tail = full[len(prompt) :].split(_ANSWER, 1)
     bare = render(tokenizer, [Turn("user", _QUESTION)], layout, prompt=False)
     if bare == prompt and lead.strip():
@@ -142,6 +144,7 @@ def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Lay
         system_role=system_role,
         markers=_MARKERS.search(template) is not None,
         lead=lead,
+        closing="" if end is None else tail.partition(str(tokenizer.convert_ids_to_tokens(end)))[0],
         tail=tail,
         notes=tuple(_notes(tokenizer, template, layout, lead, end, system_role)),
     )
@@ -205,15 +208,33 @@ def _first_exact(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[Lay
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase, tail: str) -> int | None:
-    """The first control token that the template writes after an answer (white-space tokens are not control)."""
+    """The token that ends a turn, found in what the template writes after an answer.
+
+    That is the end-of-text token if it is in the first unbroken run of control tokens there, else the last of that
+    run: after ``<|END_RESPONSE|><|END_OF_TURN_TOKEN|>`` a server waits for the second; in ``<|end|>``, line break,
+    ``<|endoftext|>`` the first ends the turn. White-space tokens are not control tokens.
+    """
     control = control_ids(tokenizer)
-    return next((token for token in encode_texts(tokenizer, [tail])[0] if token in control), None)
+    ids = encode_texts(tokenizer, [tail])[0]
+    after = dropwhile(lambda token: token not in control, ids)
+    run = list(takewhile(lambda token: token in control, after))
+    if tokenizer.eos_token_id in run:
+        return int(tokenizer.eos_token_id)
+    return run[-1] if run else None
 
 
 def control_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """Ids of the special and added tokens that are not mere white space."""
     added = {int(i) for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     return frozenset(added | set(map(int, tokenizer.all_special_ids)))
+
+
+def control_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """The special tokens and those added tokens that the chat template writes: what a text should not contain."""
+    written = str(tokenizer.chat_template or "")
+    special = {str(token) for token in tokenizer.all_special_tokens}
+    added = (token.content for token in tokenizer.added_tokens_decoder.values())
+    return tuple(sorted(special | {text for text in added if text.strip() and text in written}))
 
 
 def _has_system_role(tokenizer: PreTrainedTokenizerBase, layout: Layout) -> bool:

@@ -21,8 +21,9 @@ from foretune.catalogue.models import ModelKind
 from foretune.data.coloured import coloured
 from foretune.data.encode import EncodedRow, inference_ids
 from foretune.data.example import Example
-from foretune.data.labels import LABELLED, as_conversation, is_text, label_number, where
-from foretune.data.layout import Layout, control_ids, encode_texts, layout_of, single_bos
+from foretune.data.layout import Layout, control_texts, encode_texts, layout_of, single_bos
+from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, where
+from foretune.data.template import bare_answer
 from foretune.errors import DataError
 from foretune.units import format_count, format_share
 
@@ -61,7 +62,7 @@ class MaskReport:
     control: int = 0
     """Rows whose prompt holds a control token (such as an end of turn) as text"""
     untrained_turns: int = 0
-    """Earlier answers left out of the mask because the template renders them differently later on"""
+    """Earlier answers left out of the mask because later in the conversation they are written in other tokens"""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -87,7 +88,7 @@ class MaskReport:
             (self.whitespace, "answers that differ from the data in white space"),
             (self.lossy, "answers that the tokenizer cannot give back unchanged"),
             (self.control, "prompts that hold a control token as text"),
-            (self.untrained_turns, "earlier answers not trained: the template renders them differently later on"),
+            (self.untrained_turns, "earlier answers not trained: in later turns they are written differently"),
         )  # fmt: skip
         said += [f"{format_count(number)} {text}" for number, text in counted if number]
         return said + self.notes
@@ -160,8 +161,7 @@ class _Checker:
     ) -> None:
         self.tokenizer, self.kind, self.task, self.labels = tokenizer, kind, task, labels
         self.context_tokens, self.layout, self.vocabulary = context_tokens, layout, vocabulary
-        self.control = control_ids(tokenizer)
-        self.control_texts = [str(tokenizer.convert_ids_to_tokens(token)) for token in self.control]
+        self.control = control_texts(tokenizer)
         self.report = MaskReport()
 
     def problem(self, example: Example, index: int, row: EncodedRow) -> str | None:
@@ -228,12 +228,12 @@ class _Checker:
             return f"its answer holds {name!r} as text: generation would stop there."
         if not row.target_mask[start]:
             return "the first token of the answer is not trained."
-        return self._same_text(example.answer, target, row, layout.lead)
+        return self._same_text(example.answer, target, row, layout)
 
-    def _same_text(self, answer: str, target: Sequence[int], row: EncodedRow, lead: str) -> str | None:
+    def _same_text(self, answer: str, target: Sequence[int], row: EncodedRow, layout: Layout | None) -> str | None:
         text = self._decode(target)
-        if lead.strip():
-            text = text.strip().removeprefix(lead.strip())
+        if layout is not None:
+            text = bare_answer(text, layout)
         if text == answer:
             return None
         expected, found = _bare(answer), _bare(text)
@@ -257,7 +257,7 @@ class _Checker:
             if body[-1] != self.tokenizer.eos_token_id:
                 return "the end of the text is not trained."
             body.pop()
-        return self._same_text(example.turns[0].content, body, row, "")
+        return self._same_text(example.turns[0].content, body, row, None)
 
     def _encoder_input(self, example: Example, row: EncodedRow) -> str | None:
         if row.target_mask.any():
@@ -273,7 +273,7 @@ class _Checker:
         if row.cut == 0 and self.tokenizer.eos_token_id not in target[-2:]:
             return "the end of the answer is not trained."
         special = set(self.tokenizer.all_special_ids) - {self.tokenizer.unk_token_id}
-        return self._same_text(example.answer, [token for token in target if token not in special], row, "")
+        return self._same_text(example.answer, [token for token in target if token not in special], row, None)
 
     def _decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
@@ -294,7 +294,7 @@ class _Checker:
         if unknown is not None and unknown != self.tokenizer.eos_token_id:
             report.unknown_tokens += int((every == unknown).sum())
         prompt = "\n".join(turn.content for turn in example.turns)
-        report.control += any(text in prompt for text in self.control_texts)
+        report.control += any(text in prompt for text in self.control)
         if self.kind == "causal" and not is_text(example) and not row.truncated:
             report.untrained_turns += max(len(example.targets) - _runs(row), 0)
 

@@ -24,8 +24,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foretune.data.example import Example, Turn
-from foretune.data.labels import label_text, where
 from foretune.data.layout import RENDER_ERRORS, Layout, encode_texts, layout_of, messages_of, render, single_bos
+from foretune.data.row_label import label_text, where
 from foretune.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -272,9 +272,14 @@ def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, layou
     stops = {layout.end_id, tokenizer.eos_token_id}
     length = next((position for position, token in enumerate(ids) if token in stops), len(ids))
     text = str(tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-    lead = layout.lead.strip()
-    stripped = text.strip()
-    return stripped.removeprefix(lead).strip() if lead else stripped
+    return bare_answer(text, layout).strip()
+
+
+def bare_answer(text: str, layout: Layout) -> str:
+    """``text`` without what the template itself writes around an answer."""
+    if lead := layout.lead.strip():
+        text = text.strip().removeprefix(lead)
+    return text.removesuffix(layout.closing) if layout.closing else text
 
 
 def prompt_with_examples(example: Example, shots: Sequence[Example]) -> Example:
