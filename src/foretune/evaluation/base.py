@@ -37,21 +37,43 @@ class Answer:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """A metric over rows. ``per_row`` holds one number a row, which paired comparisons use."""
+    """A metric over rows. ``per_row`` holds one number a row: what the metric says of that row alone.
+
+    ``aggregate`` names the function in `evaluation.aggregate` that makes ``value`` from ``statistics``, so that a
+    paired comparison resamples rows and computes the metric itself again (BLEU of a resample, not a mean of BLEUs).
+    """
 
     value: float
     standard_error: float
     per_row: tuple[float, ...]
     details: Mapping[str, Any] | None = None
+    aggregate: str = "mean"
+    statistics: tuple[tuple[float, ...], ...] = ()
+    """(rows, k): what ``aggregate`` reads; empty when it reads ``per_row``"""
 
 
 class Metric(Protocol):
     """One way of scoring answers."""
 
-    name: str
-    direction: Direction
-    needs_generation: bool
-    unit: str
+    @property
+    def name(self) -> str:
+        """Its name in `evaluation.metrics.METRICS`."""
+        ...
+
+    @property
+    def direction(self) -> Direction:
+        """Whether higher or lower is better."""
+        ...
+
+    @property
+    def needs_generation(self) -> bool:
+        """Whether rows need a prediction (else a likelihood)."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What one is."""
+        ...
 
     def score(self, rows: Sequence[Answer]) -> MetricResult:
         """The value with its standard error; raises `DataError` when a row lacks what it needs."""

@@ -1,0 +1,67 @@
+"""The metrics by name, and which one a task asks for."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from foretune.data.example import Example
+from foretune.errors import UsageError
+from foretune.evaluation.base import Metric
+from foretune.evaluation.metrics import labels, numbers, text
+from foretune.evaluation.metrics.rows import ShareMetric
+
+METRICS: dict[str, Metric] = {
+    "loss": numbers.LikelihoodMetric("loss", "tokens", "nats per token"),
+    "loss_per_byte": numbers.LikelihoodMetric("loss_per_byte", "bytes", "bits per byte"),
+    "exact_match": ShareMetric("exact_match", text.exact),
+    "token_f1": ShareMetric("token_f1", text.token_f1),
+    "rouge_l": ShareMetric("rouge_l", text.rouge_l),
+    "chrf": text.Chrf(),
+    "bleu": text.Bleu(),
+    "json_validity": ShareMetric("json_validity", text.json_valid),
+    "json_match": ShareMetric("json_match", text.json_equal),
+    "accuracy": ShareMetric("accuracy", labels.same_class),
+    "balanced_accuracy": labels.ClassMetric("balanced_accuracy"),
+    "macro_f1": labels.ClassMetric("macro_f1"),
+    "pearson": numbers.Correlation("pearson"),
+    "spearman": numbers.Correlation("spearman"),
+    "mse": numbers.ErrorMetric("mse", 2, "squared units of the label"),
+    "mae": numbers.ErrorMetric("mae", 1, "units of the label"),
+}
+
+TASK_METRICS = {"classification": "accuracy", "regression": "spearman", "language-modelling": "loss"}
+SHORT_ANSWER_WORDS = 5
+"""A median answer of at most this many words is right or wrong; a longer one is more or less right."""
+JSON_SHARE = 0.9
+"""With this share of answers being JSON objects or arrays, the task is taken to want JSON."""
+
+
+def metric(name: str) -> Metric:
+    """The metric called ``name``; raises `UsageError` with the nearest known one."""
+    if name not in METRICS:
+        import difflib
+
+        near = difflib.get_close_matches(name, METRICS, n=1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise UsageError(f"there is no metric {name!r}.", remedy=f"{hint}Known: {', '.join(METRICS)}.")
+    return METRICS[name]
+
+
+def default_metric(task: str, examples: Sequence[Example], *, translation: bool = False) -> str:
+    """The primary metric for ``task``, judged by the shape of the answers.
+
+    ``translation`` says that the rows came as source and target; a row's own ``task`` of that name says so too.
+    """
+    if task in TASK_METRICS:
+        return TASK_METRICS[task]
+    answers = [example.answer for example in examples]
+    if translation or (examples and all(example.task == "translation" for example in examples)):
+        return "chrf"
+    if not answers:
+        return "loss"
+    values = [text.parsed(answer) for answer in answers]
+    if sum(valid and isinstance(value, dict | list) for valid, value in values) >= JSON_SHARE * len(answers):
+        return "json_validity"
+    short = statistics.median(len(text.words(answer)) for answer in answers) <= SHORT_ANSWER_WORDS
+    return "exact_match" if short else "rouge_l"

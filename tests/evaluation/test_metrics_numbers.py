@@ -1,0 +1,128 @@
+"""Classification, calibration, regression and likelihood against sklearn, scipy and hand-computed values."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from foretune.errors import DataError, TrainingError
+from foretune.evaluation.aggregate import resamples, spearman
+from foretune.evaluation.base import Answer
+from foretune.evaluation.metrics import METRICS
+from foretune.evaluation.metrics.labels import calibration
+
+
+def classified(pairs: list[tuple[str, str]]) -> list[Answer]:
+    return [Answer(i, "?", reference, said) for i, (said, reference) in enumerate(pairs)]
+
+
+def test_macro_f1_and_balanced_accuracy_equal_sklearn() -> None:
+    random = np.random.default_rng(1)
+    truth = random.choice(["a", "b", "c"], 200, p=[0.7, 0.2, 0.1]).tolist()
+    said = [t if random.random() < 0.6 else random.choice(["a", "b", "c", "junk"]) for t in truth]
+    rows = classified(list(zip(said, truth, strict=True)))
+    classes = ["a", "b", "c"]
+    assert METRICS["macro_f1"].score(rows).value == pytest.approx(
+        f1_score(truth, said, labels=classes, average="macro")
+    )
+    with pytest.warns(UserWarning):
+        expected = balanced_accuracy_score(truth, said)
+    balanced = METRICS["balanced_accuracy"].score(rows)
+    assert balanced.value == pytest.approx(expected)
+    assert balanced.details is not None and balanced.details["predicted_outside"] == said.count("junk")
+    assert METRICS["accuracy"].score(rows).value == np.mean([s == t for s, t in zip(said, truth, strict=True)])
+
+
+def test_calibration_by_hand() -> None:
+    rows = [
+        Answer(0, "", "a", "a", nll=0.1, probability=0.9),
+        Answer(1, "", "b", "a", nll=2.0, probability=0.9),
+        Answer(2, "", "a", "a", nll=0.5, probability=0.6),
+    ]
+    measured = calibration(rows, bins=2)  # all in (0.5, 1]: mean confidence 0.8, accuracy 2/3
+    assert measured.expected_error == pytest.approx(0.8 - 2 / 3)
+    assert measured.brier == pytest.approx((0.01 + 0.81 + 0.16) / 3)
+    assert measured.log_loss == pytest.approx(2.6 / 3)
+    fine = calibration(rows, bins=10)  # (0.8, 0.9]: |0.9 − 0.5| of two rows; (0.5, 0.6]: |0.6 − 1| of one
+    assert fine.expected_error == pytest.approx(0.4)
+    assert [b.rows for b in fine.bins] == [1, 2]
+    with pytest.raises(DataError, match="row 4"):
+        calibration([*rows, Answer(4, "", "a", "a", probability=1.2)])
+
+
+def regression(pairs: list[tuple[float, float]]) -> list[Answer]:
+    return [Answer(i, "?", str(wanted), str(said)) for i, (said, wanted) in enumerate(pairs)]
+
+
+def test_correlations_and_errors_equal_scipy() -> None:
+    random = np.random.default_rng(2)
+    x = random.integers(0, 8, 80).astype(float)  # with ties
+    y = x + random.normal(0, 2, 80).round()
+    rows = regression(list(zip(x, y, strict=True)))
+    for name, reference in (("pearson", stats.pearsonr), ("spearman", stats.spearmanr)):
+        result = METRICS[name].score(rows)
+        assert result.value == pytest.approx(reference(x, y).statistic)
+        assert np.mean(result.per_row) == pytest.approx(result.value)
+    # Fisher: the error of r is about (1 − r²)/√(n − 1) for a bivariate normal
+    r = METRICS["pearson"].score(rows)
+    assert r.standard_error == pytest.approx((1 - r.value**2) / math.sqrt(79), rel=0.35)
+    mse = METRICS["mse"].score(rows)
+    assert mse.value == pytest.approx(np.mean((x - y) ** 2))
+    assert mse.standard_error == pytest.approx(stats.sem((x - y) ** 2))
+    assert METRICS["mae"].score(rows).value == pytest.approx(np.mean(np.abs(x - y)))
+
+
+def test_spearman_is_ranked_anew_in_every_resample() -> None:
+    random = np.random.default_rng(3)
+    rows = np.column_stack([random.integers(0, 5, 30), random.integers(0, 5, 30)]).astype(float)
+    weights = next(resamples(30, 20, seed=0, stream="test"))
+    for weight, value in zip(weights, spearman(weights, rows), strict=True):
+        drawn = np.repeat(rows, weight.astype(int), axis=0)
+        assert value == pytest.approx(stats.spearmanr(drawn[:, 0], drawn[:, 1]).statistic)
+
+
+def test_predictions_that_are_no_numbers_are_no_skill_and_constant_ones_correlate_with_nothing() -> None:
+    rows = [Answer(i, "?", str(float(i)), said) for i, said in enumerate(["good", "good", "good"])]
+    result = METRICS["spearman"].score(rows)
+    assert result.value == 0.0 and result.details == {"unreadable_predictions": 3}
+    assert METRICS["mse"].score(rows).value == pytest.approx(2 / 3)  # the variance of 0, 1, 2
+    with pytest.raises(DataError, match="every reference is the same"):
+        METRICS["pearson"].score([Answer(0, "?", "1", "2"), Answer(1, "?", "1", "3")])
+    with pytest.raises(DataError, match="row 0: the reference 'bad'"):
+        METRICS["mae"].score([Answer(0, "?", "bad", "2")])
+    huge = regression([(1e308, -1e308), (-1e308, 1e308), (0.0, 5.0)])
+    assert METRICS["pearson"].score(huge).value == pytest.approx(-1.0)
+    with np.errstate(over="ignore"), pytest.raises(TrainingError, match="no score"):
+        METRICS["mse"].score(huge)
+
+
+def likelihood(rows: list[tuple[float, int, int]]) -> list[Answer]:
+    return [
+        Answer(i, "?", "x" * size, nll=nll, tokens=tokens, bytes=size) for i, (nll, tokens, size) in enumerate(rows)
+    ]
+
+
+def test_loss_is_per_token_and_per_byte() -> None:
+    rows = likelihood([(2.0, 4, 10), (6.0, 4, 6), (1.0, 1, 0)])
+    loss = METRICS["loss"].score(rows)
+    assert loss.value == 1.0
+    # residuals nll − 1·tokens = −2, 2, 0; mean tokens 3; √(8 / (2·3)) / 3
+    assert loss.standard_error == pytest.approx(math.sqrt(8 / 6) / 3)
+    assert METRICS["loss_per_byte"].score(rows).value == pytest.approx(9 / math.log(2) / 16)
+    assert METRICS["loss"].score(rows[:1]).standard_error == 0.5
+    with pytest.raises(DataError, match="empty"):
+        METRICS["loss_per_byte"].score(rows[2:])
+
+
+def test_ratio_error_is_the_spread_over_samples() -> None:
+    random = np.random.default_rng(4)
+    values, errors = [], []
+    for _ in range(400):
+        tokens = random.integers(1, 60, 80)
+        nll = tokens * random.gamma(4, 0.5, 80)
+        result = METRICS["loss"].score(likelihood([(float(v), int(t), 1) for v, t in zip(nll, tokens, strict=True)]))
+        values.append(result.value)
+        errors.append(result.standard_error)
+    assert np.mean(errors) == pytest.approx(np.std(values), rel=0.12)
