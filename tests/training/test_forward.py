@@ -51,11 +51,19 @@ def architectures() -> dict[str, Any]:
     }
 
 
-PACKS = {"llama": True, "qwen2": True, "gemma3 with sliding windows": True, "gpt2": True}
+PACKS = {
+    "llama": True,
+    "qwen2": True,
+    "gemma3 with sliding windows": True,
+    "gemma2 with capped logits": False,
+    "gpt2": True,
+}
 
 
-@pytest.mark.parametrize("name", list(architectures()))
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("name", "attention"),
+    [(name, kind) for name in PACKS for kind in ("sdpa", "eager") if not (kind == "sdpa" and name.startswith("gemma2"))],
+)
 def test_every_layout_gives_the_loss_of_separate_rows(name: str, attention: str) -> None:
     kind, config = architectures()[name]
     torch.manual_seed(0)
@@ -64,8 +72,7 @@ def test_every_layout_gives_the_loss_of_separate_rows(name: str, attention: str)
     model.requires_grad_(False)
     network = Network(model, "causal")
     network.verify()
-    if name in PACKS:
-        assert network.packs is PACKS[name]
+    assert network.packs is PACKS[name]
     rows = random_rows(6)
     expected = []
     for row in rows:
@@ -141,7 +148,7 @@ def test_losses_equal_trl_on_identical_batches(tiny_llama: Any, tmp_path: Any) -
             return SequentialSampler(self.train_dataset)
 
     data = Dataset.from_list(
-        [{"input_ids": row.ids.tolist(), "completion_mask": row.target_mask.astype(int).tolist()} for row in rows]
+        [{"input_ids": row.ids.tolist(), "labels": np.where(row.target_mask, row.ids, -100).tolist()} for row in rows]
     )
     settings = SFTConfig(
         output_dir=str(tmp_path),
@@ -159,7 +166,6 @@ def test_losses_equal_trl_on_identical_batches(tiny_llama: Any, tmp_path: Any) -
         use_cpu=True,
         bf16=False,
         gradient_checkpointing=False,
-        completion_only_loss=True,
         dataset_kwargs={"skip_prepare_dataset": True},
         disable_tqdm=True,
         optim="adamw_torch",

@@ -16,8 +16,9 @@ from typing import Any
 
 from foretune.data.update import Epochs
 from foretune.errors import StoreError
+from foretune.evaluation.base import Answer
 from foretune.evaluation.likelihood import RowScore
-from foretune.evaluation.metrics import METRICS, mean_loss
+from foretune.evaluation.metrics import METRICS
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.files import FolderLock
 from foretune.regularization.registry import build as build_regularizers
@@ -39,9 +40,9 @@ class TrialOrder:
     lease: Lease
     folder: Path
     """The run's own folder: checkpoints live here."""
-    evaluation_rows: Mapping[int, int]
+    evaluation_rows: Mapping[int, tuple[int, ...]]
     """Validation rows to score at each rung."""
-    metric_rows: Mapping[int, int]
+    metric_rows: Mapping[int, tuple[int, ...]]
     """Validation rows to answer for the primary metric at a rung; absent rungs measure the loss alone."""
     train_rows: tuple[int, ...] | None = None
     """The rows to train on, or None for all."""
@@ -51,8 +52,8 @@ class TrialOrder:
         return {
             "lease": self.lease.to_json(),
             "folder": str(self.folder),
-            "evaluation_rows": {str(k): v for k, v in self.evaluation_rows.items()},
-            "metric_rows": {str(k): v for k, v in self.metric_rows.items()},
+            "evaluation_rows": {str(step): list(rows) for step, rows in self.evaluation_rows.items()},
+            "metric_rows": {str(step): list(rows) for step, rows in self.metric_rows.items()},
             "train_rows": None if self.train_rows is None else list(self.train_rows),
         }
 
@@ -62,8 +63,8 @@ class TrialOrder:
         return cls(
             lease=Lease.from_json(value["lease"]),
             folder=Path(value["folder"]),
-            evaluation_rows={int(k): v for k, v in value["evaluation_rows"].items()},
-            metric_rows={int(k): v for k, v in value["metric_rows"].items()},
+            evaluation_rows={int(step): tuple(rows) for step, rows in value["evaluation_rows"].items()},
+            metric_rows={int(step): tuple(rows) for step, rows in value["metric_rows"].items()},
             train_rows=None if value["train_rows"] is None else tuple(value["train_rows"]),
         )
 
@@ -165,24 +166,23 @@ class Trial:
     def _evaluate(self, network: Network, rung: int) -> dict[str, Score] | None:
         """Scores at a rung, or None when told to stop."""
         started = time.perf_counter()
-        count = self.order.evaluation_rows[rung]
-        answered = self.order.metric_rows.get(rung, 0)
-        chosen = list(range(count))
+        chosen = self.order.evaluation_rows[rung]
+        answered = self.order.metric_rows.get(rung, ())
 
         def on_chunk(done: int) -> bool:
             self.report("beat", {"evaluated": done})
             return not self.stopped()
 
         scores = self.bench.score(network, "validation", chosen, on_chunk)
-        if len(scores) < count:
+        if len(scores) < len(chosen):
             return None
         metrics = {"loss": loss_of(scores)}
         if answered:
-            answers = self.bench.answers(network, "validation", chosen[:answered], generation=True, on_chunk=on_chunk)
-            if len(answers) < answered or any(answer.prediction is None for answer in answers):
+            answers = self.bench.answers(network, "validation", answered, generation=True, on_chunk=on_chunk)
+            if len(answers) < len(answered) or any(answer.prediction is None for answer in answers):
                 return None
             result = METRICS[self.bench.task.metric].score(answers)
-            metrics[self.bench.task.metric] = Score(result.value, result.standard_error, answered)
+            metrics[self.bench.task.metric] = Score(result.value, result.standard_error, len(answered))
         self.eval_s += time.perf_counter() - started
         return metrics
 
@@ -252,8 +252,9 @@ def loop_settings(lease: Lease, bench: Bench) -> LoopSettings:
 
 def loss_of(scores: Sequence[RowScore]) -> Score:
     """Mean loss per target token with its standard error over rows."""
-    value, error = mean_loss([score.nll for score in scores], [score.tokens for score in scores])
-    return Score(value, error, len(scores))
+    rows = [Answer(score.row, "", "", nll=score.nll, tokens=score.tokens) for score in scores]
+    result = METRICS["loss"].score(rows)
+    return Score(result.value, result.standard_error, len(scores))
 
 
 def retained(folder: Path, newest: int) -> set[int]:

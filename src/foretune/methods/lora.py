@@ -21,6 +21,14 @@ from foretune.methods.hf_peft import PeftAttachment
 from foretune.models.modules import linear_targets
 
 
+TARGET_ROLES: dict[str, tuple[str, ...] | None] = {
+    "all-linear": None,
+    "attention": ("query", "key", "value", "output", "query_key_value"),
+    "mlp": ("gate", "up", "down", "gate_up"),
+}
+"""The roles of `cost.shapes` behind each choice of ``lora.targets``; None for all of them."""
+
+
 class Lora:
     """The method ``lora``."""
 
@@ -33,11 +41,11 @@ class Lora:
 
     def count(self, shapes: ModelShapes, fields: Mapping[str, Any]) -> int:
         """r·Σ(in + out) over the target linears."""
-        return int(fields["lora.rank"]) * shapes.rank_one_parameters(str(fields["lora.targets"]))
+        return shapes.lora_parameters(int(fields["lora.rank"]), TARGET_ROLES[str(fields["lora.targets"])])
 
     def knob_for(self, shapes: ModelShapes, trainable: float, fields: Mapping[str, Any]) -> KnobChoice | Infeasible:
         """The rank whose count is nearest to the share ``trainable`` of all parameters."""
-        one = shapes.rank_one_parameters(str(fields["lora.targets"]))
+        one = self.count(shapes, {**fields, "lora.rank": 1})
         rank = max(1, round(trainable * shapes.parameters / one))
         choice = KnobChoice({"lora.rank": rank}, rank * one, rank * one / shapes.parameters)
         if trainable * shapes.parameters < one / 2:

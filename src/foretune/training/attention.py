@@ -138,10 +138,13 @@ ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, packed_attention)
 
 
 @contextlib.contextmanager
-def packed(model: Any) -> Iterator[None]:
-    """Inside, ``model`` (a transformers model) uses `packed_attention`; afterwards what it used before."""
+def attention(model: Any, implementation: str) -> Iterator[None]:
+    """Inside, ``model`` (a transformers model) uses ``implementation``; afterwards what it used before."""
     before = model.config._attn_implementation
-    model.set_attn_implementation(IMPLEMENTATION)
+    if implementation == before:
+        yield
+        return
+    model.set_attn_implementation(implementation)
     try:
         yield
     finally:

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from foretune.catalogue.models import ModelKind
 from foretune.data.update import MicroBatch, chunks
 from foretune.errors import ModelError
-from foretune.training.attention import PackedPlan, packed
+from foretune.training.attention import IMPLEMENTATION, PackedPlan, attention
 
 HEAD_CHUNK_TARGETS = 256
 """Targets per head pass: (256, 49,152) in float32 is 48 MiB."""
@@ -109,6 +109,7 @@ class Network:
         self.model = model
         self.kind: ModelKind = kind
         self.head: Any = model.get_output_embeddings() if kind != "encoder" else None
+        self._plain_attention: str = model.config._attn_implementation
         self._plain_head: bool | None = None
         self._packs: bool | None = None
 
@@ -165,7 +166,7 @@ class Network:
         was_training = self.model.training
         self.model.train(training)
         try:
-            with packed(self.model) if packing else contextlib.nullcontext():
+            with attention(self.model, IMPLEMENTATION if packing else self._plain_attention):
                 yield
         finally:
             self.model.train(was_training)
