@@ -156,7 +156,7 @@ def is_hostile(name: str) -> bool:
         not name
         or "\0" in name
         or "\\" in name
-        or ":" in path.parts[0]
+        or ":" in name.partition("/")[0]
         or path.is_absolute()
         or any(part == ".." for part in path.parts)
     )
