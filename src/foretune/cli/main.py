@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
+from foretune.cli import data
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -29,6 +30,9 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"foretune {__version__}")
         raise typer.Exit
+
+
+app.add_typer(data.app, name="data")
 
 
 @app.callback()
