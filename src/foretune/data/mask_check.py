@@ -21,7 +21,7 @@ from foretune.catalogue.models import ModelKind
 from foretune.data.coloured import coloured
 from foretune.data.encode import EncodedRow, inference_ids
 from foretune.data.example import Example
-from foretune.data.layout import Layout, control_texts, encode_texts, layout_of, single_bos
+from foretune.data.layout import TurnLayout, control_texts, encode_texts, layout_of, single_bos
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, where
 from foretune.data.template import bare_answer
 from foretune.errors import DataError
@@ -156,7 +156,7 @@ class _Checker:
         task: str,
         labels: Sequence[str],
         context_tokens: int,
-        layout: Layout | None,
+        layout: TurnLayout | None,
         vocabulary: int,
     ) -> None:
         self.tokenizer, self.kind, self.task, self.labels = tokenizer, kind, task, labels
@@ -203,7 +203,7 @@ class _Checker:
         expected = label_number(example, index, self.task, self.labels)
         return None if expected == row.label else f"its label is {row.label}, but the data says {expected}."
 
-    def _answer(self, example: Example, row: EncodedRow, layout: Layout) -> str | None:
+    def _answer(self, example: Example, row: EncodedRow, layout: TurnLayout) -> str | None:
         """A conversation: prefix, end of turn, and that what is trained is what the data says."""
         start = row.prompt_length
         trained = np.flatnonzero(row.target_mask)
@@ -230,7 +230,7 @@ class _Checker:
             return "the first token of the answer is not trained."
         return self._same_text(example.answer, target, row, layout)
 
-    def _same_text(self, answer: str, target: Sequence[int], row: EncodedRow, layout: Layout | None) -> str | None:
+    def _same_text(self, answer: str, target: Sequence[int], row: EncodedRow, layout: TurnLayout | None) -> str | None:
         text = self._decode(target)
         if layout is not None:
             text = bare_answer(text, layout)
