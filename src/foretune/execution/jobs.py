@@ -55,7 +55,9 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
     rows = bench.split("train").rows
     with bench.attached(config, 0) as (attachment, network):
         source = Epochs(len(rows), int(config["rows_per_update"]), 0)
-        training = Training(network, attachment, rows, source, loop_settings(lease, bench), backward=bench.accelerator.backward)
+        training = Training(
+            network, attachment, rows, source, loop_settings(lease, bench), backward=bench.accelerator.backward
+        )
         training.run(PROBE_UPDATES, on_step=lambda step: steps.append(step) or True)  # type: ignore[func-returns-value]
         chosen = [i for step in range(1, PROBE_UPDATES) for i in source.rows(step)]
         trainable = attachment.statistics()["trainable_parameters"]
@@ -165,5 +167,3 @@ def answers_from(path: Path) -> list[Answer]:
     from foretune.files import read_json
 
     return [Answer(**value) for value in read_json(path)["answers"]]
-
-

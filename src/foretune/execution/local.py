@@ -40,7 +40,9 @@ def worker_command() -> list[str]:
 class _Process:
     """One worker process and the job it has."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: Path, events: queue.Queue[Any]) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: Path, events: queue.Queue[Any]
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.log = log
         self.job: Job | None = None
@@ -211,7 +213,9 @@ class LocalExecutor:
         # The kernel's out-of-memory killer sends SIGKILL; nothing else here does while a job runs.
         status = "oom" if code == -signal.SIGKILL else "crashed"
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        return [Event(job.id, "failed", {"status": status, "detail": f"the worker died ({how}). {process.last_words()}"})]
+        return [
+            Event(job.id, "failed", {"status": status, "detail": f"the worker died ({how}). {process.last_words()}"})
+        ]
 
     def _silent(self) -> list[Event]:
         events = []

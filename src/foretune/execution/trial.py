@@ -191,7 +191,10 @@ class Trial:
         tensors, facts = training.state()
         fence = {"lease": lease.id, "attempt": lease.attempt, "run": lease.run, "seed": lease.seed}
         checkpoint.save(
-            self.order.folder, training.step, tensors, {**facts, **fence, "metrics": metrics, "config": dict(lease.config)}
+            self.order.folder,
+            training.step,
+            tensors,
+            {**facts, **fence, "metrics": metrics, "config": dict(lease.config)},
         )
         self.last_saved = time.perf_counter()
         checkpoint.retain(self.order.folder, retained(self.order.folder, training.step))

@@ -46,7 +46,9 @@ def comparison(record: RunRecord) -> Section | None:
     scores = comparison_chart(compared, compared.metric)
     differences = difference_chart(compared, compared.metric)
     body = [
-        figure(scores, "Dots are means, whiskers 95 % intervals; the dashed line is the base model.") if scores else None,
+        figure(scores, "Dots are means, whiskers 95 % intervals; the dashed line is the base model.")
+        if scores
+        else None,
         _scores(compared),
         tag("h3", "The fine-tuned model minus the others, row by row") if differences else None,
         figure(differences, "Paired on the same rows: an interval that leaves out zero is evidence.")
@@ -94,7 +96,13 @@ def _differences(compared: Comparison) -> Markup | None:
         verdict = tag("span", _VERDICT_MARK[item.verdict], class_=f"mark {item.verdict.replace(' ', '-')}")
         how = " · ".join(part for part in (item.method, p_text(item.p)) if part)
         rows.append([names.get(item.against, item.against), info.label, difference_text(info, item), verdict, how])
-    columns = [Column("against"), Column("metric"), Column("difference [95 %]", number=True), Column("verdict"), Column("test")]
+    columns = [
+        Column("against"),
+        Column("metric"),
+        Column("difference [95 %]", number=True),
+        Column("verdict"),
+        Column("test"),
+    ]
     return folded("All paired differences", table("Paired differences of the fine-tuned model", columns, rows))
 
 
@@ -125,7 +133,9 @@ def _calibration(compared: Comparison) -> list[Markup | None]:
     if winner is None or winner.calibration is None:
         return []
     errors = [
-        f"{system.name} {100 * system.calibration.error:.1f} points" for system in compared.systems if system.calibration
+        f"{system.name} {100 * system.calibration.error:.1f} points"
+        for system in compared.systems
+        if system.calibration
     ]
     draw = calibration_chart(winner.calibration)
     chart = figure(draw, "The fine-tuned model; on the dashed diagonal confidence equals accuracy.") if draw else None
@@ -165,7 +175,12 @@ def _candidates(record: RunRecord) -> Markup | None:
         score = value_text(info, item.score, error=True) if info else f"{item.score.value:.4g}"
         loss = f"{item.loss.value:.3f}" if item.loss else NOT_MEASURED
         rows.append([f"trial {numbers.get(item.run, item.run)}", score, loss, "exported" if item.chosen else ""])
-    columns = [Column("finalist"), Column(info.label if info else "score", number=True), Column("loss", number=True), Column("")]
+    columns = [
+        Column("finalist"),
+        Column(info.label if info else "score", number=True),
+        Column("loss", number=True),
+        Column(""),
+    ]
     classes = ["winner" if item.chosen else "" for item in record.candidates]
     return join(
         [
@@ -216,7 +231,11 @@ def forecast(record: RunRecord) -> Section | None:
         ]
         for row in record.forecast
     ]
-    columns = [Column("quantity"), *(Column(name, number=True) for name in ("forecast", "interval", "measured")), Column("interval")]
+    columns = [
+        Column("quantity"),
+        *(Column(name, number=True) for name in ("forecast", "interval", "measured")),
+        Column("interval"),
+    ]
     draw = forecast_chart(record.forecast)
     legend = tag(
         "span",

@@ -264,5 +264,3 @@ class Network:
 def on_device(batch: MicroBatch, model: Any) -> MicroBatch:
     """The micro-batch where the model is."""
     return batch if batch.ids.device == model.device else batch.to(model.device)
-
-
