@@ -19,20 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from foretune.evaluation.generation import generate_ids
 
-TERMS = [
-    "memory",
-    "cache",
-    "kernel",
-    "compiler",
-    "socket",
-    "thread",
-    "parser",
-    "router",
-    "garbage-collector",
-    "byte",
-    "bus",
-    "spreadsheet",
-]
+TERMS = ("memory", "cache", "kernel", "compiler", "socket", "thread", "parser", "router", "byte", "spreadsheet")
 
 
 def prompts_of(tokenizer: Any, rows: int) -> list[np.ndarray]:
