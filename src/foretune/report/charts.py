@@ -208,7 +208,9 @@ def _segment(scale: Scale, start: float, phase: Phase, index: int) -> Markup:
 
 
 def _duration_axis(scale: Scale) -> Markup:
-    unit, name = next(((u, n) for u, n in ((3600.0, "hours"), (60.0, "minutes")) if scale.high >= 2 * u), (1.0, "seconds"))
+    unit, name = next(
+        ((u, n) for u, n in ((3600.0, "hours"), (60.0, "minutes")) if scale.high >= 2 * u), (1.0, "seconds")
+    )
     step = nice_step(scale.high / unit, 6)
     ticks = [step * i for i in range(int(scale.high / unit / step) + 1)]
     pieces = []
@@ -226,7 +228,18 @@ def forecast_chart(forecast: Sequence[ForecastRow]) -> Callable[[int], Markup] |
         return None
     ratios = [r / row.value for row in rows for r in (row.low, row.high, row.measured) if r is not None and r > 0]
     low, high = max(min([*ratios, 0.8]) * 0.9, _RATIO_LIMITS[0]), min(max([*ratios, 1.25]) * 1.1, _RATIO_LIMITS[1])
-    marks = {r: n for r, n in ((0.25, "¼"), (0.5, "½"), (0.8, "0.8"), (1.0, "as forecast"), (1.25, "1.25"), (2.0, "2×"), (4.0, "4×"))}
+    marks = {
+        r: n
+        for r, n in (
+            (0.25, "¼"),
+            (0.5, "½"),
+            (0.8, "0.8"),
+            (1.0, "as forecast"),
+            (1.25, "1.25"),
+            (2.0, "2×"),
+            (4.0, "4×"),
+        )
+    }
     label = "Measured against forecast: " + "; ".join(
         f"{r.quantity} {quantity_text(r.unit, r.measured)} ({forecast_verdict(r)} the interval)" for r in rows
     )
@@ -255,7 +268,8 @@ def _forecast_row(row: ForecastRow, scale: Scale, y: float) -> Markup:
     if row.measured is not None and row.measured > 0:
         x = scale.at(row.measured / row.value)
         diamond = tag("path", d=f"M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z", class_="diamond")
-    title = f"{row.quantity}: forecast {quantity_text(row.unit, row.value)}, measured {quantity_text(row.unit, row.measured)}"
+    said, came = quantity_text(row.unit, row.value), quantity_text(row.unit, row.measured)
+    title = f"{row.quantity}: forecast {said}, measured {came}"
     return tag("g", bar, middle, diamond, tag("title", title), class_=f"forecast {forecast_verdict(row)}")
 
 

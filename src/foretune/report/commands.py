@@ -23,7 +23,9 @@ def usage_commands(record: RunRecord) -> list[tuple[str, str]]:
         if export.verified is False:
             continue
         commands += _ours(export, record) if export.kind in ("adapter", "full") else []
-        commands += {"adapter": _adapter, "full": _folder, "merged": _folder, "gguf": _gguf}[export.kind](record, export)
+        commands += {"adapter": _adapter, "full": _folder, "merged": _folder, "gguf": _gguf}[export.kind](
+            record, export
+        )
     return commands
 
 
@@ -41,7 +43,9 @@ def _ours(export: ExportInfo, record: RunRecord) -> list[tuple[str, str]]:
     folder = shlex.quote(export.folder)
     if record.model.kind == "encoder":
         return [("Answer a file", f"foretune predict questions.jsonl --adapter {folder}")]
-    return [("Talk to it, or answer a file", f"foretune chat {folder}\nforetune predict questions.jsonl --adapter {folder}")]
+    return [
+        ("Talk to it, or answer a file", f"foretune chat {folder}\nforetune predict questions.jsonl --adapter {folder}")
+    ]
 
 
 def _python(record: RunRecord, folder: str, *, adapter: bool) -> str:

@@ -58,7 +58,11 @@ def _example(pair: AnswerPair, direction: str) -> Markup:
 
 
 def _quote(title: str, content: str, kind: str, correct: bool | None = None) -> Markup:
-    judged = None if correct is None else tag("span", "right" if correct else "wrong", class_="right" if correct else "wrong")
+    judged = (
+        None
+        if correct is None
+        else tag("span", "right" if correct else "wrong", class_="right" if correct else "wrong")
+    )
     body = clipped(content, LONGEST_ANSWER) if content.strip() else tag("em", "(empty)")
     return tag("div", tag("h3", title, judged), tag("div", body, class_="quote", dir="auto", tabindex="0"), class_=kind)
 
@@ -68,13 +72,17 @@ def settings(record: RunRecord) -> Section | None:
     if not record.settings:
         return None
     origins = Counter(_origin(setting) for setting in record.settings)
-    lead = f"{counted(len(record.settings), 'setting')}: " + ", ".join(f"{n} {o}" for o, n in origins.most_common()) + "."
+    lead = (
+        f"{counted(len(record.settings), 'setting')}: " + ", ".join(f"{n} {o}" for o, n in origins.most_common()) + "."
+    )
     columns = [Column("setting"), Column("value"), Column("origin"), Column("why")]
     decided = [item for item in record.settings if _origin(item) != "default"]
     rest = [item for item in record.settings if _origin(item) == "default"]
     body = [table("Settings that were said or recommended", columns, map(_setting, decided)) if decided else None]
     if rest:
-        body.append(folded(f"{counted(len(rest), 'setting')} at the default", table("Defaults", columns, map(_setting, rest))))
+        body.append(
+            folded(f"{counted(len(rest), 'setting')} at the default", table("Defaults", columns, map(_setting, rest)))
+        )
     return Section("Settings", lead, tuple(body))
 
 
@@ -145,7 +153,17 @@ def _common(trials: tuple[Trial, ...]) -> dict[str, object]:
     if len(trials) < 2:
         return {}
     first = trials[0].config
-    return {name: value for name, value in first.items() if all(name in t.config and t.config[name] == value for t in trials)}
+    return {
+        name: value
+        for name, value in first.items()
+        if all(name in t.config and t.config[name] == value for t in trials)
+    }
+
+
+def _short(name: str, trial: Trial) -> str:
+    """The last part of a setting's name where no other setting of the trial ends in it."""
+    last = name.rpartition(".")[2]
+    return name if last == "name" or sum(n.rpartition(".")[2] == last for n in trial.config) > 1 else last
 
 
 def _trial(number: int, trial: Trial, common: dict[str, object]) -> list[Markup | str]:
@@ -157,12 +175,12 @@ def _trial(number: int, trial: Trial, common: dict[str, object]) -> list[Markup 
     role = "winner" if trial.is_winner else "default LoRA" if trial.is_default else ""
     if trial.is_winner and trial.is_default:
         role = "winner, default LoRA"
-    config = ", ".join(f"{name} = {_exact(value)}" for name, value in trial.config.items() if name not in common)
+    config = ", ".join(f"{_short(n, trial)} {_exact(value)}" for n, value in trial.config.items() if n not in common)
     return [
         join([str(number), tag("small", role) if role else None]),
         join([status_word(trial.status), tag("small", clipped(trial.detail, 160)) if trial.detail else None]),
         loss,
-        NOT_MEASURED if best is None else f"{best.step:,} of {trial.horizon:,}",
+        NOT_MEASURED if best is None else f"{best.step:,}",
         NOT_MEASURED if trial.trainable_parameters is None else format_count(trial.trainable_parameters),
         NOT_MEASURED if seconds is None else format_duration(seconds),
         tag("div", tag("code", config), tag("small", trial.why), class_="config"),
@@ -179,7 +197,8 @@ def usage(record: RunRecord) -> Section | None:
         detail = f" ({item.detail})" if item.detail else ""
         checks.append(tag("li", f"{item.kind} in ", tag("code", item.folder), f": {state}{detail}"))
     commands = [
-        join([tag("h3", title), tag("pre", tag("code", command), tabindex="0")]) for title, command in usage_commands(record)
+        join([tag("h3", title), tag("pre", tag("code", command), tabindex="0")])
+        for title, command in usage_commands(record)
     ]
     return Section("Using the result", "", (tag("ul", *checks), *commands))
 
@@ -196,7 +215,10 @@ def environment(record: RunRecord) -> Section:
         ("weights SHA-256", tag("code", model.weights_sha256, class_="hash") if model.weights_sha256 else None),
         ("started", record.started),
         ("finished", record.finished),
-        *((words(name), nested(value) if isinstance(value, dict | list) else shown(value)) for name, value in record.environment.items()),
+        *(
+            (words(name), nested(value) if isinstance(value, dict | list) else shown(value))
+            for name, value in record.environment.items()
+        ),
         *((f"seed: {name}", str(seed)) for name, seed in record.seeds.items()),
     ]
     notes = [tag("h3", "Notes"), tag("ul", *(tag("li", note) for note in record.notes))] if record.notes else []

@@ -31,13 +31,20 @@ class Column:
     number: bool = False
 
 
-def table(caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]], classes: Sequence[str] = ()) -> Markup:
+def table(
+    caption: str, columns: Sequence[Column], rows: Iterable[Sequence[Any]], classes: Sequence[str] = ()
+) -> Markup:
     """A table that scrolls sideways by itself on a small screen. ``classes`` are the rows' CSS classes."""
     head = [tag("th", column.title, scope="col", class_="number" if column.number else None) for column in columns]
     body = []
     for index, row in enumerate(rows):
         cells = [
-            tag("th" if place == 0 else "td", cell, scope="row" if place == 0 else None, class_="number" if column.number else None)
+            tag(
+                "th" if place == 0 else "td",
+                cell,
+                scope="row" if place == 0 else None,
+                class_="number" if column.number else None,
+            )
             for place, (column, cell) in enumerate(zip(columns, row, strict=True))
         ]
         body.append(tag("tr", *cells, class_=(classes[index] or None) if index < len(classes) else None))
@@ -92,8 +99,8 @@ def nested(value: Any, depth: int = 0) -> Markup:
         return join([definitions(pairs), _left_out(len(value))])
     if isinstance(value, list | tuple) and value:
         if any(isinstance(item, Mapping | list | tuple) for item in value) and depth < _DEEPEST:
-            items = [tag("li", nested(item, depth + 1)) for item in value[:MOST_ITEMS]]
-            return join([tag("ul", *items, class_="items"), _left_out(len(value))])
+            entries = [tag("li", nested(item, depth + 1)) for item in value[:MOST_ITEMS]]
+            return join([tag("ul", *entries, class_="items"), _left_out(len(value))])
         return join([", ".join(shown(item) for item in value[:MOST_ITEMS]), _left_out(len(value))])
     return join([shown(value) if not isinstance(value, Mapping | list | tuple) else "–"])
 
