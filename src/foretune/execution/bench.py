@@ -167,17 +167,17 @@ class Bench:
             encoded = dict(zip(chosen, self.encode([examples[i] for i in chosen]), strict=True))
             rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
         scores = self.score_encoded(network, rows, chosen, on_chunk)
-        texts: dict[int, str] = {}
+        texts: dict[int, str | None] = {}
         if generation and self.kind != "encoder":
             done = [score.row for score in scores]
             written = self.write(network, [examples[i] for i in done], on_chunk)
-            texts = dict(zip(done, written, strict=False))
+            texts = dict(zip(done, written, strict=True))
         return [self._answer(part.examples[score.row], score, texts.get(score.row)) for score in scores]
 
     def write(
         self, network: Network, examples: Sequence[Example], on_chunk: Callable[[int], bool] = lambda done: True
-    ) -> list[str]:
-        """Greedy answers to the prompts of ``examples``; fewer when told to stop."""
+    ) -> list[str | None]:
+        """Greedy answers to the prompts of ``examples``; None for those not reached when told to stop."""
         limit = self.task.max_answer_tokens
         prompts = [
             inference_ids(
