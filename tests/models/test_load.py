@@ -301,6 +301,15 @@ def test_four_bits_train_and_stay_as_they_are(llama_folder: Path) -> None:
     assert torch.equal(linear.weight.data, before)
 
 
+def test_four_bits_leave_the_head_of_a_classifier_dense(bert_folder: Path) -> None:
+    bitsandbytes = pytest.importorskip("bitsandbytes")
+    model = load(_reference(bert_folder, kind="encoder", quantize="4bit"), labels=("a", "b")).model
+    assert isinstance(model.bert.encoder.layer[0].output.dense, bitsandbytes.nn.Linear4bit)
+    assert type(model.classifier) is torch.nn.Linear
+    model(torch.tensor([[5, 6, 7]])).logits.sum().backward()
+    assert model.classifier.weight.grad is not None
+
+
 def test_four_bits_without_the_extra_names_it(llama_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install foretune\[quantize\]"):

@@ -161,7 +161,10 @@ def _load_model(
         "ignore_mismatched_sizes": True,  # `complaints.check_report` refuses them, with the tensor's name
     }
     if reference.quantize == "4bit":
-        settings |= {"quantization_config": _four_bit(settings["dtype"]), "device_map": {"": device}}
+        settings |= {
+            "quantization_config": _four_bit(settings["dtype"], bool(labels or regression)),
+            "device_map": {"": device},
+        }
     if labels or regression:
         settings |= _head_settings(labels)
         auto = transformers.AutoModelForSequenceClassification
@@ -192,7 +195,8 @@ def _head_settings(labels: tuple[str, ...]) -> dict[str, Any]:
     }
 
 
-def _four_bit(dtype: torch.dtype) -> Any:
+def _four_bit(dtype: torch.dtype, new_head: bool) -> Any:
+    """NF4 with double quantisation; a classifier's head stays dense, since it is trained."""
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -207,6 +211,7 @@ def _four_bit(dtype: torch.dtype) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(_HEAD_NAMES) if new_head else None,
     )
 
 
