@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
+from foretune.cli import experience
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -38,6 +39,9 @@ def _root(
     ] = False,
 ) -> None:
     """Options that every command shares."""
+
+
+app.add_typer(experience.app, name="experience")
 
 
 def main() -> None:
