@@ -16,6 +16,7 @@ from foretune.cli import data, models
 from foretune.cli.export import export
 from foretune.cli.report import report
 from foretune.cli.runs import runs
+from foretune.cli import experience
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ app.add_typer(models.app)
 app.command("report")(report)
 app.command("runs")(runs)
 app.command("export")(export)
+app.add_typer(experience.app, name="experience")
 
 
 def main() -> None:
