@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
-from foretune.cli import data, models
+from foretune.cli import data, doctor, models, plan
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -43,6 +43,8 @@ def _root(
 
 app.add_typer(data.app)
 app.add_typer(models.app)
+app.command()(plan.plan)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
