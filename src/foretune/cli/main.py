@@ -17,6 +17,7 @@ from foretune.cli.export import export
 from foretune.cli.report import report
 from foretune.cli.runs import runs
 from foretune.cli import experience
+from foretune.cli import data, doctor, models, plan
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -51,6 +52,8 @@ app.command("report")(report)
 app.command("runs")(runs)
 app.command("export")(export)
 app.add_typer(experience.app, name="experience")
+app.command()(plan.plan)
+app.command()(doctor.doctor)
 
 
 def main() -> None:
