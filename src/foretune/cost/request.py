@@ -1,0 +1,91 @@
+"""What a forecast is asked about: the data's size, the settings of the runs, the budget, what a probe measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from foretune.cost.correction import Correction
+from foretune.cost.machine import Machine
+from foretune.cost.memory import Layout
+from foretune.cost.operations import RowTokens
+from foretune.cost.rates import Rates
+from foretune.cost.shapes import ModelShapes
+
+BudgetKind = Literal["time", "trials", "steps"]
+Deploy = Literal["adapter", "merged", "gguf"]
+
+
+@dataclass(frozen=True)
+class DataSize:
+    """Rows of each split and the mean row."""
+
+    train_rows: int
+    validation_rows: int
+    test_rows: int
+    row: RowTokens
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One run of training: what the first configuration does."""
+
+    trainable: int
+    full: bool = False
+    rows_per_update: int = 16
+    epochs: float = 3.0
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps of a full run over ``rows`` rows: whole updates, the last of an epoch may be short."""
+        return max(1, round(self.epochs * -(-rows // self.rows_per_update)))
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How much is scored, and how."""
+
+    max_rows: int = 200
+    generation: bool = False
+    max_answer_tokens: int = 128
+    retrieved_examples: int = 0
+    rungs: int = 4
+    """Evaluations within one full run"""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a probe with the weights loaded found."""
+
+    train_tokens_per_s: float
+    score_tokens_per_s: float
+    peak_bytes: int = 0
+    load_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What ends the search. ``total`` counts seconds, trials or optimiser steps by ``kind``."""
+
+    kind: BudgetKind
+    total: float
+
+
+@dataclass(frozen=True)
+class ForecastRequest:
+    """Everything a forecast is made from."""
+
+    shapes: ModelShapes
+    machine: Machine
+    rates: Rates
+    data: DataSize
+    layout: Layout
+    run: RunSettings
+    budget: Budget
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    workers: int = 1
+    price_per_hour: float | None = None
+    deploy: Deploy = "adapter"
+    fetch_bytes: int = 0
+    """Bytes to download before the model can be loaded; 0 when it is here"""
+    measured: Measured | None = None
+    correction: Correction = field(default_factory=Correction)

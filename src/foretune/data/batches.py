@@ -1,0 +1,192 @@
+"""From encoded rows to micro-batches: packed streams where that is exact, length-sorted padded batches elsewhere.
+
+Both layouts score the same labels; only the memory layout differs. A packed stream starts with the rows' common
+head (the constant part of a chat template), computed once; every row then brings only its own tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from foretune.catalogue.models import ModelKind
+from foretune.data.encode import EncodedRow, shared_head
+from foretune.data.update import PADDING, Layout, MicroBatch, Update
+
+
+def lay_out(
+    rows: Sequence[EncodedRow],
+    chosen: Sequence[int],
+    *,
+    kind: ModelKind,
+    limit_tokens: int,
+    packing: bool,
+    share_head: bool = True,
+    pad_id: int = 0,
+    decoder_start_id: int = 0,
+    padded_rows: int | None = None,
+) -> Update:
+    """Lay the ``chosen`` rows out in micro-batches of at most ``limit_tokens`` tokens (always at least one row).
+
+    ``packing`` asks for packed streams (causal models only), ``share_head`` for their common head to be computed once
+    (exact where no dropout is active). ``padded_rows`` bounds the rows of a padded batch.
+    """
+    packing = packing and kind == "causal"
+    order = sorted(range(len(chosen)), key=lambda number: (-_length(rows[chosen[number]], kind), number))
+    head = shared_head([rows[i] for i in chosen]) if packing and share_head and len(chosen) > 1 else 0
+    groups: list[list[int]] = []
+    filled = 0
+    for number in order:
+        length = _length(rows[chosen[number]], kind)
+        if packing:
+            length -= head
+            fits = bool(groups) and filled + length <= limit_tokens
+            filled = filled + length if fits else head + length
+        else:  # sorted by falling length: the first row of a group sets its width
+            width = _length(rows[chosen[groups[-1][0]]], kind) if groups else 0
+            full = padded_rows is not None and bool(groups) and len(groups[-1]) >= padded_rows
+            fits = bool(groups) and not full and width * (len(groups[-1]) + 1) <= limit_tokens
+        if fits:
+            groups[-1].append(number)
+        else:
+            groups.append([number])
+    if kind == "causal":
+        build = _packed if packing else _padded
+        batches = [build(rows, chosen, group, head, pad_id) for group in groups]
+    elif kind == "encoder":
+        batches = [_labelled(rows, chosen, group, pad_id) for group in groups]
+    else:
+        batches = [_translated(rows, chosen, group, pad_id, decoder_start_id) for group in groups]
+    return Update(tuple(chosen), tuple(batches))
+
+
+def _length(row: EncodedRow, kind: ModelKind) -> int:
+    return len(row.ids) + (len(row.decoder_ids) if kind == "seq2seq" and row.decoder_ids is not None else 0)
+
+
+def _tensor(values: np.ndarray | Sequence[int], kind: torch.dtype = torch.int64) -> torch.Tensor:
+    return torch.tensor(np.asarray(values), dtype=kind)
+
+
+def _packed(
+    rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence[int], head: int, pad_id: int
+) -> MicroBatch:
+    first = rows[chosen[group[0]]]
+    ids = [first.ids[:head]]
+    positions = [np.arange(head)]
+    segments = [np.zeros(head, dtype=np.int64)]
+    targets, labels, owners, bounds = [], [], [], []
+    start = head
+    for document, number in enumerate(group, 1):
+        row = rows[chosen[number]]
+        own = row.ids[head:]
+        ids.append(own)
+        positions.append(np.arange(head, len(row.ids)))
+        segments.append(np.full(len(own), document))
+        scored = np.flatnonzero(row.target_mask) - head
+        targets.append(start + scored - 1)
+        labels.append(own[scored])
+        owners.append(np.full(len(scored), number))
+        bounds.append((start, start + len(own)))
+        start += len(own)
+    return MicroBatch(
+        ids=_tensor(np.concatenate(ids))[None],
+        positions=_tensor(np.concatenate(positions))[None],
+        segments=_tensor(np.concatenate(segments))[None],
+        target_index=_tensor(np.concatenate(targets)),
+        labels=_tensor(np.concatenate(labels)),
+        row=_tensor(np.concatenate(owners)),
+        rows=tuple(chosen[number] for number in group),
+        layout=Layout(head, tuple(bounds)),
+    )
+
+
+def _grid(sequences: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(rows, longest) ids, positions and segments of right-padded sequences."""
+    width = max(len(sequence) for sequence in sequences)
+    ids = np.full((len(sequences), width), pad_id, dtype=np.int64)
+    segments = np.full((len(sequences), width), PADDING, dtype=np.int64)
+    for number, sequence in enumerate(sequences):
+        ids[number, : len(sequence)] = sequence
+        segments[number, : len(sequence)] = 1
+    positions = np.broadcast_to(np.arange(width), ids.shape)
+    return _tensor(ids), _tensor(positions), _tensor(segments)
+
+
+def _padded(
+    rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence[int], _head: int, pad_id: int
+) -> MicroBatch:
+    members = [rows[chosen[number]] for number in group]
+    ids, positions, segments = _grid([row.ids for row in members], pad_id)
+    width = ids.shape[1]
+    scored = [np.flatnonzero(row.target_mask) for row in members]
+    return MicroBatch(
+        ids=ids,
+        positions=positions,
+        segments=segments,
+        target_index=_tensor(np.concatenate([line * width + at - 1 for line, at in enumerate(scored)])),
+        labels=_tensor(np.concatenate([row.ids[at] for row, at in zip(members, scored, strict=True)])),
+        row=_tensor(np.repeat(list(group), [len(at) for at in scored])),
+        rows=tuple(chosen[number] for number in group),
+    )
+
+
+def _labelled(rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence[int], pad_id: int) -> MicroBatch:
+    members = [rows[chosen[number]] for number in group]
+    ids, positions, segments = _grid([row.ids for row in members], pad_id)
+    labels = [row.label for row in members]
+    real = any(isinstance(label, float) for label in labels)
+    return MicroBatch(
+        ids=ids,
+        positions=positions,
+        segments=segments,
+        target_index=_tensor(range(len(group))),
+        labels=torch.tensor(labels, dtype=torch.float32 if real else torch.int64),
+        row=_tensor(list(group)),
+        rows=tuple(chosen[number] for number in group),
+    )
+
+
+def _translated(
+    rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence[int], pad_id: int, start_id: int
+) -> MicroBatch:
+    """Decoder inputs are the labels shifted right behind ``start_id``: position t predicts label t."""
+    members = [rows[chosen[number]] for number in group]
+    ids, positions, segments = _grid([row.ids for row in members], pad_id)
+    answers = [row.decoder_ids for row in members if row.decoder_ids is not None]
+    decoder_ids, _, _ = _grid([np.concatenate([[start_id], answer[:-1]]) for answer in answers], pad_id)
+    width = decoder_ids.shape[1]
+    return MicroBatch(
+        ids=ids,
+        positions=positions,
+        segments=segments,
+        target_index=_tensor(np.concatenate([line * width + np.arange(len(a)) for line, a in enumerate(answers)])),
+        labels=_tensor(np.concatenate(answers)),
+        row=_tensor(np.repeat(list(group), [len(answer) for answer in answers])),
+        rows=tuple(chosen[number] for number in group),
+        decoder_ids=decoder_ids,
+    )
+
+
+def probe_layouts(ids: torch.Tensor) -> tuple[MicroBatch, MicroBatch]:
+    """The same rows packed behind a shared head and padded, for the self-check "packed = separate".
+
+    ids: (rows, time) int64; the first third of every row is replaced by that of the first row.
+    """
+    count, time = ids.shape
+    head = time // 3
+    rows = []
+    for number in range(count):
+        own = ids[number].cpu().numpy().astype(np.int32)
+        own[:head] = ids[0, :head].cpu().numpy()
+        own = own[: time - number]  # rows of different lengths
+        mask = np.zeros(len(own), dtype=bool)
+        mask[head + 1 :] = True
+        rows.append(EncodedRow(ids=own, target_mask=mask, prompt_length=head + 1, answer_bytes=0))
+    everything = list(range(count))
+    together = lay_out(rows, everything, kind="causal", limit_tokens=count * time, packing=True)
+    apart = lay_out(rows, everything, kind="causal", limit_tokens=count * time, packing=False)
+    device = ids.device
+    return together.micro_batches[0].to(device), apart.micro_batches[0].to(device)

@@ -1,0 +1,112 @@
+"""Conversations as lists of turns: OpenAI's and TRL's ``role``/``content``, ShareGPT's ``from``/``value``.
+
+Every assistant turn is trained on, except those with ``"weight": 0`` (OpenAI's mark). The last turn must be the
+assistant's: a conversation that ends with a question has no answer to learn. Tool calls and parts that are not text
+are refused, because leaving them out would train on another conversation than the one in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from foretune.data.columns import columns_of
+from foretune.data.example import Role, Turn
+from foretune.data.problems import Refused
+from foretune.data.strict_json import described
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "chatgpt": "assistant",
+}
+"""Roles as data sets name them, and ours."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A converted row before the task is decided; ``label`` is still as it was in the file."""
+
+    turns: tuple[Turn, ...]
+    targets: tuple[int, ...] = ()
+    label: Any = None
+
+
+def turns_of(row: Mapping[str, Any], name: str) -> list[Any]:
+    """The list of turns in column ``name``. Raises `Refused` when it is missing, empty or not a list."""
+    if name not in row:
+        raise Refused(f"there is no {name!r}; this row has {', '.join(map(repr, columns_of([row])))}")
+    value = row[name]
+    if not isinstance(value, list):
+        raise Refused(f"{name!r} holds {described(value)}, not a list of turns")
+    if not value:
+        raise Refused(f"{name!r} is an empty list")
+    return value
+
+
+def from_messages(messages: Sequence[Any], *, trained_from: int = 0) -> Draft:
+    """Turns and targets of a conversation; assistant turns before ``trained_from`` belong to the prompt.
+
+    Raises `Refused` naming the turn (from 1) that cannot be used.
+    """
+    turns: list[Turn] = []
+    targets: list[int] = []
+    for number, message in enumerate(messages, 1):
+        try:
+            turn = _turn(message)
+        except Refused as refused:
+            raise Refused(f"turn {number}: {refused.what}") from None
+        if turn.role == "assistant":
+            if not any(earlier.role == "user" for earlier in turns):
+                raise Refused(f"turn {number}: the assistant speaks before any user turn")
+            if number > trained_from and message.get("weight") != 0:
+                targets.append(number - 1)
+        turns.append(turn)
+    if not turns:
+        raise Refused("the conversation is empty")
+    if turns[-1].role != "assistant":
+        raise Refused(f"the last turn is the {turns[-1].role}'s: there is no answer to it")
+    if not targets:
+        raise Refused("no assistant turn is to be trained on (all have weight 0)")
+    return Draft(tuple(turns), tuple(targets))
+
+
+def _turn(message: Any) -> Turn:
+    if not isinstance(message, Mapping):
+        raise Refused(f"is {described(message)}, not an object with role and content")
+    name = message.get("role", message.get("from"))
+    if name is None:
+        raise Refused("has no role")
+    role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    if role is None:
+        raise Refused(f"role {name!r} is not supported (system, user and assistant are)")
+    if message.get("tool_calls") or message.get("function_call"):
+        raise Refused("tool calls are not supported")
+    content = _content(message["content"] if "content" in message else message.get("value"))
+    if role != "system" and not content.strip():
+        raise Refused(f"the {role}'s turn is empty")
+    return Turn(role, content)
+
+
+def _content(value: Any) -> str:
+    """Text, or the text parts of OpenAI's list of parts."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        parts = []
+        for part in value:
+            if not isinstance(part, Mapping) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+                kind = part.get("type") if isinstance(part, Mapping) else described(part)
+                raise Refused(f"a part of type {kind!r} is not supported (text is)")
+            parts.append(part["text"])
+        return "".join(parts)
+    if value is None:
+        return ""
+    raise Refused(f"the content is {described(value)}, not text")

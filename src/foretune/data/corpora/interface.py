@@ -1,0 +1,128 @@
+"""Parallel interface texts of Home Assistant, from English to five languages (Apache-2.0).
+
+The wheel holds, for every component, one JSON file per language with the same keys. A row is an English text of at
+least `FEWEST_WORDS` words with its translation. Only keys translated into *all* five languages are taken, so that
+the pairs have identical English sides and differ in nothing but the language. Texts of one component go to one split;
+a validation or test row whose English text or translation also occurs in training (in test: also in validation) is
+dropped in every language. Placeholders such as ``{name}`` stay, and a row whose translation lacks one is dropped.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from foretune.catalogue.datasets import HOMEASSISTANT, INTERFACE_LANGUAGES
+from foretune.data.example import normalised
+from foretune.errors import DataError, Place
+from foretune.packages import Progress, download, names
+from foretune.seeding import derive
+
+FEWEST_WORDS = 4
+LONGEST = 600
+"""Characters of a text in either language; longer ones are whole help pages."""
+_TENTHS = 10
+_HELD_OUT = {8: "validation", 9: "test"}
+"""Of ten equal shares of the components, the ninth validates and the tenth tests."""
+_MEMBER = re.compile(r"homeassistant/components/([^/]+)/translations/([a-z]{2})\.json")
+_PLACEHOLDER = re.compile(r"\{\w+\}")
+
+Segment = dict[str, str]
+"""One text by language code."""
+
+
+def build(folder: Path, progress: Progress) -> Mapping[str, list[dict[str, Any]]]:
+    """All five language pairs from one download; raises `DataError`."""
+    package = HOMEASSISTANT
+    wheel = download(
+        package.name,
+        package.version,
+        package.sha256,
+        folder / "homeassistant",
+        python_version=package.python_version,
+        refuse=DataError,
+        progress=progress,
+    )
+    progress("aligning the translations")
+    split = split_segments(segments(wheel))
+    return {
+        f"interface-en-{code}": [
+            {"source": segment["en"], "target": segment[code], "group": component, "split": part}
+            for component, part, segment in split
+        ]
+        for code in INTERFACE_LANGUAGES
+    }
+
+
+def segments(wheel: Path) -> Iterator[tuple[str, Segment]]:
+    """(component, text by language) of every key translated into all languages, components in alphabetical order."""
+    wanted = {"en", *INTERFACE_LANGUAGES}
+    members: dict[str, dict[str, str]] = {}
+    for name in names(wheel, refuse=DataError):
+        match = _MEMBER.fullmatch(name)
+        if match is not None and match[2] in wanted:
+            members.setdefault(match[1], {})[match[2]] = name
+    with zipfile.ZipFile(wheel) as archive:
+        for component, files in sorted(members.items()):
+            if set(files) == wanted:
+                texts = {code: dict(_leaves(_read(archive, name))) for code, name in files.items()}
+                for key, english in texts["en"].items():
+                    segment = {code: texts[code].get(key, "") for code in wanted}
+                    if is_usable(segment) and len(english.split()) >= FEWEST_WORDS:
+                        yield component, segment
+
+
+def _read(archive: zipfile.ZipFile, name: str) -> Any:
+    try:
+        return json.loads(archive.read(name))
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"not valid JSON ({error}).", place=Place(name)) from error
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, " ".join(value.split())
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}\x1f{key}")
+
+
+def is_usable(segment: Segment) -> bool:
+    """True when every language has a real translation: not empty, not the English text, placeholders complete."""
+    english = segment["en"]
+    placeholders = sorted(_PLACEHOLDER.findall(english))
+    return all(
+        text
+        and len(text) <= LONGEST
+        and sorted(_PLACEHOLDER.findall(text)) == placeholders
+        and (code == "en" or normalised(text) != normalised(english))
+        for code, text in segment.items()
+    )
+
+
+def split_of(component: str) -> str:
+    """The split of a component: by a hash of its name, so that it does not depend on the others."""
+    return _HELD_OUT.get(derive(0, "interface", component) % _TENTHS, "train")
+
+
+def split_segments(found: Iterator[tuple[str, Segment]]) -> list[tuple[str, str, Segment]]:
+    """(component, split, segment) with every English text once, and nothing held out that an earlier split shows."""
+    by_split: dict[str, list[tuple[str, Segment]]] = {"train": [], "validation": [], "test": []}
+    for component, segment in found:
+        by_split[split_of(component)].append((component, segment))
+    kept = []
+    shown: dict[str, set[str]] = {code: set() for code in ("en", *INTERFACE_LANGUAGES)}
+    for part, rows in by_split.items():
+        earlier = {code: frozenset(texts) for code, texts in shown.items()}
+        for component, segment in rows:
+            folded = {code: normalised(text) for code, text in segment.items()}
+            if folded["en"] in shown["en"] or any(folded[code] in earlier[code] for code in folded):
+                continue
+            kept.append((component, part, segment))
+            for code, text in folded.items():
+                shown[code].add(text)
+    return kept

@@ -1,0 +1,318 @@
+"""The row formats: how each is recognised and how its rows become turns, targets and labels.
+
+`FORMATS` is the registry and its order is the order of detection: formats whose column names say the most come
+first, bare ``text`` last. Detection looks at a sample of rows and takes the layout that fits most of them, so one
+odd row decides nothing. What a format cannot express (tools, images, preference pairs) is refused, never dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from foretune.data.columns import Columns, columns_of, has, value_of
+from foretune.data.conversations import Draft, from_messages, turns_of
+from foretune.data.example import Turn
+from foretune.data.problems import Refused
+from foretune.data.strict_json import described
+from foretune.errors import DataError, Place, UsageError
+
+Raw = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A format with the columns that hold its parts in this file."""
+
+    format: str
+    turns: str | None = None
+    prompt: str | None = None
+    context: str | None = None
+    answer: str | None = None
+    text: str | None = None
+    label: str | None = None
+    system: str | None = None
+
+    def used(self) -> set[str]:
+        """The columns that are read."""
+        names = (self.turns, self.prompt, self.context, self.answer, self.text, self.label, self.system)
+        return {name for name in names if name is not None}
+
+    def text_columns(self) -> tuple[str, ...]:
+        """The columns that hold text, in which numbers are accepted only if all rows have numbers."""
+        return tuple(n for n in (self.prompt, self.context, self.answer, self.text) if n is not None)
+
+
+@dataclass(frozen=True)
+class Format:
+    """One row format: what it looks like, how it is found in a row, and how a row of it is converted."""
+
+    about: str
+    find: Callable[[Raw, Columns], Layout | None]
+    convert: Callable[[Raw, Layout], Draft]
+
+
+TURN_COLUMNS = ("messages", "conversations", "conversation")
+SYSTEM_COLUMNS = ("system", "system_prompt")
+ALPACA_CONTEXT = ("input", "context")
+ALPACA_ANSWER = ("output", "response")
+COMPLETIONS = ("completion", "response", "answer", "output")
+QUESTIONS = ("question", "query")
+QUESTION_CONTEXT = ("context", "passage")
+QUESTION_ANSWER = ("answer", "answers", "response")
+PAIRS = (("source", "target"), ("src", "tgt"), ("document", "summary"), ("article", "highlights"),
+         ("dialogue", "summary"), ("text", "summary"))  # fmt: skip
+TEXTS = ("text", "sentence", "review", "content", "tweet", "comment", "title")
+LABELS = ("label_text", "label", "labels", "class", "category", "sentiment", "intent", "rating", "stars", "score")
+
+
+def _first(row: Raw, said: str | None, usual: Sequence[str]) -> str | None:
+    if said is not None:
+        return said if has(row, said) else None
+    return next((name for name in usual if name in row), None)
+
+
+def _turns(row: Raw, keys: tuple[str, str]) -> str | None:
+    for name in TURN_COLUMNS:
+        value = row.get(name)
+        if isinstance(value, list) and (not value or (isinstance(value[0], Mapping) and keys[0] in value[0])):
+            return name
+    return None
+
+
+def _said_others(columns: Columns) -> bool:
+    return any((columns.prompt, columns.answer, columns.text, columns.label))
+
+
+def _find_messages(row: Raw, columns: Columns) -> Layout | None:
+    name = None if _said_others(columns) else _turns(row, ("role", "content"))
+    return Layout("messages", turns=name) if name else None
+
+
+def _find_sharegpt(row: Raw, columns: Columns) -> Layout | None:
+    name = None if _said_others(columns) else _turns(row, ("from", "value"))
+    return Layout("sharegpt", turns=name) if name else None
+
+
+def _find_translation(row: Raw, columns: Columns) -> Layout | None:
+    pair = row.get("translation")
+    if not isinstance(pair, Mapping) or columns.text or columns.label:
+        return None
+    languages = list(pair)
+    source, target = _bare(columns.prompt), _bare(columns.answer)
+    if source is None and target is None:
+        if len(languages) != 2:
+            return None
+        source, target = languages
+    else:
+        source = source or next((name for name in languages if name != target), None)
+        target = target or next((name for name in languages if name != source), None)
+    if source not in pair or target not in pair or source == target:
+        return None
+    return Layout("translation", prompt=f"translation.{source}", answer=f"translation.{target}")
+
+
+def _bare(name: str | None) -> str | None:
+    return None if name is None else name.removeprefix("translation.")
+
+
+def _find_pair(
+    name: str, prompts: Sequence[str], answers: Sequence[str], contexts: Sequence[str] = ()
+) -> Callable[[Raw, Columns], Layout | None]:
+    def find(row: Raw, columns: Columns) -> Layout | None:
+        if columns.label is not None or (columns.text is not None and columns.answer is None):
+            return None
+        prompt = _first(row, columns.prompt or columns.text, prompts)
+        answer = _first(row, columns.answer, answers)
+        if prompt is None or answer is None or prompt == answer:
+            return None
+        context = next((c for c in contexts if c in row and c not in (prompt, answer)), None)
+        return Layout(name, prompt=prompt, answer=answer, context=context)
+
+    return find
+
+
+def _find_source_target(row: Raw, columns: Columns) -> Layout | None:
+    found = (_find_pair("source-target", (source,), (target,))(row, columns) for source, target in PAIRS)
+    return next((layout for layout in found if layout is not None), None)
+
+
+def _find_labelled(row: Raw, columns: Columns) -> Layout | None:
+    if columns.answer is not None:
+        return None
+    text = _first(row, columns.text or columns.prompt, TEXTS)
+    label = _first(row, columns.label, [name for name in LABELS if name != text])
+    return Layout("text-label", text=text, label=label) if text and label else None
+
+
+def _find_text(row: Raw, columns: Columns) -> Layout | None:
+    if columns.answer or columns.label or columns.prompt:
+        return None
+    text = _first(row, columns.text, ("text",))
+    return Layout("text", text=text) if text else None
+
+
+def plain(row: Raw, name: str, *, optional: bool = False) -> str:
+    """The text in column ``name``; numbers are written as JSON writes them. Raises `Refused` when there is none."""
+    value = value_of(row, name)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        if value != value:
+            value = None
+        else:
+            return repr(value)
+    if value is None and not has(row, name):
+        if optional:
+            return ""
+        raise Refused(f"there is no {name!r}; this row has {', '.join(map(repr, columns_of([row])))}")
+    if value is not None and not isinstance(value, str):
+        raise Refused(f"{name!r} holds {described(value)}, not text")
+    if not optional and not (value or "").strip():
+        raise Refused(f"{name!r} is empty")
+    return value or ""
+
+
+def _convert_turns(row: Raw, layout: Layout) -> Draft:
+    assert layout.turns is not None
+    draft = from_messages(turns_of(row, layout.turns))
+    return _with_system(draft, row, layout)
+
+
+def _convert_pair(row: Raw, layout: Layout) -> Draft:
+    assert layout.prompt is not None and layout.answer is not None
+    prompt, answer = value_of(row, layout.prompt), value_of(row, layout.answer)
+    if (
+        isinstance(prompt, list)
+        and isinstance(answer, list)
+        and all(isinstance(t, Mapping) for t in (*prompt, *answer))
+    ):
+        return _with_system(from_messages([*prompt, *answer], trained_from=len(prompt)), row, layout)
+    text = _prompt_with_context(row, layout)
+    draft = Draft((Turn("user", text), Turn("assistant", _answer(row, layout.answer))), targets=(1,))
+    return _with_system(draft, row, layout)
+
+
+def _prompt_with_context(row: Raw, layout: Layout) -> str:
+    assert layout.prompt is not None
+    text = plain(row, layout.prompt)
+    context = plain(row, layout.context, optional=True) if layout.context else ""
+    if not context.strip():
+        return text
+    return f"{text}\n\n{context}" if layout.format == "alpaca" else f"{context}\n\n{text}"
+
+
+def _answer(row: Raw, name: str) -> str:
+    """The answer; of several accepted answers (a list, or ``{"text": [...]}``) the first is trained on."""
+    value = value_of(row, name)
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = value["text"]
+    if isinstance(value, list):
+        if not value:
+            raise Refused(f"{name!r} is an empty list: the row has no answer")
+        return plain({name: value[0]}, name)
+    return plain(row, name)
+
+
+def _convert_labelled(row: Raw, layout: Layout) -> Draft:
+    assert layout.text is not None and layout.label is not None
+    text = plain(row, layout.text)
+    label = value_of(row, layout.label)
+    if isinstance(label, list) and len(label) == 1:
+        label = label[0]
+    if label is None or label != label or (isinstance(label, str) and not label.strip()):
+        raise Refused(f"{layout.label!r} is empty: the row has no label")
+    if not isinstance(label, str | int | float):
+        raise Refused(f"{layout.label!r} holds {described(label)}, not one label")
+    return _with_system(Draft((Turn("user", text),), label=label), row, layout)
+
+
+def _convert_text(row: Raw, layout: Layout) -> Draft:
+    assert layout.text is not None
+    return Draft((Turn("text", plain(row, layout.text)),), targets=(0,))
+
+
+def _with_system(draft: Draft, row: Raw, layout: Layout) -> Draft:
+    text = plain(row, layout.system, optional=True) if layout.system else ""
+    if not text.strip() or draft.turns[0].role == "system":
+        return draft
+    return replace(draft, turns=(Turn("system", text), *draft.turns), targets=tuple(t + 1 for t in draft.targets))
+
+
+FORMATS: dict[str, Format] = {
+    "messages": Format('{"messages": [{"role": "user", "content": …}, …]}', _find_messages, _convert_turns),
+    "sharegpt": Format('{"conversations": [{"from": "human", "value": …}, …]}', _find_sharegpt, _convert_turns),
+    "translation": Format('{"translation": {"en": …, "de": …}}', _find_translation, _convert_pair),
+    "alpaca": Format(
+        '{"instruction": …, "input": …, "output": …}',
+        _find_pair("alpaca", ("instruction",), ALPACA_ANSWER, ALPACA_CONTEXT),
+        _convert_pair,
+    ),
+    "prompt-completion": Format(
+        '{"prompt": …, "completion": …}', _find_pair("prompt-completion", ("prompt",), COMPLETIONS), _convert_pair
+    ),
+    "question-answer": Format(
+        '{"question": …, "answer": …}',
+        _find_pair("question-answer", QUESTIONS, QUESTION_ANSWER, QUESTION_CONTEXT),
+        _convert_pair,
+    ),
+    "source-target": Format('{"source": …, "target": …}', _find_source_target, _convert_pair),
+    "text-label": Format('{"text": …, "label": …}', _find_labelled, _convert_labelled),
+    "text": Format('{"text": …}', _find_text, _convert_text),
+}
+
+
+def check_format(name: str | None) -> None:
+    """Raise `UsageError` for a format that does not exist."""
+    if name is not None and name not in FORMATS:
+        raise UsageError(f"there is no data format {name!r}.", remedy=f"Formats: {', '.join(FORMATS)}.")
+
+
+def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place: Place) -> Layout:
+    """The layout that fits most of ``rows``, of the ``named`` format or of the first that fits each row.
+
+    Raises `DataError` with the columns there are when none fits.
+    """
+    candidates = [FORMATS[named]] if named else list(FORMATS.values())
+    if named is None and columns.named().keys() & {"prompt", "answer"} and columns.label is None:
+        candidates = [FORMATS["translation"], *(f for f in candidates if f is not FORMATS["translation"])]
+    votes: Counter[Layout] = Counter()
+    contexts: dict[Layout, str] = {}
+    for row in rows:
+        found = (form.find(row, columns) for form in candidates)
+        layout = next((layout for layout in found if layout is not None), None)
+        if layout is None:
+            continue
+        core = replace(layout, context=None)
+        votes[core] += 1
+        if layout.context is not None:
+            contexts.setdefault(core, layout.context)
+    if votes:
+        winner = votes.most_common(1)[0][0]
+        systems = (_first(row, columns.system, SYSTEM_COLUMNS) for row in rows)
+        return replace(winner, context=contexts.get(winner), system=next((s for s in systems if s is not None), None))
+    raise _no_layout(rows, columns, named, place)
+
+
+def _no_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place: Place) -> DataError:
+    names = columns_of(rows)
+    seen = f"the columns are: {', '.join(names)}" if names else "no row could be read"
+    if named:
+        return DataError(
+            f"the rows are not in the format {named}; {seen}.",
+            place=place,
+            remedy=f"It looks like {FORMATS[named].about}.",
+        )
+    if {"chosen", "rejected"} <= set(names):
+        return DataError(
+            "these are preference pairs (chosen, rejected), which Foretune does not train on.",
+            place=place,
+            remedy="To train on the chosen answers: --prompt-column prompt --answer-column chosen.",
+        )
+    return DataError(
+        f"no known row format fits; {seen}.",
+        place=place,
+        remedy="Say which hold what: --prompt-column and --answer-column, or --text-column and --label-column.",
+    )

@@ -1,0 +1,228 @@
+"""A worker's workbench: one base model, its tokenizer and the encoded splits of one task, kept between jobs.
+
+Everything a job does with a model goes through here: attach a method, train, score, answer. The base is bitwise
+the same between jobs (adapters leave no trace), which a hash checks where it is cheap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from foretune.data.encode import EncodedRow, encode_rows, inference_ids
+from foretune.data.example import Example
+from foretune.data.mask_check import MaskReport, check_encoding
+from foretune.data.template import prompt_with_examples, stop_ids
+from foretune.evaluation.base import Answer
+from foretune.evaluation.generation import generate
+from foretune.evaluation.likelihood import RowScore, score_rows
+from foretune.execution.types import SPLITS, TaskSpec
+from foretune.files import cache_folder, read_lines
+from foretune.methods.base import Attachment
+from foretune.methods.registry import get as get_method
+from foretune.models.load import LoadedModel, load
+from foretune.seeding import torch_generator
+from foretune.training.forward import Network
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split, as read and as tokens."""
+
+    examples: tuple[Example, ...]
+    rows: tuple[EncodedRow, ...]
+
+
+class Bench:
+    """A loaded base model and one task's data."""
+
+    def __init__(self, task: TaskSpec, loaded: LoadedModel | None = None) -> None:
+        """Load the model (or take a loaded one); raises `ModelError` or `DataError` with place and remedy."""
+        self.task = task
+        self.accelerator = Accelerator(cpu=task.device == "cpu")
+        loaded = loaded or load(
+            task.model,
+            labels=task.labels,
+            regression=task.task == "regression",
+            device=str(self.accelerator.device),
+        )
+        self._loaded = loaded
+        self.model: Any = loaded.model
+        self.tokenizer: Any = loaded.tokenizer
+        self.kind = loaded.kind
+        self.weights_hash = loaded.weights_hash
+        self.folder_or_id = loaded.folder_or_id
+        self.quantized = bool(getattr(loaded.model, "is_quantized", False))
+        self.model.requires_grad_(False)
+        self.model.eval()
+        if task.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.enable_input_require_grads()
+        self.network = Network(self.model, self.kind)
+        self.network.verify()
+        self._splits: dict[str, Split] = {}
+        self.mask_reports: dict[str, MaskReport] = {}
+
+    def for_task(self, task: TaskSpec) -> Bench:
+        """A bench for another task, with this one's model where that is the same."""
+        mine = self.task
+        same = (task.model, task.labels, task.task, task.device) == (mine.model, mine.labels, mine.task, mine.device)
+        return Bench(task, self._loaded if same else None)
+
+    @cached_property
+    def pad_id(self) -> int:
+        """What fills padded batches."""
+        return int(self.tokenizer.pad_token_id or 0)
+
+    @cached_property
+    def decoder_start_id(self) -> int:
+        """What encoder–decoders begin their answers with."""
+        start = getattr(self.model.config, "decoder_start_token_id", None)
+        return int(self.pad_id if start is None else start)
+
+    def split(self, name: str) -> Split:
+        """A split of the task, encoded (from the cache where the same text was encoded before) and checked."""
+        if name not in self._splits:
+            path = Path(self.task.folder) / f"{name}.jsonl"
+            examples = tuple(Example.from_json(value) for value in read_lines(path)) if name in SPLITS else ()
+            rows = tuple(self.encode(examples))
+            self.mask_reports[name] = check_encoding(examples, rows, self.tokenizer, **self._encoding)
+            self._splits[name] = Split(examples, rows)
+        return self._splits[name]
+
+    @property
+    def _encoding(self) -> dict[str, Any]:
+        """The settings that encoding and its check share."""
+        task = self.task
+        return {
+            "kind": self.kind,
+            "task": task.task,
+            "labels": task.labels,
+            "context_tokens": task.context_tokens,
+            "plain": task.plain_template,
+        }
+
+    def encode(self, examples: Sequence[Example]) -> list[EncodedRow]:
+        """Token rows of any examples under this task's settings."""
+        return encode_rows(examples, self.tokenizer, cache=cache_folder() / "tokens", **self._encoding)
+
+    @contextmanager
+    def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
+        """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before."""
+        method = get_method(str(config["method"]))
+        attachment = method.attach(self.model, config, generator=torch_generator(seed, "init"))
+        try:
+            yield attachment, Network(attachment.model, self.kind)
+        finally:
+            self.model = attachment.detach()
+            self.network = Network(self.model, self.kind)
+
+    def score(
+        self, network: Network, split: str, chosen: Sequence[int], on_chunk: Callable[[int], bool] = lambda done: True
+    ) -> list[RowScore]:
+        """Teacher-forced scores of rows of a split."""
+        return self.score_encoded(network, self.split(split).rows, chosen, on_chunk)
+
+    def score_encoded(
+        self,
+        network: Network,
+        rows: Sequence[EncodedRow],
+        chosen: Sequence[int],
+        on_chunk: Callable[[int], bool] = lambda done: True,
+    ) -> list[RowScore]:
+        """Teacher-forced scores of encoded rows."""
+        return score_rows(
+            network,
+            rows,
+            chosen,
+            micro_batch_tokens=self.task.micro_batch_tokens,
+            pad_id=self.pad_id,
+            decoder_start_id=self.decoder_start_id,
+            on_chunk=on_chunk,
+        )
+
+    def answers(
+        self,
+        network: Network,
+        split: str,
+        chosen: Sequence[int],
+        *,
+        generation: bool,
+        shots: Mapping[int, Sequence[Example]] | None = None,
+        on_chunk: Callable[[int], bool] = lambda done: True,
+    ) -> list[Answer]:
+        """Losses and predictions of rows of a split; ``shots`` puts solved examples before a row's question."""
+        part = self.split(split)
+        examples, rows = part.examples, part.rows
+        if shots is not None:
+            examples = tuple(
+                prompt_with_examples(example, shots.get(i, ())) if i in shots else example
+                for i, example in enumerate(examples)
+            )
+            encoded = dict(zip(chosen, self.encode([examples[i] for i in chosen]), strict=True))
+            rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
+        scores = self.score_encoded(network, rows, chosen, on_chunk)
+        texts: dict[int, str | None] = {}
+        if generation and self.kind != "encoder":
+            done = [score.row for score in scores]
+            written = self.write(network, [examples[i] for i in done], on_chunk)
+            texts = dict(zip(done, written, strict=True))
+        return [self._answer(part.examples[score.row], score, texts.get(score.row)) for score in scores]
+
+    def write(
+        self, network: Network, examples: Sequence[Example], on_chunk: Callable[[int], bool] = lambda done: True
+    ) -> list[str | None]:
+        """Greedy answers to the prompts of ``examples``; None for those not reached when told to stop."""
+        limit = self.task.max_answer_tokens
+        prompts = [
+            inference_ids(
+                example,
+                self.tokenizer,
+                kind=self.kind,
+                context_tokens=self.task.context_tokens,
+                answer_tokens=limit,
+                plain=self.task.plain_template,
+            )
+            for example in examples
+        ]
+        return generate(
+            network.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=limit,
+            stop_ids=stop_ids(self.tokenizer, plain=self.task.plain_template) if self.kind == "causal" else (),
+            on_chunk=on_chunk,
+        )
+
+    def _answer(self, example: Example, score: RowScore, text: str | None) -> Answer:
+        prediction = text
+        if self.kind == "encoder" and score.prediction is not None:
+            named = self.task.task == "classification"
+            prediction = self.task.labels[int(score.prediction)] if named else repr(score.prediction)
+        return Answer(
+            row=score.row,
+            prompt=example.prompt,
+            reference=example.answer,
+            prediction=prediction,
+            nll=score.nll,
+            tokens=score.tokens,
+            bytes=len(example.answer.encode()),
+            probability=score.probability,
+        )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The highest memory use so far: of the accelerator, or of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return 0

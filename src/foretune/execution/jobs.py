@@ -1,0 +1,181 @@
+"""What a worker can do: train a lease, probe the machine, evaluate a system, export the winner.
+
+Each handler takes the bench, the job's payload and two callbacks, and returns a JSON result. Long results go to a
+file named in the payload, written whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from foretune.data.update import Epochs
+from foretune.evaluation.base import Answer
+from foretune.evaluation.forgetting import general_text
+from foretune.evaluation.retrieval import retrieve
+from foretune.execution.bench import Bench, peak_memory_bytes
+from foretune.execution.trial import Trial, TrialOrder, loop_settings, loss_of
+from foretune.export.adapter import export_adapter
+from foretune.export.verify import PROBES, answer_probes, verify
+from foretune.files import write_json
+from foretune.search.types import Lease
+from foretune.training import checkpoint
+from foretune.training.loop import StepReport, Training
+
+Report = Callable[[str, Mapping[str, Any]], None]
+Stopped = Callable[[], bool]
+
+PROBE_UPDATES = 3
+"""Updates that the probe times; the first warms up and is not counted."""
+PROBE_ANSWERS = 16
+"""Answers that the probe times: a batch, as the evaluation writes them."""
+NOT_VERIFIED = "encoder\u2013decoders and 4-bit bases are not loaded again to compare"
+
+
+def train(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
+    """Carry out a `TrialOrder`; the result is the final observation."""
+    return Trial(bench, TrialOrder.from_json(payload), report=report, stopped=stopped).run().to_json()
+
+
+def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
+    """Measure the base loss and the speed of training, scoring and answering under ``payload["config"]``."""
+    started = time.perf_counter()
+    validation = bench.split("validation").rows
+    count = min(int(payload["rows"]), len(validation))
+    bench.score(bench.network, "validation", list(range(min(2, count))))  # the first pass warms up
+    scoring = time.perf_counter()
+    scores = bench.score(bench.network, "validation", list(range(count)))
+    score_s = time.perf_counter() - scoring
+    report("beat", {})
+    steps: list[StepReport] = []
+    config = payload["config"]
+    lease = Lease("probe", 0, "probe", config, 0, PROBE_UPDATES, 0.0, horizon=PROBE_UPDATES)
+    rows = bench.split("train").rows
+    with bench.attached(config, 0) as (attachment, network):
+        source = Epochs(len(rows), int(config["rows_per_update"]), 0)
+        training = Training(
+            network, attachment, rows, source, loop_settings(lease, bench), backward=bench.accelerator.backward
+        )
+        training.run(PROBE_UPDATES, on_step=lambda step: steps.append(step) or True)  # type: ignore[func-returns-value]
+        chosen = [i for step in range(1, PROBE_UPDATES) for i in source.rows(step)]
+        trainable = attachment.statistics()["trainable_parameters"]
+    report("beat", {})
+    answering = time.perf_counter()
+    generated = 0
+    if payload["generation"] and bench.kind != "encoder":
+        answers = bench.answers(bench.network, "validation", list(range(min(PROBE_ANSWERS, count))), generation=True)
+        generated = len(answers)
+    answer_s = time.perf_counter() - answering
+    row_tokens = [_row_tokens(row) for row in rows]
+    return {
+        "base_loss": loss_of(scores).value,
+        "score_rows_per_s": count / score_s,
+        "score_tokens_per_s": sum(_row_tokens(validation[i]) for i in range(count)) / score_s,
+        "train_rows_per_s": len(chosen) / sum(step.seconds for step in steps[1:]),
+        "train_tokens_per_s": sum(row_tokens[i] for i in chosen) / sum(step.seconds for step in steps[1:]),
+        "answer_s": answer_s / generated if generated else 0.0,
+        "mean_row_tokens": float(np.mean(row_tokens)),
+        "trainable_parameters": int(trainable),
+        "peak_bytes": peak_memory_bytes(bench.accelerator.device),
+        "packed": bench.network.packs,
+        "weights_hash": bench.weights_hash,
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _row_tokens(row: Any) -> int:
+    return len(row.ids) + (0 if row.decoder_ids is None else len(row.decoder_ids))
+
+
+def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
+    """Score one system on rows of a split and write its answers to ``payload["output"]``.
+
+    The system is the base, the base with ``shots`` retrieved examples in the prompt, or the checkpoint of a run.
+    ``forgetting`` adds the losses on the general text sample.
+    """
+    started = time.perf_counter()
+
+    def on_chunk(done: int) -> bool:
+        report("beat", {"evaluated": done})
+        return not stopped()
+
+    def measure(network: Any) -> dict[str, Any]:
+        chosen = list(range(int(payload["rows"])))
+        split = payload["split"]
+        shots = None
+        if payload.get("shots"):
+            part = bench.split(split)
+            found = retrieve(bench.split("train").examples, [part.examples[i] for i in chosen], int(payload["shots"]))
+            shots = dict(zip(chosen, found, strict=True))
+        answers = bench.answers(
+            network, split, chosen, generation=bool(payload["generation"]), shots=shots, on_chunk=on_chunk
+        )
+        general = _general_losses(bench, network, on_chunk) if payload.get("forgetting") else None
+        return {"answers": [answer.to_json() for answer in answers], "wanted": len(chosen), "general": general}
+
+    if payload.get("run_folder"):
+        with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
+            load_checkpoint(bench, attachment, Path(payload["run_folder"]), int(payload["step"]))
+            result = measure(network)
+    else:
+        result = measure(bench.network)
+    write_json(Path(payload["output"]), result)
+    return {"output": payload["output"], "done": len(result["answers"]), "seconds": time.perf_counter() - started}
+
+
+def load_checkpoint(bench: Bench, attachment: Any, run_folder: Path, step: int) -> None:
+    """Give an attachment the weights of a run's checkpoint; raises `StoreError` when it is gone or damaged."""
+    from foretune.errors import Place, StoreError
+    from foretune.training.optimizer import MasterWeights, OptimizerSettings
+
+    saved = checkpoint.read(run_folder, step)
+    if saved is None:
+        raise StoreError(f"the checkpoint of step {step} is missing or damaged.", place=Place(run_folder))
+    masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
+    masters.load_state(saved.tensors())
+
+
+def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool]) -> list[list[float]]:
+    """[nll, tokens] of every paragraph of the general text sample."""
+    from foretune.data.example import Example, Turn
+
+    if bench.kind != "causal":
+        return []
+    examples = [Example((Turn("text", text),), targets=(0,)) for text in general_text()]
+    rows = bench.encode(examples)
+    scores = bench.score_encoded(network, rows, range(len(rows)), on_chunk)
+    return [[score.nll, float(score.tokens)] for score in scores]
+
+
+def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
+    """Write the adapter of a run's checkpoint to ``payload["output"]`` and check that it answers as here.
+
+    Raises `ModelError` (and leaves nothing) when the written folder answers differently.
+    """
+    output, base = Path(payload["output"]), Path(bench.folder_or_id)
+    with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
+        load_checkpoint(bench, attachment, Path(payload["run_folder"]), int(payload["step"]))
+        export_adapter(attachment, output, tokenizer=bench.tokenizer, base_model=payload["base"])
+        statistics = attachment.statistics()
+        if bench.kind == "seq2seq" or bench.quantized:
+            return {"output": str(output), "statistics": statistics, "verified": None, "detail": NOT_VERIFIED}
+        reference = answer_probes(network.model, bench.tokenizer, PROBES)
+    report("beat", {})
+    dtype = str(bench.model.dtype).removeprefix("torch.")
+    check = verify(reference, output, PROBES, dtype=dtype, base=base, labels=bench.task.labels)
+    return {"output": str(output), "statistics": statistics, "verified": True, "detail": check.detail}
+
+
+Handler = Callable[[Bench, Mapping[str, Any], Report, Stopped], dict[str, Any]]
+HANDLERS: dict[str, Handler] = {"train": train, "probe": probe, "evaluate": evaluate, "export": export}
+
+
+def answers_from(path: Path) -> list[Answer]:
+    """The answers that `evaluate` wrote."""
+    from foretune.files import read_json
+
+    return [Answer(**value) for value in read_json(path)["answers"]]

@@ -1,0 +1,117 @@
+"""peft's methods behind the `Attachment` seam: inject, train, save, remove.
+
+Adapters are drawn in float32 from a named seed and then computed in the base's precision; the float32 masters live
+in the optimiser. ``detach`` removes every injected module, so the base is bitwise what it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from torch import nn
+
+from foretune.catalogue.traits import Traits
+from foretune.errors import ModelError, UsageError
+
+
+class PeftAttachment:
+    """A peft adapter on a base model."""
+
+    def __init__(self, base: Any, config: PeftConfig, traits: Traits, seed: int) -> None:
+        """Inject fresh adapter weights drawn from ``seed``."""
+        self.traits = traits
+        self._base = base
+        self._gradients = {name: weight.requires_grad for name, weight in base.named_parameters()}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.peft_model: PeftModel = get_peft_model(base, config)
+        compute = _compute_dtype(base)
+        for weight in self.peft_model.parameters():
+            if weight.requires_grad and weight.is_floating_point():
+                weight.data = weight.data.to(compute)
+
+    @property
+    def model(self) -> Any:
+        """The transformers model with the adapter injected."""
+        return self.peft_model.get_base_model()
+
+    def trainable(self) -> list[tuple[str, nn.Parameter]]:
+        """Named trainable tensors, in a fixed order."""
+        return [(name, weight) for name, weight in self.peft_model.named_parameters() if weight.requires_grad]
+
+    def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
+        """One group; weight decay applies to matrices."""
+        return split_by_decay(self.trainable(), learning_rate)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The adapter's tensors under peft's names."""
+        return {k: v.detach().clone() for k, v in get_peft_model_state_dict(self.peft_model).items()}
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Put the tensors back; peft only warns of missing names, here they are refused."""
+        expected = set(get_peft_model_state_dict(self.peft_model))
+        if expected != set(state):
+            odd = sorted(expected ^ set(state))
+            raise ModelError(f"the adapter does not fit this model: {len(odd)} tensors differ, first {odd[0]}.")
+        set_peft_model_state_dict(self.peft_model, dict(state))
+
+    def disabled(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, the model answers as the base."""
+        if not self.traits.disables_to_base:
+            raise UsageError("this method changes the base weights, so switching it off does not give the base.")
+        return self.peft_model.disable_adapter()  # type: ignore[no-any-return]
+
+    def merge(self) -> nn.Module:
+        """The base with the adapter folded in (this consumes the attachment)."""
+        if self.traits.merge != "exact":
+            raise UsageError("this method cannot be merged exactly.", remedy="Deploy it as an adapter.")
+        merged: nn.Module = self.peft_model.merge_and_unload(safe_merge=True)
+        return merged
+
+    def save(self, folder: Path) -> None:
+        """``adapter_config.json`` and ``adapter_model.safetensors``, as peft loads them."""
+        self.peft_model.save_pretrained(str(folder), safe_serialization=True)
+
+    def statistics(self) -> dict[str, float]:
+        """Trainable parameters and the norm of all trainable tensors."""
+        weights = [weight.detach().float() for _, weight in self.trainable()]
+        norm = float(torch.linalg.vector_norm(torch.stack([weight.norm() for weight in weights])))
+        return {"trainable_parameters": float(sum(weight.numel() for weight in weights)), "norm": norm}
+
+    def detach(self) -> nn.Module:
+        """Remove the adapter; the base is bitwise as before, and asks for gradients where it did."""
+        base: nn.Module = self.peft_model.unload()
+        if hasattr(base, "peft_config"):
+            del base.peft_config
+        for name, weight in base.named_parameters():
+            weight.requires_grad_(self._gradients.get(name, False))
+        return base
+
+
+def split_by_decay(named: list[tuple[str, nn.Parameter]], learning_rate: float) -> list[dict[str, Any]]:
+    """Two groups: matrices with weight decay, vectors (biases, norms) without."""
+    groups = []
+    for decays in (True, False):
+        members = [(name, weight) for name, weight in named if (weight.ndim >= 2) == decays]
+        if members:
+            groups.append(
+                {
+                    "names": [name for name, _ in members],
+                    "params": [weight for _, weight in members],
+                    "lr": learning_rate,
+                    "weight_decay": decays,
+                }
+            )
+    return groups
+
+
+def _compute_dtype(model: Any) -> torch.dtype:
+    """The precision the model computes in (the embedding's: quantised linears store integers)."""
+    dtype: torch.dtype = model.get_input_embeddings().weight.dtype
+    return dtype

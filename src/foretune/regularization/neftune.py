@@ -1,0 +1,70 @@
+"""NEFTune (Jain et al. 2023, 2310.05914): uniform noise on the input embeddings while training.
+
+x ← x + U(−1, 1)·α/√(L·d) with L the row's length in tokens and d the embedding width. No cost, no state; evaluation
+and the export never see it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from foretune.catalogue.space import Number, Space
+from foretune.data.update import PADDING, MicroBatch
+from foretune.regularization.base import Context, Plan, Regularizer
+
+DEFAULT_ALPHA = 5.0
+"""The value the paper uses for most of its models."""
+
+
+class Neftune(Regularizer):
+    """Noise on the output of the embedding layer, through a forward hook."""
+
+    name = "neftune"
+
+    def __init__(self, alpha: float = DEFAULT_ALPHA) -> None:
+        self.alpha = alpha
+        self._handle: Any = None
+        self._noise: torch.Tensor | None = None
+        self._width = 0
+
+    def space(self) -> Space:
+        """The strength α."""
+        return Space((Number("neftune.alpha", 0.0, 50.0, DEFAULT_ALPHA, about="noise strength α"),))
+
+    def check(self, context: Context) -> Plan:
+        """One site: the input embeddings."""
+        return Plan(f"uniform noise, α = {self.alpha:g}, on the input embeddings", sites=("embedding",))
+
+    def setup(self, context: Context) -> None:
+        """Place the hook."""
+        embedding = context.model.get_input_embeddings()  # type: ignore[operator]
+        self._width = embedding.weight.shape[1]
+        self._handle = embedding.register_forward_hook(self._add)
+
+    def pre_forward(self, step: int, batch: MicroBatch, generator: torch.Generator) -> None:
+        """Draw the noise of this micro-batch: (batch, time, width), scaled by each row's own length."""
+        lengths = torch.zeros_like(batch.segments, dtype=torch.float32)
+        for line in range(batch.segments.shape[0]):
+            for segment in batch.segments[line].unique():
+                here = batch.segments[line] == segment
+                lengths[line][here] = 1.0 if segment == PADDING else float(here.sum())
+        scale = self.alpha / (lengths * self._width).sqrt()
+        noise = torch.rand((*batch.ids.shape, self._width), generator=generator) * 2 - 1
+        self._noise = noise.to(batch.ids.device) * scale[..., None]
+
+    def _add(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        if not module.training or self._noise is None or self._noise.shape != output.shape:
+            return output
+        return output + self._noise.to(output.dtype)
+
+    def teardown(self) -> None:
+        """Remove the hook."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def report(self) -> dict[str, float]:
+        """The strength used."""
+        return {"alpha": self.alpha}

@@ -1,0 +1,114 @@
+"""How long every run of a search is: the steps asked for, or fewer where the budget could not hold a comparison.
+
+The default LoRA is trained in whole as the baseline. Where that alone would take more than 35 % of the budget, or a
+portfolio pass and one full continuation would no longer fit beside it, every configuration gets the same shorter
+horizon, with its schedule shortened likewise, so that all remain comparable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from foretune.errors import BudgetError
+from foretune.search.budget import ROUNDING, UNITS, Budget
+from foretune.search.fidelity import level_step
+from foretune.search.runs import Cost
+from foretune.units import format_duration
+
+LARGEST_SHARE = 0.35
+"""The default LoRA may take this share of the whole budget."""
+MARGIN = 1.15
+"""Room for a forecast that turns out too low by the error expected after the probe."""
+EARLY_LEVEL = 2
+"""The rung (12 % of the steps) at which the portfolio is compared first: there the loss already ranks well."""
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """Steps of every run, and why."""
+
+    steps: int
+    full_steps: int
+    why: str
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the budget forced fewer steps than were asked for."""
+        return self.steps < self.full_steps
+
+
+def total_steps(train_rows: int, config: Mapping[str, Any]) -> int:
+    """Optimiser steps of ``config`` over ``train_rows`` rows: every epoch's last update may be short.
+
+    A last fraction of an epoch counts its updates rounded up. Raises `BudgetError` when there is no row.
+    """
+    if train_rows < 1:
+        raise BudgetError("there is no training row.", remedy="Give more rows, or keep a larger share of them.")
+    updates = -(-train_rows // int(config["rows_per_update"]))
+    exact = float(config["epochs"]) * updates
+    return max(1, -int(-(exact - ROUNDING * exact) // 1))
+
+
+def horizon(
+    full_steps: int, budget: Budget, cost: Cost, baseline: Mapping[str, Any], portfolio: Sequence[Mapping[str, Any]]
+) -> Horizon:
+    """The shared horizon for ``baseline`` (trained in whole) and ``portfolio`` under what is left of ``budget``.
+
+    ``cost`` gives forecast seconds. Raises `BudgetError` when not even one step of the baseline fits.
+    """
+    if budget.kind == "trials":
+        return Horizon(full_steps, full_steps, f"Every run has the {full_steps} steps that were asked for.")
+
+    def price(config: Mapping[str, Any], from_step: int, to_step: int) -> float:
+        return cost(config, from_step, to_step) if budget.kind == "time" else float(to_step - from_step)
+
+    def fits(steps: int) -> bool:
+        early = level_step(steps, EARLY_LEVEL)
+        whole, passes = price(baseline, 0, steps), [price(config, 0, early) for config in portfolio]
+        finish = max((price(config, early, steps) for config in portfolio if early < steps), default=0.0)
+        longest = max(whole, max(passes, default=0.0) + finish)
+        return (
+            whole <= LARGEST_SHARE * budget.total * (1 + ROUNDING)
+            and MARGIN * (whole + sum(passes) + finish) <= budget.left() * (1 + ROUNDING)
+            and MARGIN * longest <= budget.left() / budget.workers * (1 + ROUNDING)
+        )
+
+    asked = price(baseline, 0, full_steps)
+    amount = format_duration(asked) if budget.kind == "time" else f"{full_steps} steps"
+    share = f"{100 * asked / budget.total:.0f} % of the budget"
+    if fits(full_steps):
+        return Horizon(full_steps, full_steps, f"The default LoRA is forecast to take {amount}, {share}.")
+    steps = _largest(fits, full_steps)
+    if steps == 0:
+        steps = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
+        if steps == 0:
+            raise BudgetError(
+                f"one step of the default LoRA takes {price(baseline, 0, 1):.3g} {UNITS[budget.kind]}; "
+                f"{budget.left():.3g} are left.",
+                remedy="Give a larger budget, a smaller model or shorter rows.",
+            )
+        return Horizon(
+            steps,
+            full_steps,
+            f"The budget holds {steps} of {full_steps} steps of the default LoRA and no comparison beside it.",
+        )
+    return Horizon(
+        steps,
+        full_steps,
+        f"The default LoRA would take {amount}, {share}; so every configuration gets the same shortened horizon of "
+        f"{steps} of {full_steps} steps, which leaves room to compare {len(portfolio)} others and finish the best.",
+    )
+
+
+def _largest(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number in 1..most that fits, 0 if none, for a condition that only gets harder."""
+    low, high = 0, most
+    while low < high:
+        middle = (low + high + 1) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -1,0 +1,210 @@
+"""The strategy without experience: the default LoRA, a small portfolio, then asynchronous halving over extras.
+
+1. The default LoRA over the whole horizon: the baseline, and a candidate like any other.
+2. The recommended configuration at lr0, 3·lr0 and lr0/3 up to the early rung (12 % of the steps).
+3. When all of these have a score there: at every rung the better half goes on to the next (asynchronous successive
+   halving, Li et al. 2020, reduction factor 2; a paused run continues from its checkpoint). A run whose loss has
+   clearly risen over its own best is not continued and counts with its best step.
+4. While a whole further run could be paid: configurations of a seeded Sobol sequence (`extras`), up to the early rung.
+5. What is left finishes paused runs that are not clearly worse than the best; then the search is done.
+
+No run is started or continued whose end could not be paid, so the budget never runs out on a run that is half done.
+It learns nothing across tasks and models no curve; that is the transfer strategy's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from foretune.catalogue.methods import resolve
+from foretune.catalogue.models import ModelKind
+from foretune.catalogue.priors import DEFAULT_LORA, Recommendation, portfolio, recommended
+from foretune.catalogue.training import AMOUNT
+from foretune.files import fingerprint
+from foretune.search.budget import Budget
+from foretune.search.extras import Centre, extras, fixed_for, methods_for
+from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT, level_step
+from foretune.search.horizon import EARLY_LEVEL, Horizon, horizon, total_steps
+from foretune.search.ranking import Finalist, clearly_above, finalists, has_risen, ranking_at, score_at
+from foretune.search.runs import Continue, Cost, Proposal, Run, Start, View
+from foretune.search.types import Done, Wait
+
+REDUCTION = 2
+"""One in so many runs of a rung goes on."""
+DEFAULT_METHODS: Mapping[ModelKind, tuple[str, ...]] = {
+    "causal": ("lora",),
+    "seq2seq": ("lora",),
+    "encoder": ("lora", "full"),
+}
+"""Encoders are small enough, and their published recipes good enough, for full fine-tuning to be tried as well."""
+
+
+@dataclass(frozen=True)
+class ZeroShot:
+    """The strategy; `plan` builds one from facts about model, data and budget."""
+
+    baseline: Mapping[str, Any]
+    portfolio: tuple[Recommendation, ...]
+    horizon: int
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings the user fixed: never searched."""
+    max_trials: int | None = None
+    metric: str = "loss"
+    name: str = "zero-shot"
+
+    def settings(self) -> dict[str, Any]:
+        """See `Strategy.settings`."""
+        return {
+            "baseline": dict(self.baseline),
+            "portfolio": [dict(entry.config) for entry in self.portfolio],
+            "horizon": self.horizon,
+            "fixed": dict(self.fixed),
+            "max_trials": self.max_trials,
+            "metric": self.metric,
+        }
+
+    def finalists(self, runs: tuple[Run, ...], count: int | None = None) -> list[Finalist]:
+        """The runs to re-evaluate, best first; the baseline only where it agrees with what the user fixed."""
+        agreeing = [
+            run for run in runs if all(run.config.get(key, value) == value for key, value in self.fixed.items())
+        ]
+        return finalists(agreeing, self.metric, count)
+
+    def propose(self, view: View) -> Proposal:
+        """See `Strategy.propose`."""
+        if not view.runs:
+            return self._begin(view)
+        if self._may_start(view) and (start := self._next_of_portfolio(view)) is not None:
+            return start
+        first_pass = [run for run in view.runs if run.arm != "extra"]
+        if any(run.status == "running" and score_at(run, EARLY_LEVEL, self.metric) is None for run in first_pass):
+            return Wait(f"the first runs have to reach {RUNG_PERCENT[EARLY_LEVEL]} % of their steps")
+        proposal = self._promotion(view) or self._extra(view, first_pass) or self._finish(view)
+        if proposal is not None:
+            return proposal
+        if any(run.status == "running" for run in view.runs):
+            return Wait("runs under way have to report first")
+        if not self._may_start(view):
+            return Done(f"{len(view.runs)} configurations were tried, as many as were allowed")
+        return Done("what is left of the budget does not cover another run")
+
+    # -- the steps, in order
+
+    def _begin(self, view: View) -> Proposal:
+        if not view.affords(self.baseline, 0, self.horizon, new=True):
+            return Done("the budget does not cover the default LoRA")
+        why = "the default LoRA, trained in whole: what every other configuration is compared with"
+        return Start(self.baseline, self.horizon, self.horizon, "default", why)
+
+    def _may_start(self, view: View) -> bool:
+        return self.max_trials is None or len(view.runs) < self.max_trials
+
+    def _next_of_portfolio(self, view: View) -> Start | None:
+        if any(run.arm == "extra" for run in view.runs):
+            return None
+        started = {fingerprint(dict(run.config)) for run in view.runs}
+        for entry in self.portfolio:
+            if fingerprint(dict(entry.config)) not in started and view.affords(entry.config, 0, self.horizon, new=True):
+                return self._start(entry.config, "portfolio", entry.why)
+        return None
+
+    def _start(self, config: Mapping[str, Any], arm: str, why: str) -> Start:
+        early = level_step(self.horizon, EARLY_LEVEL)
+        return Start(config, self.horizon, early, arm, f"{why}; first to {RUNG_PERCENT[EARLY_LEVEL]} % of the steps")
+
+    def _promotion(self, view: View) -> Continue | None:
+        for level in range(LAST_LEVEL - 1, EARLY_LEVEL - 1, -1):
+            ranked = ranking_at(view.runs, level, self.metric)
+            for place, run in enumerate(ranked[: max(1, len(ranked) // REDUCTION)], start=1):
+                if run.step == level_step(self.horizon, level) and self._can_go_on(view, run):
+                    place_of = f"place {place} of {len(ranked)} at {RUNG_PERCENT[level]} % of the steps"
+                    return self._continue(run, f"{place_of}: among the better half")
+        return None
+
+    def _can_go_on(self, view: View, run: Run) -> bool:
+        return (
+            run.status == "idle"
+            and not has_risen(run, self.metric)
+            and view.affords(run.config, run.step, self.horizon)
+        )
+
+    def _continue(self, run: Run, why: str) -> Continue:
+        level = next(k for k in range(LAST_LEVEL + 1) if level_step(self.horizon, k) > run.step)
+        return Continue(run.id, level_step(self.horizon, level), f"{why}; on to {RUNG_PERCENT[level]} %")
+
+    def _extra(self, view: View, first_pass: list[Run]) -> Start | None:
+        if not self._may_start(view) or not self.portfolio:
+            return None
+        earlier = [fingerprint(dict(config)) for config in (self.baseline, *(e.config for e in self.portfolio))]
+        number = sum(run.arm == "extra" for run in view.runs)
+        drawn = extras(self._centres(first_pass), tuple(self.fixed), view.seed, earlier)
+        config = next(islice(drawn, number, None), None)
+        if config is None or not view.affords(config, 0, self.horizon, new=True):
+            return None
+        why = f"extra configuration {number + 1}: {config['method']} at {config['learning_rate']:.3g}, drawn around the"
+        return self._start(config, "extra", f"{why} best learning rate of the first runs")
+
+    def _centres(self, first_pass: list[Run]) -> dict[str, Centre]:
+        """For every method of the portfolio: its rule's rate, and the best rate at the early rung.
+
+        A run that failed after that rung still counts: the centre must not move once extras are drawn around it.
+        """
+        scored = [(score.value, run) for run in first_pass if (score := score_at(run, EARLY_LEVEL, self.metric))]
+        ranked = [run for _, run in sorted(scored, key=lambda pair: pair[0])]
+        centres: dict[str, Centre] = {}
+        for entry in self.portfolio:
+            method, rate = str(entry.config["method"]), float(entry.config["learning_rate"])
+            same = [float(run.config["learning_rate"]) for run in ranked if run.config["method"] == method]
+            centres.setdefault(method, Centre(entry.config, rate, same[0] if same else rate))
+        return centres
+
+    def _finish(self, view: View) -> Continue | None:
+        """The next paused run that what is left can finish and that is not clearly worse than the best."""
+        leaders = self.finalists(tuple(run for run in view.runs if run.status == "finished"), 1)
+        for candidate in finalists((run for run in view.runs if run.status == "idle"), self.metric):
+            run = candidate.run
+            rival = leaders[0].run.curve.get(candidate.step, {}).get(self.metric) if leaders else None
+            if (rival is None or not clearly_above(candidate.score, rival)) and self._can_go_on(view, run):
+                return self._continue(run, "not clearly worse than the best, and the rest of the budget can finish it")
+        return None
+
+
+def plan(
+    *,
+    width: int,
+    kind: ModelKind,
+    train_rows: int,
+    budget: Budget,
+    cost: Cost,
+    fixed: Mapping[str, Any] | None = None,
+    methods: tuple[str, ...] | None = None,
+    max_trials: int | None = None,
+    metric: str = "loss",
+) -> tuple[ZeroShot, Horizon]:
+    """The strategy for a model of hidden ``width`` on ``train_rows`` rows, and its horizon with the reason.
+
+    ``cost`` is the probe's forecast; settings in ``fixed`` are kept out of the search. The default LoRA keeps its own
+    settings except the amount of training, which all runs share. Raises `UsageError` and `BudgetError`.
+    """
+    settings = dict(fixed or {})
+    chosen = methods_for(methods or DEFAULT_METHODS[kind], settings)
+    shared = {name: settings[name] for name in AMOUNT if name in settings}
+    baseline = resolve({**DEFAULT_LORA, **shared})
+    asked = total_steps(train_rows, baseline)
+
+    def entries(steps: int) -> tuple[Recommendation, ...]:
+        first, *others = chosen
+        own = portfolio(first, width=width, kind=kind, steps=steps, fixed=fixed_for(first, chosen, settings))
+        return own + tuple(
+            recommended(name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, settings))
+            for name in others
+        )
+
+    length = horizon(asked, budget, cost, baseline, [entry.config for entry in entries(asked)])
+    return (
+        ZeroShot(baseline, entries(length.steps), length.steps, settings, max_trials, metric),
+        length,
+    )

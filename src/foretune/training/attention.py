@@ -1,0 +1,151 @@
+"""Attention over a packed stream, one document at a time, without a dense mask and without FlashAttention.
+
+The stream is ``[shared head | document 1 | document 2 | …]``. Documents are gathered into a small batch for the
+attention alone, ``(documents, heads, longest, head width)``: causal attention needs no padding mask there, because
+padding lies to the right of every real query. Every document also sees the shared head, which is computed once.
+The arithmetic is that of separate rows; ``is_exact`` checks it on the loaded model, and what fails the check is
+trained on padded batches instead (prefix keys, score soft-capping, attention sinks, bidirectional models).
+
+It does not cover cached decoding or encoder–decoders.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from foretune.data.update import Layout
+
+IMPLEMENTATION = "foretune_packed"
+
+
+@dataclass(frozen=True)
+class PackedPlan:
+    """Index tensors of a layout, made once per micro-batch and used by every layer."""
+
+    head: int
+    """Tokens in the shared head."""
+    longest: int
+    """Tokens in the longest document."""
+    gather: torch.Tensor
+    """(documents * longest,) stream positions; padding repeats a document's last token"""
+    scatter: torch.Tensor
+    """(stream - head,) where each document token lies in the gathered batch"""
+    documents: int
+
+    @classmethod
+    def of(cls, layout: Layout, device: torch.device) -> PackedPlan:
+        """The plan of ``layout``; its documents must follow one another without gaps."""
+        lengths = [end - start for start, end in layout.bounds]
+        longest = max(lengths)
+        steps = torch.arange(longest)
+        starts = torch.tensor([start for start, _ in layout.bounds])
+        last = torch.tensor([end - 1 for _, end in layout.bounds])
+        gather = torch.minimum(starts[:, None] + steps[None, :], last[:, None]).reshape(-1)
+        scatter = torch.cat([torch.arange(length) + number * longest for number, length in enumerate(lengths)])
+        return cls(layout.head, longest, gather.to(device), scatter.to(device), len(lengths))
+
+
+def _band(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """(queries, keys) bool: causal with the last query at the last key, at most ``window`` keys back.
+
+    None where the plain causal flag of the kernel says the same.
+    """
+    if queries == keys and (window is None or window >= keys):
+        return None
+    key = torch.arange(keys, device=device)[None, :]
+    query = torch.arange(keys - queries, keys, device=device)[:, None]
+    allowed = key <= query
+    return allowed if window is None else allowed & (key > query - window)
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    scaling: float | None,
+    window: int | None,
+    dropout: float,
+) -> torch.Tensor:
+    mask = _band(query.shape[2], key.shape[2], window, query.device)
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        dropout_p=dropout,
+        is_causal=mask is None and query.shape[2] > 1,
+        scale=scaling,
+    )
+
+
+def packed_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    packed_plan: PackedPlan | None = None,
+    **unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each document of a packed stream.
+
+    query: (1, heads, stream, head width); key, value: (1, key heads, stream, head width).
+    Returns (1, stream, heads, head width) and None, as transformers' attention functions do.
+    """
+    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if unused.get(name) is not None]
+    if packed_plan is None or attention_mask is not None or unsupported:
+        raise ValueError(f"packed attention needs its plan, no mask and none of {unsupported}")
+    plan = packed_plan
+    repeats = query.shape[1] // key.shape[1]
+
+    def documents(tensor: torch.Tensor, copies: int) -> torch.Tensor:
+        heads, width = tensor.shape[1], tensor.shape[3]
+        batch = tensor[0].index_select(1, plan.gather).view(heads, plan.documents, plan.longest, width)
+        return _repeat(batch.transpose(0, 1), copies)
+
+    document_key, document_value = documents(key, repeats), documents(value, repeats)
+    if plan.head:
+        head_key, head_value = (_repeat(tensor[:, :, : plan.head], repeats) for tensor in (key, value))
+        shape = (plan.documents, -1, -1, -1)
+        document_key = torch.cat([head_key.expand(shape), document_key], dim=2)
+        document_value = torch.cat([head_value.expand(shape), document_value], dim=2)
+    output = _attend(documents(query, 1), document_key, document_value, scaling, sliding_window, dropout)
+    flat = output.permute(0, 2, 1, 3).reshape(plan.documents * plan.longest, query.shape[1], query.shape[3])
+    stream = flat.index_select(0, plan.scatter)
+    if plan.head:
+        head = _attend(query[:, :, : plan.head], head_key, head_value, scaling, sliding_window, dropout)
+        stream = torch.cat([head[0].transpose(0, 1), stream])
+    return stream.unsqueeze(0), None
+
+
+def _repeat(tensor: torch.Tensor, copies: int) -> torch.Tensor:
+    """(batch, heads, time, width) with every head repeated ``copies`` times (grouped-query attention)."""
+    return tensor if copies == 1 else tensor.repeat_interleave(copies, dim=1)
+
+
+ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, packed_attention)
+
+
+@contextlib.contextmanager
+def attention(model: Any, implementation: str) -> Iterator[None]:
+    """Inside, ``model`` (a transformers model) uses ``implementation``; afterwards what it used before."""
+    before = model.config._attn_implementation
+    if implementation == before:
+        yield
+        return
+    model.set_attn_implementation(implementation)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)

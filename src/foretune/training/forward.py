@@ -1,0 +1,266 @@
+"""One forward pass: hidden states of the whole micro-batch, the head only where a label is scored.
+
+In a chat row perhaps one token in three is a target, and a small model keeps a fifth of its arithmetic in the
+vocabulary head; so the head runs on the target positions alone, in chunks, with the softmax in float32. Where the
+head is frozen the loss keeps, instead of the (targets, vocabulary) matrix, the gradient of each target's loss with
+respect to its hidden state, (targets, width): the backward pass is then a scaling of rows.
+
+`Network` hides the three kinds of model. Whether its plain head equals the model's own (some architectures scale
+or cap their logits) is checked on the loaded model, not assumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy, log_softmax
+from torch.utils.checkpoint import checkpoint
+
+from foretune.catalogue.models import ModelKind
+from foretune.data.update import MicroBatch, chunks
+from foretune.errors import ModelError
+from foretune.training.attention import IMPLEMENTATION, PackedPlan, attention
+
+HEAD_CHUNK_TARGETS = 256
+"""Targets per head pass: (256, 49,152) in float32 is 48 MiB."""
+PROBE_TOKENS = 12
+"""Length of the rows that the self-checks run."""
+RELATIVE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
+"""Largest root-mean-square difference of logits, relative to their spread, that counts as equal in a self-check:
+accumulated rounding of each precision. A leak between documents shows as 0.2 and more."""
+ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+"""What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
+
+
+class _FrozenHeadLoss(torch.autograd.Function):
+    """Negative log-likelihoods of labels under ``softmax(hidden @ weight.T + bias)`` with a frozen head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, labels: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden: (targets, width); weight: (vocabulary, width); labels: (targets,). Returns (targets,) float32."""
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
+        wanted = ctx.needs_input_grad[0]
+        slopes = torch.empty_like(hidden) if wanted else None
+        for chunk in chunks(hidden.shape[0], HEAD_CHUNK_TARGETS):
+            logits = nn.functional.linear(hidden[chunk], weight, bias).float()
+            label = labels[chunk, None]
+            normaliser = logits.logsumexp(-1, keepdim=True)
+            losses[chunk] = (normaliser - logits.gather(-1, label)).squeeze(-1)
+            if slopes is not None:
+                probabilities = logits.sub_(normaliser).exp_()
+                probabilities.scatter_add_(-1, label, torch.full_like(label, -1, dtype=torch.float32))
+                slopes[chunk] = probabilities.to(weight.dtype) @ weight
+        ctx.save_for_backward(slopes)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """gradients[0]: (targets,). Returns the gradient of ``hidden`` alone."""
+        (slopes,) = ctx.saved_tensors
+        return (slopes * gradients[0][:, None].to(slopes.dtype), None, None, None)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scored positions of one forward pass (the `Forward` that losses and regularizers see)."""
+
+    hidden: torch.Tensor
+    labels: torch.Tensor
+    row: torch.Tensor
+    network: Network
+
+    def log_probs(self, chunk: slice) -> torch.Tensor:
+        """(chunk, vocabulary or classes) float32 log-probabilities."""
+        return log_softmax(self.network.logits(self.hidden[chunk]).float(), dim=-1)
+
+    def nll(self) -> torch.Tensor:
+        """(targets,) float32: cross entropy, or squared error for regression."""
+        if self.labels.is_floating_point():
+            return (self.hidden.squeeze(-1).float() - self.labels.float()) ** 2
+        if self.network.head is None:
+            return cross_entropy(self.hidden.float(), self.labels, reduction="none")
+        if self.network.frozen_plain_head:
+            head = self.network.head
+            return _FrozenHeadLoss.apply(self.hidden, head.weight, head.bias, self.labels)  # type: ignore[no-any-return, no-untyped-call]
+        pieces = [self._chunk_nll(chunk) for chunk in chunks(self.hidden.shape[0], HEAD_CHUNK_TARGETS)]
+        return torch.cat(pieces) if pieces else self.hidden.new_zeros(0, dtype=torch.float32)
+
+    def _chunk_nll(self, chunk: slice) -> torch.Tensor:
+        def losses(hidden: torch.Tensor) -> torch.Tensor:
+            return cross_entropy(self.network.logits(hidden).float(), self.labels[chunk], reduction="none")
+
+        if torch.is_grad_enabled():
+            return checkpoint(losses, self.hidden[chunk], use_reentrant=False)  # type: ignore[no-any-return]
+        return losses(self.hidden[chunk])
+
+
+class Network:
+    """A model as the loop sees it: micro-batch in, scored positions out."""
+
+    def __init__(self, model: Any, kind: ModelKind) -> None:
+        """``model``: a transformers model, adapters already injected. Raises nothing; checks itself lazily."""
+        self.model = model
+        self.kind: ModelKind = kind
+        self.head: Any = model.get_output_embeddings() if kind != "encoder" else None
+        self._plain_attention: str = model.config._attn_implementation
+        self._plain_head: bool | None = None
+        self._packs: bool | None = None
+
+    @property
+    def frozen_plain_head(self) -> bool:
+        """Whether the head is a linear layer without gradient that gives the model's own logits."""
+        return not self.head.weight.requires_grad and type(self.head) is nn.Linear and self.plain_head
+
+    @property
+    def plain_head(self) -> bool:
+        """Whether ``head(hidden)`` equals the model's own logits, by trial on a few tokens."""
+        if self._plain_head is None:
+            self._plain_head = self._head_agrees()
+        return self._plain_head
+
+    @property
+    def packs(self) -> bool:
+        """Whether a packed stream gives this model the losses of separate rows, by trial."""
+        if self._packs is None:
+            self._packs = self.kind == "causal" and self._packing_agrees()
+        return self._packs
+
+    @property
+    def noisy(self) -> bool:
+        """Whether any dropout is active in training: the shared head would then share its noise as well."""
+        config = self.model.config.get_text_config()
+        rates = [getattr(config, name, 0.0) for name in ATTENTION_DROPOUT_NAMES]
+        rates += [module.p for module in self.model.modules() if isinstance(module, nn.Dropout)]
+        return any(rates)
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(targets, vocabulary) from (targets, width); for classifiers the hidden states are the logits."""
+        if self.head is None:
+            return hidden
+        logits = self.head(hidden)
+        if self.kind == "seq2seq" and getattr(self.model, "final_logits_bias", None) is not None:
+            logits = logits + self.model.final_logits_bias.reshape(-1).to(logits.dtype)
+        return self._finish(logits)
+
+    def _finish(self, logits: torch.Tensor) -> torch.Tensor:
+        """What architectures do to logits after the head: scaling and soft-capping, by their configuration."""
+        config = self.model.config
+        if (scale := getattr(config, "logit_scale", None)) is not None:
+            logits = logits * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:
+            logits = logits / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+            logits = torch.tanh(logits / cap) * cap
+        return logits
+
+    @contextlib.contextmanager
+    def mode(self, *, packing: bool, training: bool) -> Iterator[None]:
+        """Inside, the model trains or evaluates, on packed or padded micro-batches."""
+        was_training = self.model.training
+        self.model.train(training)
+        try:
+            with attention(self.model, IMPLEMENTATION if packing else self._plain_attention):
+                yield
+        finally:
+            self.model.train(was_training)
+
+    def run(self, batch: MicroBatch) -> Scored:
+        """The forward pass of one micro-batch."""
+        if self.kind == "encoder":
+            logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask).logits
+            return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)
+        if self.kind == "seq2seq":
+            hidden = self._seq2seq_hidden(batch)
+        elif batch.layout is not None:
+            plan = PackedPlan.of(batch.layout, batch.ids.device)
+            hidden = self._hidden(batch.ids, None, batch.positions, packed_plan=plan)
+        else:
+            hidden = self._hidden(batch.ids, batch.attention_mask, batch.positions)
+        scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.target_index)
+        return Scored(scored, batch.labels, batch.row, self)
+
+    def _hidden(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, **extra: Any
+    ) -> torch.Tensor:
+        backbone = self.model.base_model
+        output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **extra)
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def _seq2seq_hidden(self, batch: MicroBatch) -> torch.Tensor:
+        mask = batch.attention_mask
+        source = self.model.get_encoder()(input_ids=batch.ids, attention_mask=mask).last_hidden_state
+        output = self.model.get_decoder()(
+            input_ids=batch.decoder_ids, encoder_hidden_states=source, encoder_attention_mask=mask, use_cache=False
+        )
+        hidden: torch.Tensor = output.last_hidden_state
+        if getattr(self.model.config, "scale_decoder_outputs", False):
+            hidden = hidden * self.model.config.d_model**-0.5
+        return hidden
+
+    def _probe_ids(self, rows: int) -> torch.Tensor:
+        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(rows * PROBE_TOKENS).reshape(rows, PROBE_TOKENS) * 7 + 11
+        return (ids % vocabulary).to(self.model.device)
+
+    def _close(self, one: torch.Tensor, other: torch.Tensor) -> bool:
+        tolerance = RELATIVE_TOLERANCE.get(one.dtype, RELATIVE_TOLERANCE[torch.float32])
+        difference = (one.float() - other.float()).pow(2).mean().sqrt()
+        return bool(difference <= tolerance * other.float().std())
+
+    @torch.no_grad()
+    def verify(self) -> None:
+        """Check that hidden states and `logits` give the model's own logits; raises `ModelError` where not."""
+        if self.kind == "encoder":
+            return
+        hidden, own = self._probe_hidden_and_logits()
+        if not self._close(self.logits(hidden), own):
+            raise ModelError(
+                f"the logits of {type(self.model).__name__} are not its head applied to its last hidden state.",
+                remedy="This architecture is not supported; please report it with the model's name.",
+            )
+
+    @torch.no_grad()
+    def _head_agrees(self) -> bool:
+        if self.kind != "causal":
+            return False
+        hidden, own = self._probe_hidden_and_logits()
+        return self._close(self.head(hidden), own)
+
+    def _probe_hidden_and_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
+        ids = self._probe_ids(1)
+        positions = torch.arange(PROBE_TOKENS, device=ids.device)[None]
+        with self.mode(packing=False, training=False):
+            if self.kind == "seq2seq":
+                batch = MicroBatch(ids, positions, torch.ones_like(ids), ids[0], ids[0], ids[0], decoder_ids=ids)
+                own = self.model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
+                return self._seq2seq_hidden(batch), own
+            hidden = self._hidden(ids, torch.ones_like(ids), positions)
+            return hidden, self.model(input_ids=ids, use_cache=False).logits
+
+    @torch.no_grad()
+    def _packing_agrees(self) -> bool:
+        if not getattr(self.model, "_supports_attention_backend", False):
+            return False
+        from foretune.data.batches import probe_layouts
+
+        stream, separate = probe_layouts(self._probe_ids(3))
+        try:
+            with self.mode(packing=True, training=False):
+                together = self.run(stream).hidden
+        except (ValueError, TypeError, RuntimeError, KeyError):
+            return False
+        with self.mode(packing=False, training=False):
+            apart = self.run(separate).hidden
+        return self._close(self.logits(together), self.logits(apart))
+
+
+def on_device(batch: MicroBatch, model: Any) -> MicroBatch:
+    """The micro-batch where the model is."""
+    return batch if batch.ids.device == model.device else batch.to(model.device)

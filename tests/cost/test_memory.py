@@ -1,0 +1,121 @@
+"""The bytes formula against what autograd really saves, and properties of the peak."""
+
+from dataclasses import replace
+
+import pytest
+
+from foretune.cost.memory import Layout, layer_bytes_per_token, peak, trained_bytes, weight_bytes
+from foretune.cost.shapes import ModelShapes
+
+torch = pytest.importorskip("torch")
+TOKENS = 64
+RANK = 8
+_DECODER = {"vocab_size": 96, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2,
+            "num_attention_heads": 3, "num_key_value_heads": 1, "max_position_embeddings": 128,
+            "pad_token_id": 0}  # fmt: skip
+_GPT2 = {"vocab_size": 96, "n_embd": 96, "n_layer": 2, "n_head": 3, "n_positions": 128}
+_BERT = {"vocab_size": 96, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 2,
+         "num_attention_heads": 3, "max_position_embeddings": 128}  # fmt: skip
+_BART = {"vocab_size": 96, "d_model": 96, "encoder_layers": 2, "decoder_layers": 2, "encoder_ffn_dim": 256,
+         "decoder_ffn_dim": 256, "encoder_attention_heads": 3, "decoder_attention_heads": 3,
+         "max_position_embeddings": 128}  # fmt: skip
+_LAYER_COUNTS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers")
+
+
+def _saved_bytes(name, fields, layers, *, full, dtype, dropout, checkpointing):
+    from peft import LoraConfig, get_peft_model
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    fields = {**fields, **{k: layers for k in _LAYER_COUNTS if k in fields}}
+    config = CONFIG_MAPPING[name](**fields)
+    loader = {"bert": AutoModel, "bart": AutoModelForSeq2SeqLM}.get(name, AutoModelForCausalLM)
+    model = loader.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
+    if not full:
+        lora = LoraConfig(r=RANK, target_modules="all-linear", lora_dropout=dropout)
+        model = get_peft_model(model, lora, autocast_adapter_dtype=False)
+    model.train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    ids = torch.randint(5, 90, (1, TOKENS))
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if name == "bart":
+        inputs["decoder_input_ids"] = ids
+    if name != "bert":
+        inputs["use_cache"] = False
+    owned = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept = {}
+
+    def pack(tensor):
+        if tensor.untyped_storage().data_ptr() not in owned:
+            kept[tensor.untyped_storage().data_ptr()] = tensor  # holding it keeps its address from being used again
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(**inputs)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "full", "dtype", "dropout"),
+    [
+        ("llama", _DECODER, False, "bfloat16", 0.0),
+        ("llama", _DECODER, False, "bfloat16", 0.1),
+        ("llama", _DECODER, False, "float32", 0.0),
+        ("llama", _DECODER, True, "bfloat16", 0.0),
+        ("qwen3", {**_DECODER, "head_dim": 32}, False, "bfloat16", 0.0),
+        ("gemma3_text", {**_DECODER, "head_dim": 32}, False, "bfloat16", 0.0),
+        ("gemma3_text", {**_DECODER, "head_dim": 32}, True, "bfloat16", 0.0),
+        ("gpt2", _GPT2, True, "bfloat16", 0.0),
+        ("gpt2", {**_GPT2, "attn_pdrop": 0.0, "resid_pdrop": 0.0}, True, "bfloat16", 0.0),
+        ("bert", _BERT, False, "bfloat16", 0.0),
+        ("bart", _BART, False, "bfloat16", 0.0),
+        ("bart", _BART, True, "bfloat16", 0.0),
+    ],
+)
+def test_bytes_kept_per_layer_and_token_equal_what_autograd_saves(name, fields, full, dtype, dropout):
+    measure = {"full": full, "dtype": dtype, "dropout": dropout, "checkpointing": False}
+    two, four = (_saved_bytes(name, fields, n, **measure) for n in (2, 4))
+    measured = (four - two) / 2 / TOKENS
+    layout = Layout(TOKENS, dtype=dtype, adapter_rank=RANK, adapter_dropout=dropout > 0, longest_row=TOKENS)
+    shapes = ModelShapes.from_config({"model_type": name, **fields})
+    stacks = ("encoder", "decoder") if name == "bart" else ("encoder",) if name == "bert" else ("decoder",)
+    formula = sum(layer_bytes_per_token(shapes, layout, full=full, stack=stack) for stack in stacks)
+    assert formula == pytest.approx(measured, rel=0.05)
+
+
+def test_checkpointing_keeps_one_input_per_layer():
+    measure = {"full": True, "dtype": "bfloat16", "dropout": 0.0, "checkpointing": True}
+    two, four = (_saved_bytes("llama", _DECODER, n, **measure) for n in (2, 4))
+    assert (four - two) / 2 / TOKENS == 2 * _DECODER["hidden_size"]
+
+
+SMOLLM2 = ModelShapes.from_config(
+    {"model_type": "llama", "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
+     "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True}
+)  # fmt: skip
+
+
+def test_hand_computed_parts():
+    layout = Layout(dtype="bfloat16")
+    assert weight_bytes(SMOLLM2, layout) == 2 * 134_515_008
+    assert weight_bytes(SMOLLM2, replace(layout, dtype="float32")) == 4 * 134_515_008
+    packed = 106_168_320  # the matrices of the 30 layers
+    rest = 134_515_008 - packed
+    assert weight_bytes(SMOLLM2, replace(layout, quantize="4bit")) == packed * 0.5625 + rest * 2
+    # adapter: bf16 value 2, bf16 gradient 2, float32 master 4, its gradient 4, two moments 8
+    assert trained_bytes(1000, layout, full=False) == 20_000
+    assert trained_bytes(1000, replace(layout, dtype="float32"), full=True) == 12_000
+
+
+def test_the_peak_moves_the_right_way():
+    base = peak(SMOLLM2, Layout(), trainable=4_884_480, full=False)
+    wider = peak(SMOLLM2, Layout(micro_batch_tokens=1024), trainable=4_884_480, full=False)
+    saved = peak(SMOLLM2, Layout(gradient_checkpointing=True), trainable=4_884_480, full=False)
+    full = peak(SMOLLM2, Layout(), trainable=SMOLLM2.parameters, full=True)
+    assert wider.activations == pytest.approx(2 * base.activations)
+    assert saved.activations < base.activations / 4
+    assert saved.weights == base.weights
+    assert full.trained > 20 * base.trained
+    assert base.interval.low < base.total < base.interval.high
+    longest = peak(SMOLLM2, Layout(micro_batch_tokens=64, longest_row=512), trainable=1, full=False)
+    assert longest.activations == base.activations  # a row is never cut in two

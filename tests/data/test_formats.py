@@ -1,0 +1,213 @@
+"""Row formats, tasks and labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foretune.data.columns import Columns
+from foretune.data.example import Turn
+from foretune.data.labels import guess_labels
+from foretune.data.read import ReadResult, read
+from foretune.errors import DataError
+
+
+def S(text: str) -> Turn:  # noqa: N802
+    return Turn("system", text)
+
+
+def U(text: str) -> Turn:  # noqa: N802
+    return Turn("user", text)
+
+
+def A(text: str) -> Turn:  # noqa: N802
+    return Turn("assistant", text)
+
+
+def from_rows(tmp_path: Path, *rows: dict[str, Any], **options: Any) -> ReadResult:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return read(path, **options)
+
+
+CASES: dict[str, tuple[dict[str, Any], str, tuple[Turn, ...], tuple[int, ...]]] = {
+    "messages": (
+        {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},
+                      {"role": "assistant", "content": "a"}]},
+        "messages", (S("s"), U("q"), A("a")), (2,),
+    ),
+    "messages under another key, several answers": (
+        {"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+                           {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]},
+        "messages", (U("q"), A("a"), U("r"), A("b")), (1, 3),
+    ),
+    "messages with weights and parts": (
+        {"messages": [{"role": "developer", "content": "s"},
+                      {"role": "user", "content": [{"type": "text", "text": "q"}]},
+                      {"role": "assistant", "content": "a", "weight": 0}, {"role": "user", "content": "r"},
+                      {"role": "assistant", "content": "b", "weight": 1}]},
+        "messages", (S("s"), U("q"), A("a"), U("r"), A("b")), (4,),
+    ),
+    "sharegpt": (
+        {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "system": "s"},
+        "sharegpt", (S("s"), U("q"), A("a")), (2,),
+    ),
+    "prompt and completion": ({"prompt": "q", "completion": "a"}, "prompt-completion", (U("q"), A("a")), (1,)),
+    "conversational prompt and completion": (
+        {"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+                    {"role": "user", "content": "r"}],
+         "completion": [{"role": "assistant", "content": "b"}]},
+        "prompt-completion", (U("q"), A("a"), U("r"), A("b")), (3,),
+    ),
+    "alpaca": ({"instruction": "do", "input": "", "output": "a", "text": "all"}, "alpaca", (U("do"), A("a")), (1,)),
+    "alpaca with input": (
+        {"instruction": "do", "input": "this", "output": "a"}, "alpaca", (U("do\n\nthis"), A("a")), (1,)
+    ),
+    "dolly": (
+        {"instruction": "do", "context": "this", "response": "a", "category": "x"},
+        "alpaca", (U("do\n\nthis"), A("a")), (1,),
+    ),
+    "question and answer": ({"question": "q", "answer": "a"}, "question-answer", (U("q"), A("a")), (1,)),
+    "squad": (
+        {"question": "q", "context": "c", "answers": {"text": ["a", "b"], "answer_start": [0, 1]}},
+        "question-answer", (U("c\n\nq"), A("a")), (1,),
+    ),
+    "numbers as answers": ({"question": "q", "answer": 42}, "question-answer", (U("q"), A("42")), (1,)),
+    "translation": ({"translation": {"en": "dog", "de": "Hund"}}, "translation", (U("dog"), A("Hund")), (1,)),
+    "source and target": ({"source": "dog", "target": "Hund"}, "source-target", (U("dog"), A("Hund")), (1,)),
+    "summaries": ({"document": "long", "summary": "short"}, "source-target", (U("long"), A("short")), (1,)),
+    "text and label": ({"text": "t", "label": "x"}, "text-label", (U("t"),), ()),
+    "text": ({"text": "t", "meta": {"a": 1}}, "text", (Turn("text", "t"),), (0,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_format_is_found_and_converted(tmp_path: Path, name: str) -> None:
+    row, form, turns, targets = CASES[name]
+    for options in ({}, {"format": form}):
+        result = from_rows(tmp_path, row, row, **options)
+        assert (result.format, result.examples[0].turns, result.examples[0].targets) == (form, turns, targets)
+
+
+def test_one_odd_first_row_does_not_decide_the_format(tmp_path: Path) -> None:
+    rows = [{"text": "t", "label": "x"}] + [{"question": "q", "answer": "a"}] * 3
+    with pytest.raises(DataError, match=r"1 of 4 rows.*\n.*:1: there is no 'question'"):
+        from_rows(tmp_path, *rows)
+
+
+def test_translation_direction(tmp_path: Path) -> None:
+    row = {"translation": {"en": "dog", "de": "Hund", "fr": "chien"}}
+    with pytest.raises(DataError, match=r"translation\.en, translation\.de"):
+        from_rows(tmp_path, row)
+    result = from_rows(tmp_path, row, columns=Columns(prompt="de", answer="fr"))
+    assert (result.examples[0].prompt, result.examples[0].answer) == ("Hund", "chien")
+    result = from_rows(tmp_path, row, columns=Columns(prompt="translation.fr", answer="translation.en"))
+    assert (result.examples[0].prompt, result.examples[0].answer) == ("chien", "dog")
+    flat = {"en": "dog", "de": "Hund"}
+    result = from_rows(tmp_path, flat, columns=Columns(prompt="en", answer="de"))
+    assert (result.examples[0].prompt, result.examples[0].answer) == ("dog", "Hund")
+
+
+@pytest.mark.parametrize(
+    ("messages", "what"),
+    [
+        ([{"role": "user", "content": "q"}], "last turn is the user's"),
+        ([{"role": "user", "content": "q"}, {"role": "tool", "content": "x"}], "turn 2: role 'tool' is not supported"),
+        ([{"role": "assistant", "content": "a"}], "turn 1: the assistant speaks before"),
+        ([{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [{}]}], "tool calls"),
+        ([{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "a"}], "'image_url'"),
+        (
+            [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}],
+            "turn 2: the assistant's turn is em",
+        ),
+        ([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}], "weight 0"),
+        ([{"role": "user", "content": "q"}, "a"], "turn 2: is text"),
+        ([{"content": "q"}], "turn 1: has no role"),
+        ([], "empty list"),
+        ("q", "holds text, not a list of turns"),
+    ],
+)
+def test_conversations_that_cannot_be_used(tmp_path: Path, messages: Any, what: str) -> None:
+    good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    with pytest.raises(DataError) as caught:
+        from_rows(tmp_path, good, good, {"messages": messages})
+    assert "rows.jsonl:3: " in str(caught.value) and what in str(caught.value)
+
+
+def test_preference_pairs_are_named(tmp_path: Path) -> None:
+    row = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    with pytest.raises(DataError, match=r"preference pairs.*--answer-column chosen"):
+        from_rows(tmp_path, row)
+    assert from_rows(tmp_path, row, columns=Columns(answer="chosen")).examples[0].answer == "a"
+
+
+def test_notes_say_what_was_taken_and_what_was_left(tmp_path: Path) -> None:
+    notes = " ".join(from_rows(tmp_path, {"question": "q", "answer": "a", "id": 7, "why": "w"}).notes)
+    assert "prompt = 'question', answer = 'answer'" in notes and "not used: id, why" in notes
+
+
+@pytest.mark.parametrize(
+    ("labels", "typed", "task"),
+    [
+        (["a", "b", "a"], True, "classification"),
+        ([True, False], True, "classification"),
+        ([1, 2, 3, 4, 5] * 4, True, "classification"),
+        (list(range(77)) * 5, True, "classification"),  # codes 0 … 76
+        (list(range(77)), True, "regression"),
+        ([3, 900, 41, 7] * 9 + list(range(100, 140)), True, "regression"),
+        ([0.5, 1.0, 2.0], True, "regression"),
+        ([1.0, 2.0, 3.0], True, "regression"),
+        (["1", "2", "1"], True, "classification"),  # text on purpose
+        (["1", "2", "1"], False, "classification"),
+        (["1.5", "2"], False, "regression"),
+        (["1.5", "two"], False, "classification"),
+    ],
+)
+def test_label_kinds(labels: list[Any], typed: bool, task: str) -> None:
+    assert guess_labels(labels, typed=typed)[0] == task
+
+
+def test_labels_take_their_final_form(tmp_path: Path) -> None:
+    rows = [{"text": "t", "stars": n} for n in (1, 2, 1)]
+    result = from_rows(tmp_path, *rows)
+    assert ([e.label for e in result.examples], result.task) == (["1", "2", "1"], "classification")
+    assert any("--task regression" in note for note in result.notes)
+    result = from_rows(tmp_path, *rows, task="regression")
+    assert [e.label for e in result.examples] == [1.0, 2.0, 1.0]
+    result = from_rows(tmp_path, *rows, task="generation")
+    assert (result.examples[1].turns, result.examples[1].targets) == ((U("t"), A("2")), (1,))
+    result = from_rows(tmp_path, *rows, task="language-modelling")
+    assert result.examples[0].turns == (Turn("text", "t"),)
+    halves = [{"text": "t", "score": 0.5}, {"text": "t", "score": 2}]
+    assert [e.label for e in from_rows(tmp_path, *halves).examples] == [0.5, 2.0]
+    assert [e.label for e in from_rows(tmp_path, *halves, task="classification").examples] == ["0.5", "2"]
+
+
+def test_answers_as_labels(tmp_path: Path) -> None:
+    result = from_rows(tmp_path, {"question": "q", "answer": "yes"}, task="classification")
+    assert (result.examples[0].turns, result.examples[0].targets, result.examples[0].label) == ((U("q"),), (), "yes")
+    with pytest.raises(DataError, match=r"'yes' is not a finite number"):
+        from_rows(tmp_path, {"question": "q", "answer": "yes"}, task="regression")
+
+
+def test_tasks_that_do_not_fit_the_rows(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"cannot be classification"):
+        from_rows(tmp_path, {"text": "t"}, task="classification")
+    with pytest.raises(DataError, match=r"cannot be language-modelling"):
+        from_rows(tmp_path, {"question": "q", "answer": "a"}, task="language-modelling")
+
+
+@pytest.mark.parametrize("label", [None, "", [], ["a", "b"], {"a": 1}])
+def test_rows_without_one_label(tmp_path: Path, label: Any) -> None:
+    good = {"text": "t", "label": "x"}
+    with pytest.raises(DataError, match=r"rows\.jsonl:2: 'label'"):
+        from_rows(tmp_path, good, {"text": "t", "label": label}, good)
+
+
+def test_label_drift_is_bad_rows(tmp_path: Path) -> None:
+    rows = [{"text": "t", "label": value} for value in (1, 2, "two", 1)]
+    with pytest.raises(DataError, match=r"'label' is text here but a number in most rows"):
+        from_rows(tmp_path, *rows)
