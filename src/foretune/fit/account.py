@@ -141,14 +141,15 @@ def _data(prepared: Prepared) -> r.DataInfo:
 
 
 def _budget(outcome: Outcome) -> r.BudgetInfo:
-    settings = outcome.plan.resolution.spec.budget
+    budget = outcome.plan.budget
+    price = outcome.plan.resolution.spec.budget.price_per_hour
     phases = tuple(r.Phase(name, seconds) for name, seconds in outcome.phases.items())
-    if settings.trials is not None:
-        return r.BudgetInfo("trials", settings.trials, len(outcome.runs), phases)
-    if settings.steps is not None:
-        return r.BudgetInfo("steps", settings.steps, sum(run.step for run in outcome.runs), phases)
-    total = float(outcome.plan.resolution["budget.time"])
-    return r.BudgetInfo("time", total, outcome.used_s, phases, price_per_hour=settings.price_per_hour)
+    used = {
+        "time": outcome.used_s,
+        "trials": float(len(outcome.runs)),
+        "steps": float(sum(run.step for run in outcome.runs)),
+    }
+    return r.BudgetInfo(budget.kind, budget.total, used[budget.kind], phases, price_per_hour=price)
 
 
 def forecast_rows(

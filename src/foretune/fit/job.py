@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
-from foretune.config.resolve import Resolution, write_resolved
+from foretune.config.resolve import write_resolved
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.execution.drive import Stopped, Watch, run_job
 from foretune.execution.local import LocalExecutor
@@ -29,6 +29,7 @@ from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chos
 from foretune.fit.folder import Clock, RunFolder
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared, prepare
+from foretune.fit.request import FitRequest, saved_identity
 from foretune.fit.schedule import Schedule, Speeds, plan_end
 from foretune.fit.trials import Search, budget_of, open_search, run_trials, time_budget
 from foretune.report.card import write_card
@@ -56,14 +57,14 @@ class FitResult:
 
 def run_fit(
     plan: Plan,
+    request: FitRequest,
     output: Path,
     *,
     on_event: OnEvent = lambda kind, payload: None,
     command: str = "foretune.fit",
-    plugins: tuple[Path, ...] = (),
     worker: list[str] | None = None,
 ) -> FitResult:
-    """Carry out ``plan`` in the folder ``output``, or continue what was begun there.
+    """Carry out ``plan`` (made from ``request``) in the folder ``output``, or continue what was begun there.
 
     Raises `Interrupted` after Ctrl-C or SIGTERM (the run can be resumed), and every `ForetuneError` of its parts.
     ``worker`` replaces the command that starts a worker process.
@@ -73,11 +74,14 @@ def run_fit(
     with FolderLock(output), _interrupts() as interrupted:
         if folder.finished:
             return FitResult(output, read_record(output))
-        started = _start(folder, plan, command)
+        started = _start(folder, plan, request, command)
         clock = Clock(output / "clock.json")
         watch = Watch(interrupted.is_set, clock.tick, on_event)
         executor = LocalExecutor(
-            folder.logs, workers=plan.resolution.spec.search.workers, plugins=plugins, command=worker
+            folder.logs,
+            workers=plan.resolution.spec.search.workers,
+            plugins=[Path(plugin) for plugin in request.plugins],
+            command=worker,
         )
         job = _Fit(plan, folder, clock, watch, executor, on_event, command, started)
         try:
@@ -89,41 +93,20 @@ def run_fit(
             ) from None
 
 
-def _start(folder: RunFolder, plan: Plan, command: str) -> str:
+def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> str:
     """Write what the run is, or check that it is the one begun here; returns when it was started."""
-    resolution = plan.resolution
-    identity = run_identity(resolution)
-    begun = folder.once(
-        "run",
-        lambda: {
-            "identity": identity,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": command,
-        },
-    )
-    if begun["identity"] != identity:
+    begun = saved_identity(folder.root)
+    if begun is None:
+        request.save(folder.root)
+        write_resolved(folder.resolved, plan.resolution)
+    elif begun != request.identity and not request.resumed:
         raise OutputError(
             "another run was begun in this folder, with other settings.",
             place=Place(folder.root),
             remedy=f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output.",
         )
-    if not folder.resolved.exists():
-        write_resolved(folder.resolved, resolution)
-    return str(begun["started"])
-
-
-FREE_TO_CHANGE = ("output.folder", "search.workers", "budget.price_per_hour", "budget.time")
-"""Settings that a resumed run may have otherwise: they change no decision that was already made."""
-
-
-def run_identity(resolution: Resolution) -> str:
-    """A hash of what a user chose, so that a folder is only resumed by the same run."""
-    chosen = {
-        key: item.value
-        for key, item in resolution.values.items()
-        if resolution.chosen(key) and key not in FREE_TO_CHANGE
-    }
-    return fingerprint(chosen)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return str(folder.once("run", lambda: {"started": now, "command": command})["started"])
 
 
 @contextmanager

@@ -32,21 +32,15 @@ class Search:
 
 def budget_of(plan: Plan, clock: Clock, end: End) -> Budget:
     """What the trials may spend: the budget less what was used before them and what is reserved after them."""
-    settings = plan.resolution.spec.budget
     workers = plan.resolution.spec.search.workers
-    if settings.trials is not None:
-        return Budget("trials", float(settings.trials), workers=workers)
-    if settings.steps is not None:
-        return Budget("steps", float(settings.steps), workers=workers)
-    return Budget("time", float(time_budget(plan) or 0.0), reserve=end.reserve_s, workers=workers, spent=clock.used())
+    if plan.budget.kind != "time":
+        return Budget(plan.budget.kind, float(plan.budget.total), workers=workers)
+    return Budget("time", plan.budget.total, reserve=end.reserve_s, workers=workers, spent=clock.used())
 
 
 def time_budget(plan: Plan) -> float | None:
     """Seconds of the whole run, or None when the budget is in trials or steps."""
-    settings = plan.resolution.spec.budget
-    if settings.trials is not None or settings.steps is not None:
-        return None
-    return float(plan.resolution["budget.time"])
+    return plan.budget.total if plan.budget.kind == "time" else None
 
 
 def open_search(
