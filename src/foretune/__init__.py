@@ -15,8 +15,6 @@ __all__ = ["__version__", "fit", "plan", "resume"]
 def __getattr__(name: str) -> Any:
     """Load ``fit``, ``plan`` and ``resume`` on first use, so that ``import foretune`` stays light."""
     if name in ("fit", "plan", "resume"):
-        module = importlib.import_module("foretune.fit")
-        function = getattr(module, name)
-        globals()[name] = function
-        return function
+        module = importlib.import_module("foretune.fit")  # itself callable: see its last lines
+        return module if name == "fit" else getattr(module, name)
     raise AttributeError(f"module 'foretune' has no attribute {name!r}")

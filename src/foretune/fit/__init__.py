@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from foretune.fit.plan import Plan, plan
@@ -75,3 +77,13 @@ def default_output(data: str) -> Path:
     stem = Path(data).stem.replace(":", "-") or "data"
     candidates = (Path(f"{stem}-fit" if number == 1 else f"{stem}-fit-{number}") for number in range(1, 10_000))
     return next(path for path in candidates if not path.exists())
+
+
+class _CallableModule(ModuleType):
+    """``foretune.fit`` names this package and the function in it; called, the package is the function."""
+
+    def __call__(self, *arguments: Any, **settings: Any) -> FitResult:
+        return fit(*arguments, **settings)
+
+
+sys.modules[__name__].__class__ = _CallableModule
