@@ -443,7 +443,7 @@ def test_csv_ragged_rows_and_headers(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(path)
     assert f"{path}:3: 3 fields where the header has 2" in str(caught.value)
-    assert f"{path}:4: 1 fields" in str(caught.value)
+    assert f"{path}:4: 1 field where" in str(caught.value)
     path.write_text("answer,answer\nq1,a1\n")
     with pytest.raises(DataError, match=r"'answer' twice"):
         read(path)

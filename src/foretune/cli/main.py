@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
+from foretune.cli import data
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -23,6 +24,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(data.app, name="data")
 
 
 def _show_version(wanted: bool) -> None:

@@ -75,7 +75,8 @@ def delimited(path: Path, split: str | None = None, *, delimiter: str | None = N
             if not re.fullmatch(rb"sep=.", raw):
                 header = _header(fields, place)
         elif len(fields) != len(header):
-            what = f"{len(fields)} fields where the header has {len(header)} (is a {mark!r} inside a field unquoted?)"
+            noun = "field" if len(fields) == 1 else "fields"
+            what = f"{len(fields)} {noun} where the header has {len(header)} (is a {mark!r} inside a field unquoted?)"
             yield BadRow(Problem(place, what), raw)
         else:
             yield Row(dict(zip(header, fields, strict=True)), place, raw, split)
