@@ -160,8 +160,16 @@ def test_damaged_arrow_and_parquet(tmp_path: Path) -> None:
     part.write_bytes(part.read_bytes()[:100])
     with pytest.raises(DataError, match=r"not a readable Arrow file"):
         read(tmp_path / "saved")
-    path = write_parquet(tmp_path / "a.parquet", QA)
-    path.write_bytes(path.read_bytes()[:-20])
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist(QA), path, compression="none", use_dictionary=False)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"What is 7?", b"What is \xff?"))  # not UTF-8 inside an intact file
+    with pytest.raises(DataError, match=r"not a readable Parquet file"):
+        read(path)
+    path.write_bytes(content[:-20])
     with pytest.raises(DataError, match=r"not a readable Parquet file"):
         read(path)
 

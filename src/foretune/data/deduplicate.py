@@ -52,11 +52,6 @@ class Duplicates:
     """Rows that are in a cluster with an earlier row without repeating one exactly."""
     conflicts: tuple[Conflict, ...]
 
-    @property
-    def share(self) -> float:
-        """The share of rows that repeat an earlier one, exactly or nearly."""
-        return (self.exact + self.near) / max(len(self.cluster), 1)
-
 
 class UnionFind:
     """Disjoint sets over 0 … size-1; the smallest member represents a set."""

@@ -128,12 +128,13 @@ def _slot(hashes: Hashes) -> NDArray[np.int64]:
 
 def signatures(shingles: Shingles, count: int) -> Hashes:
     """(count, BINS) uint64: the smallest hash of each text in each bin, empty bins filled."""
-    result = np.full((count, BINS), _EMPTY, dtype=np.uint64)
-    flat = result.reshape(-1)
+    result = np.empty((count, BINS), dtype=np.uint64)
     for first, hashes, owner in shingles.blocks():
+        block = np.full((min(_ROWS_AT_ONCE, count - first), BINS), _EMPTY, dtype=np.uint64)
         bins = (hashes & np.uint64(BINS - 1)).astype(np.int64)
-        np.minimum.at(flat, (owner + first) * BINS + bins, hashes >> np.uint64(1))
-    return _filled(result)
+        np.minimum.at(block.reshape(-1), owner * BINS + bins, hashes >> np.uint64(1))
+        result[first : first + len(block)] = _filled(block)
+    return result
 
 
 def _filled(signature: Hashes) -> Hashes:
