@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foretune.data.deduplicate import NEAR, clusters, find
@@ -140,7 +140,7 @@ def test_the_fast_way_finds_what_every_pair_finds(seed: int) -> None:
     assert clusters(rows).tolist() == brute_force(rows, NEAR)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), order=st.randoms(use_true_random=False))
 def test_clusters_do_not_depend_on_the_order(seed: int, order: random.Random) -> None:
     rows = mixed_rows(seed, 30)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foretune.data.columns import Columns
@@ -392,7 +392,7 @@ LINE = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(lines=st.lists(LINE, max_size=12), end=st.sampled_from([b"", b"\n", b"\r\n"]))
 def test_kept_and_quarantined_are_all_rows(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], end: bytes
@@ -411,7 +411,7 @@ def test_kept_and_quarantined_are_all_rows(
         assert entry["what"] and 1 <= entry["line"] <= len(lines) + 3
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=st.text(st.sampled_from('ab,;"\n\r\0é'), max_size=60))
 def test_any_csv_is_read_refused_or_set_aside(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     folder = tmp_path_factory.mktemp("rows")
