@@ -6,12 +6,12 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from foretune.data.deduplicate import NEAR, clusters, find
 from foretune.data.example import Example, Turn, conversation, normalised
-from foretune.data.minhash import BINS, SHINGLE, Shingles, jaccard, signatures
+from foretune.data.minhash import BINS, SHINGLE, Shingles, signatures
 
 WORDS = [
     f"{a}{b}{c}" for a in ("ka", "lo", "mi", "su") for b in ("ren", "tol", "bax", "pim") for c in ("", "dra", "ne")
@@ -30,7 +30,7 @@ def test_exact_duplicates_ignore_case_and_white_space() -> None:
     rows = [conversation("What is  it?", "A dog"), conversation("x", "y"), conversation("what is it?\n", "a DOG")]
     found = find(rows)
     assert found.cluster.tolist() == [0, 1, 0]
-    assert (found.exact, found.near, found.share) == (1, 0, pytest.approx(1 / 3))
+    assert (found.exact, found.near) == (1, 0)
 
 
 def test_near_duplicates_need_prompt_and_answer_alike() -> None:
@@ -53,6 +53,17 @@ def test_one_question_template_is_not_one_cluster() -> None:
     names = sorted({sentence(draw, 2) for _ in range(400)})
     rows = [conversation(template.format(name), draw.choice(["one", "two"])) for name in names]
     assert len(set(clusters(rows).tolist())) >= 0.95 * len(rows)
+
+
+def test_a_frequent_word_still_makes_a_difference() -> None:
+    # every slot has few values, so each value is as frequent as the template around it
+    places = ["harbour", "library", "station"]
+    draw = random.Random(7)
+    names = sorted({sentence(draw, 4) for _ in range(60)})
+    rows = [labelled(f"please say whether {name} was seen at the {p}", "yes") for name in names for p in places]
+    assert len(set(clusters(rows).tolist())) == len(rows)
+    again = [labelled(f"Please say whether {name} was  seen at the {places[0]}!", "yes") for name in names[:9]]
+    assert find(rows + again).near == 9
 
 
 def test_changed_numbers_are_another_question() -> None:
@@ -129,7 +140,7 @@ def test_the_fast_way_finds_what_every_pair_finds(seed: int) -> None:
     assert clusters(rows).tolist() == brute_force(rows, NEAR)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**6), order=st.randoms(use_true_random=False))
 def test_clusters_do_not_depend_on_the_order(seed: int, order: random.Random) -> None:
     rows = mixed_rows(seed, 30)
@@ -151,7 +162,7 @@ def test_signatures_estimate_the_similarity() -> None:
     shingles = Shingles(texts, seed=0)
     signature = signatures(shingles, len(texts))
     for i in range(0, len(texts), 2):
-        true = jaccard(shingles.of(i), shingles.of(i + 1))
+        true = shingles.likeness(shingles.of(i), shingles.of(i + 1))
         estimate = float((signature[i] == signature[i + 1]).mean())
         assert abs(estimate - true) < 4 * np.sqrt(0.25 / BINS)
 

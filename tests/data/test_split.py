@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from foretune.data.deduplicate import clusters
@@ -48,7 +48,7 @@ def data(draw: st.DrawFn) -> list[Example]:
     return rows
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=data(), seed=st.integers(0, 1000))
 def test_nothing_crosses_nothing_is_lost(rows: list[Example], seed: int) -> None:
     try:
@@ -73,13 +73,19 @@ def test_nothing_crosses_nothing_is_lost(rows: list[Example], seed: int) -> None
     assert all(splits.of(name) == again.of(name) for name in SPLITS)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=data(), order=st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_does_not_matter(rows: list[Example], order: random.Random) -> None:
-    assume(all(row.group is None and row.split is None for row in rows))
+    rows = [replace(row, split=None) for row in rows]
     shuffled = list(rows)
     order.shuffle(shuffled)
-    first, second = split(rows, seed=3), split(shuffled, seed=3)
+    try:
+        first = split(rows, seed=3)
+    except DataError:  # groups may join everything into one
+        with pytest.raises(DataError):
+            split(shuffled, seed=3)
+        return
+    second = split(shuffled, seed=3)
     assert all(ids(first.of(name)) == ids(second.of(name)) for name in SPLITS)
 
 

@@ -1,4 +1,5 @@
 """``foretune data``: the group of commands about data."""
+"""``foretune data``: the group of commands about data; each command's function is in its own file."""
 
 from __future__ import annotations
 
@@ -11,3 +12,7 @@ app.command("list")(data_fetch.list_data)
 app.command("fetch")(data_fetch.fetch_data)
 app.command("purge")(data_fetch.purge)
 app.command("show")(data_show.show)
+from foretune.cli.data_check import check
+
+app = typer.Typer(help="Look at data before training on it.", no_args_is_help=True)
+app.command("check")(check)

@@ -17,6 +17,7 @@ from foretune.cli.export import export
 from foretune.cli.fit import fit
 from foretune.cli.report import report
 from foretune.cli.runs import runs
+from foretune.cli import data
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -28,6 +29,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(data.app, name="data")
 
 
 def _show_version(wanted: bool) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from foretune.data.example import Example, normalised
-from foretune.data.minhash import Shingles, buckets, jaccard, signatures
+from foretune.data.minhash import Shingles, buckets, signatures
 
 NEAR = 0.8
 """Jaccard similarity from which texts are near-duplicates: one word changed in about twenty."""
@@ -51,11 +51,6 @@ class Duplicates:
     near: int
     """Rows that are in a cluster with an earlier row without repeating one exactly."""
     conflicts: tuple[Conflict, ...]
-
-    @property
-    def share(self) -> float:
-        """The share of rows that repeat an earlier one, exactly or nearly."""
-        return (self.exact + self.near) / max(len(self.cluster), 1)
 
 
 class UnionFind:
@@ -176,6 +171,9 @@ class _Comparison:
         prompts, answers = (signatures(s, len(self._labels)) for s in self._shingles)
         return list(buckets(prompts, answers, self._seed))
 
+    def _likeness(self, field: int, first: int, second: int) -> float:
+        return self._shingles[field].likeness(self._set(field, first), self._set(field, second))
+
     def alike(self, first: int, second: int) -> bool:
         """Whether two rows are near-duplicates."""
         if (first, second) in self._refused:
@@ -183,7 +181,7 @@ class _Comparison:
         alike = (
             self._labels[first] == self._labels[second]
             and self._numbers(first) == self._numbers(second)
-            and all(jaccard(self._set(field, first), self._set(field, second)) >= self._near for field in (1, 0))
+            and all(self._likeness(field, first, second) >= self._near for field in (1, 0))
         )
         if not alike:
             self._refused.add((first, second))

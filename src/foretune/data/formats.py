@@ -275,9 +275,7 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
 
     Raises `DataError` with the columns there are when none fits.
     """
-    candidates = [FORMATS[named]] if named else list(FORMATS.values())
-    if named is None and columns.named().keys() & {"prompt", "answer"} and columns.label is None:
-        candidates = [FORMATS["translation"], *(f for f in candidates if f is not FORMATS["translation"])]
+    candidates = [FORMATS[named]] if named else _in_order(columns)
     votes: Counter[Layout] = Counter()
     contexts: dict[Layout, str] = {}
     for row in rows:
@@ -294,6 +292,16 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
         systems = (_first(row, columns.system, SYSTEM_COLUMNS) for row in rows)
         return replace(winner, context=contexts.get(winner), system=next((s for s in systems if s is not None), None))
     raise _no_layout(rows, columns, named, place)
+
+
+def _in_order(columns: Columns) -> list[Format]:
+    """The formats in order of detection; a prompt column that no format knows makes it plain prompt-completion."""
+    first = []
+    if columns.label is None and (columns.prompt or columns.answer):
+        first = ["translation"]
+        if columns.prompt not in (None, "instruction", *QUESTIONS):
+            first.append("prompt-completion")
+    return [FORMATS[name] for name in dict.fromkeys([*first, *FORMATS])]
 
 
 def _no_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place: Place) -> DataError:

@@ -27,16 +27,6 @@ class Leak:
     twin: int
     because: str
 
-    def to_json(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """A JSON form with places instead of row numbers."""
-        return {
-            "split": self.split,
-            "place": str(examples[self.row].place or self.row),
-            "also_in": self.other,
-            "twin": str(examples[self.twin].place or self.twin),
-            "because": self.because,
-        }
-
 
 def leaks(examples: Sequence[Example], split_of: Sequence[str], cluster: Clusters) -> tuple[Leak, ...]:
     """The leaks between splits, one a row at most, in the order of the rows.

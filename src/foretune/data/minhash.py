@@ -4,8 +4,8 @@ A text is the set of its hashed character 5-grams (language-independent, no toke
 all bins of a signature (one-permutation hashing, Li, Owen and Zhang 2012, arXiv 1208.1259); empty bins borrow from
 the next filled one (Shrivastava and Li 2014, arXiv 1406.4784), so that the share of equal bins estimates the Jaccard
 similarity. A band joins a few bins of the prompt with a few bins of the answer: two rows become candidates only when
-both look alike, so a question template alone makes none. Shingles that most rows share (the template itself) are left
-out where something else remains. This module proposes; `deduplicate` verifies every pair by its true similarity.
+both look alike, so a question template alone makes none. Shingles that many rows share (the template itself) do not
+make rows alike. This module proposes; `deduplicate` verifies every pair by its true similarity.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _EMPTY = np.uint64(2**64 - 1)
 
 
 class Shingles:
-    """The hashed shingle sets of many texts, computed in blocks; the template's shingles are left out."""
+    """The hashed shingle sets of many texts, and which shingles belong to the template that many of them share."""
 
     def __init__(self, texts: Sequence[str], seed: int) -> None:
         self._texts = texts
@@ -50,15 +50,32 @@ class Shingles:
         self._template = self._frequent() if len(texts) >= FEWEST_FOR_TEMPLATES else None
 
     def blocks(self) -> Iterator[tuple[int, Hashes, NDArray[np.int64]]]:
-        """(first text, hashes, text of each hash counted from the first), `_ROWS_AT_ONCE` texts at a time."""
+        """(first text, hashes, text of each hash counted from the first); the template's are left out."""
         for first in range(0, len(self._texts), _ROWS_AT_ONCE):
             hashes, owner = self._hashed(self._texts[first : first + _ROWS_AT_ONCE])
             yield first, *self._specific(hashes, owner)
 
     def of(self, index: int) -> Hashes:
-        """The sorted set of shingle hashes of one text."""
-        hashes, owner = self._hashed(self._texts[index : index + 1])
-        return _distinct(self._specific(hashes, owner)[0])
+        """The sorted set of all shingle hashes of one text, the template's included."""
+        return _distinct(self._hashed(self._texts[index : index + 1])[0])
+
+    def likeness(self, first: Hashes, second: Hashes) -> float:
+        """Jaccard similarity of two sets from `of` in which a shared template does not count as likeness.
+
+        Every difference counts, also one in words that are frequent elsewhere. Where one text is all template the
+        plain similarity decides.
+        """
+        shared = np.intersect1d(first, second, assume_unique=True)
+        different = len(first) + len(second) - 2 * len(shared)
+        alike = self._count_specific(shared)
+        if not self._count_specific(first) or not self._count_specific(second):
+            alike = len(shared)
+        return alike / (alike + different) if alike + different else 1.0
+
+    def _count_specific(self, hashes: Hashes) -> int:
+        if self._template is None:
+            return len(hashes)
+        return int((~self._template[_slot(hashes)]).sum())
 
     def _hashed(self, texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
         # shorter texts are one shingle, padded with NUL, which normalised text does not hold
@@ -111,12 +128,13 @@ def _slot(hashes: Hashes) -> NDArray[np.int64]:
 
 def signatures(shingles: Shingles, count: int) -> Hashes:
     """(count, BINS) uint64: the smallest hash of each text in each bin, empty bins filled."""
-    result = np.full((count, BINS), _EMPTY, dtype=np.uint64)
-    flat = result.reshape(-1)
+    result = np.empty((count, BINS), dtype=np.uint64)
     for first, hashes, owner in shingles.blocks():
+        block = np.full((min(_ROWS_AT_ONCE, count - first), BINS), _EMPTY, dtype=np.uint64)
         bins = (hashes & np.uint64(BINS - 1)).astype(np.int64)
-        np.minimum.at(flat, (owner + first) * BINS + bins, hashes >> np.uint64(1))
-    return _filled(result)
+        np.minimum.at(block.reshape(-1), owner * BINS + bins, hashes >> np.uint64(1))
+        result[first : first + len(block)] = _filled(block)
+    return result
 
 
 def _filled(signature: Hashes) -> Hashes:
@@ -147,11 +165,3 @@ def buckets(prompts: Hashes, answers: Hashes, seed: int) -> Iterator[NDArray[np.
         ends = np.r_[starts[1:], len(order)]
         for start, end in zip(starts[ends - starts > 1], ends[ends - starts > 1], strict=True):
             yield order[start:end]
-
-
-def jaccard(first: Hashes, second: Hashes) -> float:
-    """The similarity of two sorted sets: shared / all; two empty sets are equal."""
-    if not len(first) and not len(second):
-        return 1.0
-    shared = len(np.intersect1d(first, second, assume_unique=True))
-    return shared / (len(first) + len(second) - shared)

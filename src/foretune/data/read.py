@@ -107,27 +107,33 @@ def read(
     reading = _convert(stream, layout, columns, split_column, keep_raw=on_bad_row == "quarantine")
     _discard_drift(reading, layout, found.typed)
     decided, notes = _finish(reading, said_task, found)
-    reading.bad.sort(key=lambda row: (str(row.problem.place.path), row.problem.place.line or 0))
-    problems = tuple(row.problem for row in reading.bad)
-    rows_read = len(reading.kept) + len(reading.bad)
-    if problems and on_bad_row == "error":
-        raise refusal(found.name, problems, rows_read)
-    written = _set_aside(reading, quarantine, found)
-    if not reading.kept:
-        raise _all_bad(problems, written, found)
-    unused = _unused(good, layout, columns, split_column)
+    problems, written = _account(reading, on_bad_row, quarantine, found)
     return ReadResult(
         examples=tuple(_example(row) for row in reading.kept),
         format=layout.format,
         task=decided,
         files=tuple(path for path, _ in found.files),
-        rows_read=rows_read,
-        quarantined=len(reading.bad),
+        rows_read=len(reading.kept) + len(problems),
+        quarantined=len(problems),
         problems=problems,
         sha256=found.sha256(),
-        notes=(*found.notes, *_layout_notes(layout), *notes, *unused),
+        notes=(*found.notes, *_layout_notes(layout), *notes, *_unused(good, layout, columns, split_column)),
         quarantine=written,
     )
+
+
+def _account(
+    reading: _Reading, on_bad_row: OnBadRow, quarantine: Path | None, found: Source
+) -> tuple[tuple[Problem, ...], Path | None]:
+    """The problems in the order of the file and where the bad rows went; raises `DataError` when reading must stop."""
+    reading.bad.sort(key=lambda row: (str(row.problem.place.path), row.problem.place.line or 0))
+    problems = tuple(row.problem for row in reading.bad)
+    if problems and on_bad_row == "error":
+        raise refusal(found.name, problems, len(reading.kept) + len(problems))
+    written = _set_aside(reading, quarantine, found)
+    if not reading.kept:
+        raise _all_bad(problems, written, found)
+    return problems, written
 
 
 def _sample(rows: Iterator[Row | BadRow]) -> tuple[list[Row | BadRow], list[Mapping[str, Any]]]:
@@ -145,12 +151,9 @@ def _sample(rows: Iterator[Row | BadRow]) -> tuple[list[Row | BadRow], list[Mapp
 
 def _nothing_good(rows: list[Row | BadRow], on_bad_row: OnBadRow, quarantine: Path | None, found: Source) -> DataError:
     reading = _Reading(bad=[row for row in rows if isinstance(row, BadRow)])
-    problems = tuple(row.problem for row in reading.bad)
-    if not problems:
-        return DataError("there are no rows in it.", place=Place(found.name), remedy="Check the path.")
-    if on_bad_row == "error":
-        return refusal(found.name, problems, len(problems))
-    return _all_bad(problems, _set_aside(reading, quarantine, found), found)
+    if reading.bad:
+        _account(reading, on_bad_row, quarantine, found)  # raises: nothing was kept
+    return DataError("there are no rows in it.", place=Place(found.name), remedy="Check the path.")
 
 
 def _all_bad(problems: tuple[Problem, ...], written: Path | None, found: Source) -> DataError:

@@ -203,14 +203,13 @@ class _Document:
         )
 
 
-def documents(path: Path, split: str | None = None, *, paragraphs: bool | None = None) -> Iterator[Row | BadRow]:
+def documents(path: Path, split: str | None = None) -> Iterator[Row | BadRow]:
     """The documents of a plain text file as rows ``{"text": …}``.
 
-    ``paragraphs``: documents are separated by blank lines (True), are single lines (False), or the file decides
-    (None): by blank lines when there is one for every fifty lines of text or more.
+    Documents are separated by blank lines where there is one for every fifty lines of text or more; else each line
+    is a document.
     """
-    if paragraphs is None:
-        paragraphs = separates_by_blank_lines(path)
+    paragraphs = separates_by_blank_lines(path)
     block: list[Line] = []
     for line in itertools.chain(lines(path), [Line(0, b"", True)]):
         if line.content.strip() or line.cut:

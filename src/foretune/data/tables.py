@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,8 @@ def delimited(path: Path, split: str | None = None, *, delimiter: str | None = N
             if not re.fullmatch(rb"sep=.", raw):
                 header = _header(fields, place)
         elif len(fields) != len(header):
-            what = f"{len(fields)} fields where the header has {len(header)} (is a {mark!r} inside a field unquoted?)"
+            noun = "field" if len(fields) == 1 else "fields"
+            what = f"{len(fields)} {noun} where the header has {len(header)} (is a {mark!r} inside a field unquoted?)"
             yield BadRow(Problem(place, what), raw)
         else:
             yield Row(dict(zip(header, fields, strict=True)), place, raw, split)
@@ -161,8 +162,8 @@ def parquet(path: Path, split: str | None = None) -> Iterator[Row | BadRow]:
     try:
         with pq.ParquetFile(path) as table:
             names = _class_names(table.schema_arrow.metadata)
-            yield from _table_rows((b.to_pylist() for b in table.iter_batches(_BATCH_ROWS)), path, split, names)
-    except (pa.ArrowException, OSError) as error:
+            yield from _table_rows(_checked(table.iter_batches(_BATCH_ROWS)), path, split, names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable_table(path, "Parquet", error) from error
 
 
@@ -180,9 +181,16 @@ def arrow(path: Path, split: str | None = None) -> Iterator[Row | BadRow]:
                 table = stack.enter_context(pa.ipc.open_file(source))
                 batches = (table.get_batch(number) for number in range(table.num_record_batches))
             names = _class_names(table.schema.metadata)
-            yield from _table_rows((batch.to_pylist() for batch in batches), path, split, names)
-    except (pa.ArrowException, OSError) as error:
+            yield from _table_rows(_checked(batches), path, split, names)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _unreadable_table(path, "Arrow", error) from error
+
+
+def _checked(batches: Iterable[Any]) -> Iterator[list[dict[str, Any]]]:
+    """The rows of each batch, after a check of its offsets and of its text: reading a damaged one can crash Python."""
+    for batch in batches:
+        batch.validate(full=True)
+        yield batch.to_pylist()
 
 
 def _table_rows(
