@@ -140,6 +140,7 @@ def test_merging_prompts_or_onto_quantized_weights_is_refused(tiny: Tiny, tmp_pa
 
 def test_adapter_of_another_base_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     make_base(tmp_path / "base", hidden_size=48, num_attention_heads=4)
+    tiny.tokenizer.save_pretrained(tmp_path / "base")
     with pytest.raises(ModelError, match="does not fit the base model"):
         export_merged(tmp_path / "base", tiny.adapter, tmp_path / "out", "float32")
 
@@ -224,9 +225,7 @@ def test_gguf_names() -> None:
         ({"hidden_act": "gelu"}, "activation 'gelu'"),
     ],
 )
-def test_gguf_refuses_what_it_cannot_hold(
-    tiny: Tiny, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_gguf_refuses_what_it_cannot_hold(tiny: Tiny, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     import shutil
 
     folder = tmp_path / "model"

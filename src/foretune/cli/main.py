@@ -13,6 +13,11 @@ import typer
 
 from foretune import __version__
 from foretune.cli import data, models
+from foretune.cli.export import export
+from foretune.cli.report import report
+from foretune.cli.runs import runs
+from foretune.cli import experience
+from foretune.cli import data, doctor, models, plan
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -43,6 +48,12 @@ def _root(
 
 app.add_typer(data.app)
 app.add_typer(models.app)
+app.command("report")(report)
+app.command("runs")(runs)
+app.command("export")(export)
+app.add_typer(experience.app, name="experience")
+app.command()(plan.plan)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

@@ -58,6 +58,8 @@ class Bench:
         self.tokenizer: Any = loaded.tokenizer
         self.kind = loaded.kind
         self.weights_hash = loaded.weights_hash
+        self.folder_or_id = loaded.folder_or_id
+        self.quantized = bool(getattr(loaded.model, "is_quantized", False))
         self.model.requires_grad_(False)
         self.model.eval()
         if task.gradient_checkpointing:

@@ -19,7 +19,12 @@ CARD = "README.md"
 
 
 def export_adapter(
-    trained: Attachment | Path, destination: Path, *, tokenizer: Any, base_model: str | None = None, card: str | None = None
+    trained: Attachment | Path,
+    destination: Path,
+    *,
+    tokenizer: Any,
+    base_model: str | None = None,
+    card: str | None = None,
 ) -> Path:
     """Write the adapter (or the whole weights) with ``tokenizer`` and ``card`` to ``destination``; returns it.
 
@@ -66,7 +71,7 @@ def check_weights(folder: Path) -> None:
     for path in weights:
         try:
             with safe_open(path, framework="pt") as tensors:
-                for name in tensors.keys():
+                for name in sorted(tensors.keys()):
                     tensor = tensors.get_tensor(name)
                     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
                         raise ModelError(f"the weight {name} holds NaN or infinity.", place=Place(path))

@@ -109,9 +109,11 @@ def _add_metadata(writer: Any, config: dict[str, Any], kind: str) -> None:
     writer.add_rope_dimension_count(head_width)
     writer.add_rope_freq_base(float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0))
     writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
-    writer.add_file_type({"F32": gguf.LlamaFileType.ALL_F32, "F16": gguf.LlamaFileType.MOSTLY_F16}.get(
-        kind, gguf.LlamaFileType.MOSTLY_BF16
-    ))
+    writer.add_file_type(
+        {"F32": gguf.LlamaFileType.ALL_F32, "F16": gguf.LlamaFileType.MOSTLY_F16}.get(
+            kind, gguf.LlamaFileType.MOSTLY_BF16
+        )
+    )
 
 
 def pre_tokenizer_name(description: dict[str, Any]) -> str | None:
@@ -171,9 +173,9 @@ def _add_tokenizer(writer: Any, tokenizer: Any, vocabulary: int, place: Path) ->
     writer.add_add_space_prefix(False)
     writer.add_add_bos_token(_adds_bos(tokenizer))
     for name in ("bos", "eos", "unk", "pad"):
-        number = getattr(tokenizer, f"{name}_token_id", None)
-        if number is not None:
-            getattr(writer, f"add_{name}_token_id")(int(number))
+        token = getattr(tokenizer, f"{name}_token_id", None)
+        if token is not None:
+            getattr(writer, f"add_{name}_token_id")(int(token))
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
 

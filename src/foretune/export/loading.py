@@ -148,7 +148,9 @@ def _classes(adapter: Path) -> int:
 
     with safe_open(adapter / ADAPTER_WEIGHTS, framework="pt") as tensors:
         heads = sorted(
-            name for name in tensors.keys() if name.endswith("weight") and any(head in name.split(".") for head in _HEADS)
+            name
+            for name in list(tensors.keys())
+            if name.endswith("weight") and any(head in name.split(".") for head in _HEADS)
         )
         if not heads:
             raise ModelError("the adapter holds no classification head.", place=Place(adapter))

@@ -125,15 +125,16 @@ def _logits(model: Any, prompt: Sequence[int], answer: Sequence[int]) -> torch.T
 
     device = next(model.parameters()).device
     if not _generates(model):
-        out = model(input_ids=torch.tensor([list(prompt)], device=device)).logits
-        return out.float().reshape(1, -1)
+        row: torch.Tensor = model(input_ids=torch.tensor([list(prompt)], device=device)).logits.float()
+        return row.reshape(1, -1)
     if model.config.is_encoder_decoder:
         start = model.config.decoder_start_token_id
         given = torch.tensor([[start, *answer]], device=device)
         out = model(input_ids=torch.tensor([list(prompt)], device=device), decoder_input_ids=given).logits
     else:
         out = model(input_ids=torch.tensor([[*prompt, *answer]], device=device)).logits
-    return out[0, -(len(answer) + 1) :].float()
+    rows: torch.Tensor = out[0, -(len(answer) + 1) :].float()
+    return rows
 
 
 def compare(model: nn.Module, reference: Sequence[ProbeAnswer], tolerance: float) -> Verification:
@@ -163,7 +164,9 @@ def compare(model: nn.Module, reference: Sequence[ProbeAnswer], tolerance: float
 
 def _mismatch(number: int, what: str) -> ModelError:
     remedy = "Export the adapter instead, or choose --dtype float32."
-    return ModelError(f"the export does not answer as the evaluated model does: on probe {number} {what}.", remedy=remedy)
+    return ModelError(
+        f"the export does not answer as the evaluated model does: on probe {number} {what}.", remedy=remedy
+    )
 
 
 def verify(

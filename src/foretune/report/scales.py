@@ -95,7 +95,7 @@ def _label(tick: float, gap: float) -> str:
     if tick == 0:
         return "0"
     decimals = max(0, -math.floor(math.log10(gap) + _SLACK))
-    if decimals and round(gap * 10**decimals, 6) % 1:  # 2.5 needs one decimal more than 2
+    if round(gap * 10**decimals, 6) % 1:  # 2.5 needs one decimal more than 2
         decimals += 1
     return f"{tick:,.{decimals}f}".replace("-", "−")
 

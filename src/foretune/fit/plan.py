@@ -1,0 +1,342 @@
+"""`plan`: what a fit will take and what is recommended, in seconds and without torch.
+
+Rows, model and machine are looked at, the first configuration comes from the priors, the layout from what fits, the
+times from the best source there is (a probe, earlier runs here, a calibration, a table). A plan changes nothing: it
+reads, except that a data set of the catalogue is fetched when it is not there. Splits are counted by their shares;
+that duplicates are removed first is not foreseen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foretune.catalogue.priors import DEFAULT_LORA, recommended
+from foretune.config.resolve import Recommended, Resolution, resolve
+from foretune.config.spec import FitSpec
+from foretune.cost.correction import Outcome, correction
+from foretune.cost.forecast import Forecast, forecast
+from foretune.cost.machine import Machine
+from foretune.cost.memory import Layout
+from foretune.cost.phases import fixed_phases, unit_times
+from foretune.cost.placement import Freedom, Placement, place
+from foretune.cost.rates import Rates, Throughput, from_accelerator, from_history, from_matmul
+from foretune.cost.request import Budget, DataSize, EvaluationSettings, ForecastRequest, Measured, RunSettings
+from foretune.cost.shapes import ModelShapes
+from foretune.errors import UsageError
+from foretune.fit.find_model import ModelFacts, find_model
+from foretune.fit.planned_rows import PlannedRows, planned_rows
+from foretune.units import format_bytes, format_duration
+
+DEFAULT_TIME_S = 1800.0
+_DEFAULT_CONTEXT_TOKENS = 2048
+_MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+_EVALUATION_ROWS = (200, 100, 50, 25)
+_EVALUATION_SHARE = 0.4  # of a time budget that evaluations may take before they are cut
+TARGET_ROLES: Mapping[str, tuple[str, ...] | None] = {
+    "all-linear": None,
+    "attention": ("query", "key", "value", "output", "query_key_value"),
+    "mlp": ("gate", "up", "down", "gate_up"),
+}
+
+Probe = Callable[["Draft"], Measured]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a probe needs to know: everything but the times."""
+
+    resolution: Resolution
+    model: ModelFacts
+    rows: PlannedRows
+    layout: Layout
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The answer of `plan`."""
+
+    resolution: Resolution
+    """Every setting with its origin; recommended values carry their evidence"""
+    config: Mapping[str, Any]
+    """The first configuration after the default LoRA, flat"""
+    why: str
+    model: ModelFacts
+    rows: PlannedRows
+    machine: Machine
+    placement: Placement
+    forecast: Forecast
+    budget: Budget
+    trainable: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        """Whether a step fits into the memory that is free."""
+        return self.placement.fits
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form of everything a person or a program may ask of a plan."""
+        shapes, layout, peak = self.model.shapes, self.placement.layout, self.placement.peak
+        return {
+            "fits": self.fits,
+            "model": {
+                "source": self.model.source,
+                "architecture": shapes.architecture,
+                "kind": shapes.kind,
+                "parameters": shapes.parameters,
+                "fetched": self.model.fetch_bytes == 0,
+            },
+            "data": self.rows.to_json(),
+            "machine": self.machine.to_json(),
+            "layout": {
+                "device": layout.device,
+                "dtype": layout.dtype,
+                "quantize": layout.quantize,
+                "micro_batch_tokens": layout.micro_batch_tokens,
+                "gradient_checkpointing": layout.gradient_checkpointing,
+                "changes": list(self.placement.changes),
+            },
+            "memory": {
+                "room_bytes": self.placement.room_bytes,
+                "weights": peak.weights,
+                "trained": peak.trained,
+                "activations": peak.activations,
+                "logits": peak.logits,
+                "framework": peak.framework,
+            },
+            "recommended": {"config": dict(self.config), "why": self.why, "trainable_parameters": self.trainable,
+                            "trainable_share": self.trainable / shapes.parameters},
+            "forecast": self.forecast.to_json(),
+            "settings": {
+                key: {"value": item.value, "origin": item.origin, "evidence": item.evidence}
+                for key, item in self.resolution.values.items()
+            },
+            "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def plan(
+    data: str | Path | None = None,
+    *,
+    model: str | None = None,
+    time: str | float | None = None,
+    price_per_hour: str | float | None = None,
+    config: Path | None = None,
+    sets: Sequence[str] = (),
+    options: Mapping[str, Any] | None = None,
+    probe: Probe | None = None,
+    machine: Machine | None = None,
+    matmul: Callable[[Machine], float] | None = None,
+    history: Sequence[Throughput] = (),
+    outcomes: Sequence[Outcome] = (),
+) -> Plan:
+    """The forecast and the recommended configuration of ``fit`` with the same settings.
+
+    ``options`` are further settings by dotted key. ``probe`` measures with the weights loaded. ``history`` and
+    ``outcomes`` come from the experience store; ``machine`` and ``matmul`` replace what is found out here.
+    Raises `UsageError`, `DataError`, `ModelError`, and `BudgetError` for a budget below one step.
+    """
+    given = {"data.path": None if data is None else str(data), "model.source": model, "budget.time": time,
+             "budget.price_per_hour": price_per_hour, **(options or {})}  # fmt: skip
+    resolution = resolve(file=config, sets=list(sets), options=given)
+    machine = machine or _detected()
+    facts = find_model(resolution.spec.model.source, revision=resolution.spec.model.revision)
+    _check_kind(resolution.spec, facts)
+    rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
+    device = _device(resolution.spec, machine)
+    advised, why = _configuration(resolution, facts.shapes, rows.train)
+    trainable, full = trainable_parameters(facts.shapes, advised)
+    layout = _layout(resolution, machine, device, advised, rows.count.row.longest)
+    room = resolution.spec.memory.limit or machine.room_bytes(device)
+    placement = place(facts.shapes, layout, room, trainable=trainable, full=full, freedom=_freedom(resolution))
+    measured = None
+    if probe is not None:
+        measured = probe(Draft(resolution, facts, rows, placement.layout, advised))
+    rates = _rates(machine, placement.layout, history, matmul)
+    budget, budget_advice = _budget(resolution.spec)
+    request = ForecastRequest(
+        shapes=facts.shapes, machine=machine, rates=rates,
+        data=DataSize(rows.train, rows.validation, rows.test, rows.count.row), layout=placement.layout,
+        run=RunSettings(trainable, full, int(advised["rows_per_update"]), float(advised["epochs"])), budget=budget,
+        evaluation=_evaluation(resolution.spec, rows.task), workers=resolution.spec.search.workers,
+        price_per_hour=resolution.spec.budget.price_per_hour, deploy=resolution.spec.output.deploy,
+        fetch_bytes=facts.fetch_bytes, measured=measured, correction=correction(outcomes),
+    )  # fmt: skip
+    request, evaluation_advice = _affordable_evaluation(request, resolution)
+    answer = forecast(request, placement)
+    advice = {**_advice(advised, why, placement, rows), **budget_advice, **evaluation_advice}
+    return Plan(
+        resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
+        _notes(facts, rows, placement, answer, request),
+    )  # fmt: skip
+
+
+def trainable_parameters(shapes: ModelShapes, config: Mapping[str, Any]) -> tuple[int, bool]:
+    """(trainable parameters of a flat configuration, whether the whole model is trained).
+
+    A method other than full tuning and LoRA is taken to train as much as the default LoRA.
+    """
+    if config["method"] == "full":
+        return shapes.parameters, True
+    settings = config if config["method"] == "lora" else DEFAULT_LORA
+    roles = TARGET_ROLES[str(settings["lora.targets"])]
+    return shapes.lora_parameters(int(settings["lora.rank"]), roles), False
+
+
+def _detected() -> Machine:
+    from foretune.execution.machine import detect
+
+    return detect()
+
+
+def _check_kind(spec: FitSpec, facts: ModelFacts) -> None:
+    if spec.model.kind not in ("auto", facts.shapes.kind):
+        raise UsageError(
+            f"model.kind is {spec.model.kind}, but {facts.source} is a {facts.shapes.kind} model.",
+            remedy="Leave it out, or choose another --model.",
+        )
+
+
+def context_tokens(spec: FitSpec, shapes: ModelShapes) -> int:
+    """The longest row in tokens: as set, at most what the model's positions allow."""
+    wanted = spec.data.context_tokens or _DEFAULT_CONTEXT_TOKENS
+    return min(wanted, shapes.context_tokens) if shapes.context_tokens else wanted
+
+
+def _device(spec: FitSpec, machine: Machine) -> str:
+    if spec.device == "cuda" and not machine.accelerators:
+        raise UsageError("device is cuda, but nvidia-smi shows no GPU here.", remedy="Use --set device=cpu.")
+    return machine.device if spec.device == "auto" else spec.device
+
+
+def _configuration(resolution: Resolution, shapes: ModelShapes, train_rows: int) -> tuple[dict[str, Any], str]:
+    """The flat configuration that is advised, with what the user fixed, and why."""
+    fixed = {**resolution.fixed_training()}
+    method = str(fixed.get("method", "lora"))
+    rows_per_update = int(fixed.get("rows_per_update", DEFAULT_LORA["rows_per_update"]))
+    epochs = float(fixed.get("epochs", DEFAULT_LORA["epochs"]))
+    steps = RunSettings(0, rows_per_update=rows_per_update, epochs=epochs).steps(train_rows)
+    advice = recommended(method, width=shapes.width, kind=shapes.kind, steps=steps, fixed=fixed)
+    return dict(advice.config), advice.why
+
+
+def _layout(resolution: Resolution, machine: Machine, device: str, config: Mapping[str, Any], longest: int) -> Layout:
+    spec = resolution.spec
+    tokens = spec.memory.micro_batch_tokens or _MICRO_BATCH_TOKENS[device]
+    return Layout(
+        micro_batch_tokens=max(tokens, longest),
+        gradient_checkpointing=bool(spec.memory.gradient_checkpointing),
+        dtype=machine.computes_in(device) if spec.model.dtype == "auto" else spec.model.dtype,
+        quantize="none" if spec.model.quantize == "auto" else spec.model.quantize,
+        device=device,
+        adapter_rank=int(config.get("lora.rank", DEFAULT_LORA["lora.rank"])),
+        adapter_dropout=float(config.get("lora.dropout", 0.0)) > 0,
+        longest_row=longest,
+    )
+
+
+def _freedom(resolution: Resolution) -> Freedom:
+    memory = resolution.spec.memory
+    return Freedom(
+        quantize=resolution.spec.model.quantize == "auto",
+        checkpointing=memory.gradient_checkpointing is None,
+        micro_batch=memory.micro_batch_tokens is None,
+    )
+
+
+def _rates(
+    machine: Machine, layout: Layout, history: Sequence[Throughput], matmul: Callable[[Machine], float] | None
+) -> Rates:
+    known = from_history(history, machine.fingerprint, layout.device, layout.dtype)
+    if known is not None:
+        return known
+    if layout.device == "cuda":
+        return from_accelerator(machine.accelerators[0].name, layout.dtype)
+    if matmul is None:
+        from foretune.execution.calibration import matmul_rate
+
+        matmul = matmul_rate
+    return from_matmul(matmul(machine), layout.dtype)
+
+
+def _budget(spec: FitSpec) -> tuple[Budget, dict[str, Recommended]]:
+    chosen = spec.budget
+    if chosen.trials is not None:
+        return Budget("trials", chosen.trials), {}
+    if chosen.steps is not None:
+        return Budget("steps", chosen.steps), {}
+    if chosen.cost is not None and chosen.price_per_hour:
+        return Budget("time", 3600.0 * chosen.cost / chosen.price_per_hour), {}
+    if chosen.time is not None:
+        return Budget("time", chosen.time), {}
+    said = Recommended(DEFAULT_TIME_S, f"no budget was given: {format_duration(DEFAULT_TIME_S)}")
+    return Budget("time", DEFAULT_TIME_S), {"budget.time": said}
+
+
+def _evaluation(spec: FitSpec, task: str) -> EvaluationSettings:
+    chosen = spec.evaluation
+    generates = chosen.generation and task == "generation"
+    return EvaluationSettings(
+        max_rows=chosen.max_rows,
+        generation=generates,
+        max_answer_tokens=chosen.max_answer_tokens,
+        retrieved_examples=chosen.retrieved_examples if generates else 0,
+    )
+
+
+def _affordable_evaluation(
+    request: ForecastRequest, resolution: Resolution
+) -> tuple[ForecastRequest, dict[str, Recommended]]:
+    """Fewer evaluated rows where evaluations would eat the time budget and nobody chose their number."""
+    if request.budget.kind != "time" or resolution.chosen("evaluation.max_rows"):
+        return request, {}
+    units = unit_times(request)
+    limit = _EVALUATION_SHARE * request.budget.total
+    for rows in _EVALUATION_ROWS:
+        fewer = replace(request, evaluation=replace(request.evaluation, max_rows=rows))
+        before, after = fixed_phases(fewer, units)
+        needed = sum(phase.seconds.value for phase in (*before, *after) if phase.in_budget)
+        if needed <= limit:
+            break
+    if rows >= request.evaluation.max_rows:
+        return request, {}
+    evidence = f"{request.evaluation.max_rows} rows would take more than {_EVALUATION_SHARE:.0%} of the time budget"
+    return fewer, {"evaluation.max_rows": Recommended(rows, evidence)}
+
+
+def _advice(
+    config: Mapping[str, Any], why: str, placement: Placement, rows: PlannedRows
+) -> dict[str, Recommended]:  # fmt: skip
+    layout = placement.layout
+    fits = " and ".join(placement.changes) or f"fits into {format_bytes(placement.room_bytes)}"
+    advice = {f"training.{name}": Recommended(value, why) for name, value in config.items()}
+    advice["data.task"] = Recommended(rows.task, "found from the rows")
+    advice["data.format"] = Recommended(rows.format, "found from the rows")
+    advice["model.dtype"] = Recommended(layout.dtype, f"what the {layout.device} computes in")
+    advice["model.quantize"] = Recommended(layout.quantize, fits)
+    advice["memory.micro_batch_tokens"] = Recommended(layout.micro_batch_tokens, fits)
+    advice["memory.gradient_checkpointing"] = Recommended(layout.gradient_checkpointing, fits)
+    return advice
+
+
+def _notes(
+    facts: ModelFacts, rows: PlannedRows, placement: Placement, answer: Forecast, request: ForecastRequest
+) -> tuple[str, ...]:
+    notes = [facts.note, *rows.notes, *placement.changes]
+    if not placement.fits:
+        notes.append(
+            f"does not fit: about {format_bytes(placement.peak.total)} are needed and"
+            f" {format_bytes(placement.room_bytes)} are free; choose a smaller model or another machine"
+        )
+    if answer.horizon_share < 1 and request.budget.kind == "time":
+        notes.append(
+            f"the time budget shortens every run to {answer.horizon_share:.0%} of its"
+            f" {request.run.epochs:g} epochs ({answer.steps_per_run} steps)"
+        )
+    if request.budget.kind == "time" and answer.trials.value < 2:
+        notes.append("the time budget leaves no room for a second trial: the default LoRA is all that will run")
+    return tuple(note for note in notes if note)

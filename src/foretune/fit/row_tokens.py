@@ -1,0 +1,155 @@
+"""How long the rows are in tokens: counted with the model's own tokenizer on a sample, or estimated from characters.
+
+The chat template is rendered once (in jinja's sandbox) around one short conversation; what it adds is added to every
+row. The tokenizer is the Rust one that ``tokenizer.json`` describes, so nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foretune.catalogue.models import ModelKind
+from foretune.cost.operations import RowTokens
+from foretune.errors import ModelError, Place
+from foretune.seeding import generator
+
+if TYPE_CHECKING:
+    from foretune.data.example import Example
+
+SAMPLE_ROWS = 10_000
+_SAMPLE_CHARACTERS = 4_000_000  # what the tokenizer does in about a second on two cores
+_CHARACTERS_PER_TOKEN = 4.0  # English under the usual vocabularies
+_TEMPLATE_TOKENS = 24  # what a chat template adds to a row of two turns where it cannot be rendered
+_LABEL_TOKENS = 1
+_SPECIAL_TOKENS = 2  # an encoder's first and last token
+_QUESTION, _ANSWER = "What is it?", "It is a test."
+
+
+@dataclass(frozen=True)
+class RowCount:
+    """The mean row, and how it was found."""
+
+    row: RowTokens
+    how: str
+    sampled: int
+
+
+def count_tokens(
+    examples: Sequence[Example], *, kind: ModelKind, tokenizer: Path | None, context_tokens: int, seed: int = 0
+) -> RowCount:
+    """Token statistics of ``examples`` (at least one), cut to ``context_tokens``.
+
+    ``tokenizer`` is a ``tokenizer.json`` or None. Raises `ModelError` for a damaged one.
+    """
+    import numpy as np
+
+    sample = _sample(examples, seed)
+    prompts = [_prompt(example) for example in sample]
+    answers = [example.answer if example.targets else "" for example in sample]
+    if tokenizer is None:
+        read = [
+            np.ceil(np.array([len(text) for text in texts]) / _CHARACTERS_PER_TOKEN) for texts in (prompts, answers)
+        ]
+        extra, how = float(_TEMPLATE_TOKENS), f"estimated: {_CHARACTERS_PER_TOKEN:g} characters a token"
+    else:
+        counter = _load(tokenizer)
+        read = [np.array([len(e.ids) for e in counter.encode_batch(texts, add_special_tokens=False)], dtype=float)
+                for texts in (prompts, answers)]  # fmt: skip
+        extra, how = _template_tokens(tokenizer.parent, counter), "counted with the model's tokenizer"
+    prompt, answer = read
+    scored = answer + 1 if sample[0].targets else np.full_like(prompt, _LABEL_TOKENS)  # the end of turn is scored
+    if sample[0].turns and sample[0].turns[0].role == "text":
+        prompt, scored, extra = np.zeros_like(prompt), prompt, 1.0
+    if kind == "encoder":
+        extra = float(_SPECIAL_TOKENS)
+    total = np.minimum(prompt + extra + scored, context_tokens)
+    scored = np.minimum(scored, total)
+    return RowCount(
+        RowTokens(
+            prompt=float((total - scored).mean()),
+            answer=float(scored.mean()),
+            mean_square=float((total**2).mean()),
+            longest=max(1, int(total.max())),
+            exact=tokenizer is not None,
+        ),
+        how,
+        len(sample),
+    )
+
+
+def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
+    """At most `SAMPLE_ROWS` rows, drawn without order, cut where the characters run out."""
+    chosen = list(examples)
+    if len(chosen) > SAMPLE_ROWS:
+        order = generator(seed, "plan", "rows").choice(len(chosen), SAMPLE_ROWS, replace=False)
+        chosen = [chosen[int(i)] for i in order]
+    spent = 0
+    for position, example in enumerate(chosen):
+        spent += sum(len(turn.content) for turn in example.turns)
+        if spent > _SAMPLE_CHARACTERS:
+            return chosen[: position + 1]
+    return chosen
+
+
+def _prompt(example: Example) -> str:
+    return example.prompt if example.targets or example.label is not None else "\n".join(
+        turn.content for turn in example.turns
+    )  # fmt: skip
+
+
+def _load(path: Path) -> Any:
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the Rust library raises bare Exception for every kind of damage
+        raise ModelError(
+            f"this tokenizer cannot be read ({error}).", place=Place(path), remedy="Fetch the model again."
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _template_tokens(folder: Path, counter: Any) -> float:
+    """Tokens that the chat template adds to a row of one question and one answer; 2 where there is no template."""
+    template = _template(folder)
+    if template is None:
+        return float(_SPECIAL_TOKENS)
+    from jinja2 import TemplateError
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = lambda pattern: pattern
+    try:
+        text = environment.from_string(template).render(
+            messages=messages, add_generation_prompt=False, bos_token="", eos_token="", tools=None
+        )
+    except (TemplateError, TypeError, ValueError, KeyError):  # templates are foreign programs; a plan goes on
+        return float(_TEMPLATE_TOKENS)
+    bare = sum(len(counter.encode(part, add_special_tokens=False).ids) for part in (_QUESTION, _ANSWER))
+    rendered = len(counter.encode(text, add_special_tokens=False).ids)
+    return float(max(0, rendered - bare - 1))  # the end of turn is counted with the answer
+
+
+def _refuse(message: str) -> None:
+    raise ValueError(message)
+
+
+def _template(folder: Path) -> str | None:
+    plain = folder / "chat_template.jinja"
+    if plain.is_file():
+        return plain.read_text(encoding="utf-8", errors="replace")
+    try:
+        value = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("chat_template")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return value if isinstance(value, str) else None
