@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from foretune.errors import ForetuneError, OutputError, Place
-from foretune.files import FolderLock, explained, sha256_file
+from foretune.files import FolderLock, explained, remove_leftovers, sha256_file
 
 Progress = Callable[[str], None]
 """Receives one line of text per stage; the command line prints it."""
@@ -65,11 +65,19 @@ def sole(folder: Path, *, progress: Progress = silent, patience_s: float = LOCK_
 
 
 @contextlib.contextmanager
-def workspace(parent: Path) -> Iterator[Path]:
-    """A folder beside the final one for downloads, removed at the end; a killed process leaves a ``.part`` name."""
-    with explained(parent):
-        parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".download.", suffix=".part", dir=parent))
+def workspace(held: Path, *finals: Path) -> Iterator[Path]:
+    """A folder for downloads inside ``held``, a folder held by `sole`; it is removed at the end.
+
+    What a killed process left there, or aside of the ``finals`` it was filling, is removed first: the lock is ours,
+    so nobody works on it.
+    """
+    remove_leftovers(held)
+    for final in finals:
+        for stale in final.parent.glob(f".{final.name}.*"):
+            if stale.suffix in (".part", ".old"):
+                shutil.rmtree(stale, ignore_errors=True)
+    with explained(held):
+        folder = Path(tempfile.mkdtemp(prefix=".download.", suffix=".part", dir=held))
     try:
         yield folder
     finally:

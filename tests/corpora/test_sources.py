@@ -90,6 +90,12 @@ def test_foldoc_a_damaged_index_is_said_with_its_line() -> None:
         foldoc.rows(index + "word\t!!\tA\n", text)
 
 
+def test_foldoc_entries_about_the_dictionary_are_left_out() -> None:
+    index, text = _dictionary({"The data is available from:": LONG, "loop": LONG})
+    index = index.replace("The data is available from:\t", "00-database-url\t")
+    assert [row["question"] for row in foldoc.rows(index, text)] == ["What is loop?"]
+
+
 def test_foldoc_without_apt_names_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match="needs apt-get"):

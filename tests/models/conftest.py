@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import os
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ from typing import Any
 
 import pytest
 
+OUTER_CACHE = os.environ.get("FORETUNE_CACHE")
+"""The cache of whoever runs the tests: tests of real models fetch into it once."""
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "dog", "ran", "in", "sun"]
 
 
@@ -95,8 +99,6 @@ def write_gguf(path: Path, model: Any, tokenizer: Any, *, quantised: bool = Fals
     writer.add_token_list([token for token, _ in vocabulary])
     special = gguf.TokenType.CONTROL
     writer.add_token_types([special if i < 3 else gguf.TokenType.NORMAL for i in range(len(vocabulary))])
-    import json
-
     merges = json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]
     writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in merges])
     writer.add_bos_token_id(1)

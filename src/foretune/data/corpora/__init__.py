@@ -94,14 +94,16 @@ def fetch(name: str, *, rows: int = reasoning.ROWS, seed: int = 0, progress: Pro
     if ready is not None:
         return ready
     say = progress or silent
-    with sole(data_folder() / f".{known.family}.fetching", progress=say):
+    held = data_folder() / f".{known.family}.fetching"
+    with sole(held, progress=say):
         ready = fetched(key)  # another process may have finished while this one waited
         if ready is not None:
             return ready
         if generated:
             _store(key, known, reasoning.build(name, rows, seed), {"rows": rows, "seed": seed, **reasoning.origin()})
         else:
-            with workspace(data_folder()) as folder:
+            family = [data_folder() / other for other, one in DATASETS.items() if one.family == known.family]
+            with workspace(held, *family) as folder:
                 for other, built in BUILDERS[known.family](folder, say).items():
                     if fetched(other) is None:
                         _store(other, DATASETS[other], built, {})

@@ -38,7 +38,9 @@ _PHRASINGS = (
     "What does the computing term {x} mean?",
     "Explain {x} in a few sentences.",
 )
-_ABOUT_ITSELF = re.compile(r"00-?database|Free On-line Dictionary|Acknowledgements|Missing definition|FOLDOC")
+_SERVER_WORDS = ("00database", "00-database")
+"""Index words under which dictd's servers find a dictionary's title, address and license."""
+_ABOUT_ITSELF = re.compile(r"Free On-line Dictionary|Acknowledgements|Missing definition|FOLDOC")
 _POINTER = re.compile(r"^(?:See|{)[^.]*\.?$")
 
 
@@ -98,7 +100,9 @@ def entries(index: str, text: bytes) -> Iterator[tuple[str, str]]:
     places: dict[int, int] = {}
     for number, line in enumerate(index.splitlines(), start=1):
         try:
-            _, offset, length = line.split("\t")
+            word, offset, length = line.split("\t")
+            if word.startswith(_SERVER_WORDS):
+                continue
             places[_number(offset)] = _number(length)
         except ValueError as error:
             raise DataError("a damaged line of the index.", place=Place("foldoc.index", number)) from error
