@@ -105,6 +105,21 @@ def test_language_codes_of_a_translation_model_are_kept():
     assert codes[1] in row.decoder_ids and row.decoder_ids[-1] == tokenizer.eos_token_id
 
 
+def test_a_tokenizer_written_in_python(tmp_path):
+    from transformers import ByT5Tokenizer
+
+    tokenizer = ByT5Tokenizer()
+    settings = {"kind": "seq2seq", "task": "generation", "context_tokens": 6}
+    examples = [conversation("ab", "é"), conversation("abcdefgh", "b")]
+    rows = encoded(examples, tokenizer, **settings)
+    first = 3  # ids below are pad, eos and unk
+    assert rows[0].ids.tolist() == [ord("a") + first, ord("b") + first, 1]
+    assert rows[0].decoder_ids.tolist() == [*(byte + first for byte in "é".encode()), 1]
+    assert len(rows[1].ids) == 6 and rows[1].truncated == 3
+    stored = [encode_rows(examples, tokenizer, cache=tmp_path, **settings)[1].ids.tolist() for _ in range(2)]
+    assert stored[0] == stored[1] == rows[1].ids.tolist() and len(list(tmp_path.iterdir())) == 1
+
+
 def test_tasks_that_a_kind_cannot_do_are_refused():
     text = [Example((Turn("text", "a"),))]
     with pytest.raises(UsageError, match="no language-model head"):

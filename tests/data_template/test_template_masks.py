@@ -247,8 +247,9 @@ def test_roles_out_of_order_are_refused_with_the_place():
         encode_rows([ONE, example], made.TOKENIZERS["gemma bytes"](), **SETTINGS)
 
 
-def test_rows_without_question_or_answer_are_refused_with_the_place():
-    tokenizer = made.TOKENIZERS["chatml bytes"]()
+@pytest.mark.parametrize("kind", ["chatml bytes", "plain bytes", "plain merging"])
+def test_rows_without_question_or_answer_are_refused_with_the_place(kind):
+    tokenizer = made.TOKENIZERS[kind]()
     with pytest.raises(DataError, match="row 1: the first turn is an answer"):
         encode_rows([Example((Turn("assistant", "c"),), targets=(0,))], tokenizer, **SETTINGS)
     with pytest.raises(DataError, match="row 1: the row has no answer"):

@@ -11,7 +11,8 @@ import template_tokenizers as made
 from foretune.data import encode
 from foretune.data.encode import encode_rows
 from foretune.data.example import Example, Turn, conversation
-from foretune.data.token_cache import load_rows, save_rows, token_folder, tokenizer_identity
+from foretune.data.layout import TurnLayout
+from foretune.data.token_cache import cache_key, load_rows, save_rows, token_folder, tokenizer_identity
 
 SETTINGS = {"kind": "causal", "task": "generation", "context_tokens": 60}
 EXAMPLES = [conversation("what is two?", "two"), conversation("cat " * 30, "sat"), conversation("q", "yes " * 60)]
@@ -85,6 +86,14 @@ def test_the_key_covers_tokenizer_template_settings_and_rows(tmp_path):
     assert entries(examples=[*EXAMPLES[:2], conversation("q", "yes")]) == 5
     assert entries(tokenizer=made.byte_tokenizer(made.CHATML.replace("Be good", "Be bad"))) == 6
     assert entries(tokenizer=made.TOKENIZERS["chatml merging"]()) == 7
+
+
+def test_a_template_that_writes_the_time_has_another_key_at_another_time():
+    tokenizer = made.byte_tokenizer("{{ strftime_now('%f') }}" + made.CHATML)
+    layout = TurnLayout("chat", end_id=0)
+    assert len({cache_key(EXAMPLES, tokenizer, layout, {}) for _ in range(3)}) > 1
+    steady = made.byte_tokenizer(made.CHATML)
+    assert len({cache_key(EXAMPLES, steady, layout, {}) for _ in range(3)}) == 1
 
 
 def test_a_tokenizer_keeps_its_identity_when_it_is_used():

@@ -6,6 +6,7 @@ Everything is read, encoded and checked exactly as ``fit`` does it before traini
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -113,7 +114,7 @@ def _print_text(
     from foretune.data.coloured import coloured
     from foretune.data.row_label import where
 
-    colour = sys.stdout.isatty()
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     for index in shown:
         row = encoded[index]
         label = "" if row.label is None else f", label {row.label}"

@@ -69,7 +69,7 @@ class TurnLayout:
     system_role: bool = True
     """False: a system turn is written at the head of the first user turn."""
     markers: bool = False
-    """The template marks what is generated with ``{% generation %}``."""
+    """The template marks what is generated with ``{% generation %}``, and the tokenizer knows character positions."""
     lead: str = ""
     """Text that the template writes between the inference prompt and the answer, such as an empty reasoning block.
     The model has to write it, so it is trained; `answer_text` takes it off."""
@@ -151,7 +151,7 @@ def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Tur
         variables=layout.variables,
         blocks=layout.blocks,
         system_role=system_role,
-        markers=_MARKERS.search(template) is not None,
+        markers=bool(tokenizer.is_fast) and _MARKERS.search(template) is not None,
         lead=lead,
         closing="" if end is None else tail.partition(str(tokenizer.convert_ids_to_tokens(end)))[0],
         tail=tail,

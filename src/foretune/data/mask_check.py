@@ -142,7 +142,7 @@ def _failure(
     return DataError(
         f"the encoded row fails its check: {problem}{more}\n{shown}\n",
         place=where(examples[index], index),
-        remedy="Nothing was trained. Correct or leave out the row (--on-bad-row), or use the plain layout (--plain).",
+        remedy="Nothing was trained. Correct the row or take it out of the file.",
     )
 
 

@@ -71,6 +71,9 @@ def render_rows(
     examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout
 ) -> list[Rendered | None]:
     """Render conversations in one batch. None for a row without a target turn. Raises `DataError` with the place."""
+    for index, example in enumerate(examples):
+        if 0 in example.targets:
+            raise _no_question(example, index)
     if layout.style == "plain":
         return [_render_plain(row, parts, layout) for row, parts in _plain_parts(examples, tokenizer)]
     rows = [_chat_texts(example, index, tokenizer, layout) for index, example in enumerate(examples)]
@@ -100,7 +103,7 @@ def _render_plain(example: Example, parts: list[tuple[list[int], list[int]]], la
     spans, turns = [], []
     for position in range(last):
         content, followed = parts[position]
-        if position in example.targets and content and followed[: len(content)] == content and ids:
+        if position in example.targets and content and followed[: len(content)] == content:
             spans.append((len(ids), len(ids) + len(content)))
             turns.append(position)
         ids += followed
@@ -115,8 +118,6 @@ def _chat_texts(
     """For every trained turn the inference prompt and the training text."""
     pairs = []
     for target in example.targets:
-        if target == 0:
-            raise DataError("the first turn is an answer: there is nothing to answer.", place=where(example, index))
         try:
             prompt = render(tokenizer, example.turns[:target], layout, prompt=True)
             full = render(tokenizer, example.turns[: target + 1], layout, prompt=False)
@@ -126,6 +127,10 @@ def _chat_texts(
             full = full.removesuffix(layout.tail)
         pairs.append((prompt, full))
     return pairs
+
+
+def _no_question(example: Example, index: int) -> DataError:
+    return DataError("the first turn is an answer: there is nothing to answer.", place=where(example, index))
 
 
 def _refused(example: Example, index: int, error: Exception) -> DataError:
@@ -229,23 +234,21 @@ def _holes(spans: Sequence[tuple[int, int]], mask: Sequence[int]) -> tuple[int, 
     return tuple(holes)
 
 
-def prompt_ids(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout, first: int = 0
-) -> list[list[int]]:
+def prompt_ids(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout) -> list[list[int]]:
     """The ids that inference feeds for each conversation, uncut.
 
     For the chat layout this is transformers' own route (``apply_chat_template`` with tokenization), not the code
-    that lays out training rows, so that comparing the two checks something. ``first`` numbers the rows in errors.
+    that lays out training rows, so that comparing the two checks something.
     """
     if layout.style == "plain":
         texts = [[_turn_text(turn) for turn in _prompt_turns(row)] for row in examples]
         ids = iter(encode_texts(tokenizer, [text for row in texts for text in row]))
         return [[*layout.begin, *(token for _ in row for token in next(ids))] for row in texts]
     prompts = []
-    for index, example in enumerate(examples, start=first):
+    for index, example in enumerate(examples):
         turns = _prompt_turns(example)
         if not turns:
-            raise DataError("the first turn is an answer: there is nothing to answer.", place=where(example, index))
+            raise _no_question(example, index)
         try:
             ids_of_row = tokenizer.apply_chat_template(
                 messages_of(turns, layout),
@@ -268,11 +271,16 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> tupl
 
 
 def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, layout: TurnLayout) -> str:
-    """The answer in generated ids: up to the first stop token, without special tokens and the template's lead."""
+    """The answer in generated ids: up to the first stop token, without special tokens and the template's lead.
+
+    The lead goes first, because it may hold special tokens with text between them (``<|channel|>final<|message|>``).
+    """
     stops = {layout.end_id, tokenizer.eos_token_id}
     length = next((position for position, token in enumerate(ids) if token in stops), len(ids))
-    text = str(tokenizer.decode(list(ids[:length]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-    return bare_answer(text, layout).strip()
+    text = bare_answer(_decoded(tokenizer, ids[:length]), layout)
+    for special in tokenizer.all_special_tokens:
+        text = text.replace(str(special), "")
+    return text.strip()
 
 
 def bare_answer(text: str, layout: TurnLayout) -> str:
