@@ -114,7 +114,10 @@ class View:
 class Strategy(Protocol):
     """Decides what to do next; everything else is the core's."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Its name in journals and reports."""
+        ...
 
     def propose(self, view: View) -> Proposal:
         """The next proposal: a pure function of ``view``."""
