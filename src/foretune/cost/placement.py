@@ -54,7 +54,7 @@ def place(
     tried = layout
     changes: list[str] = []
     needed = peak(shapes, tried, trainable=trainable, full=full)
-    weights_alone = needed.total - needed.activations - needed.logits > room
+    weights_alone = needed.weights + needed.trained + needed.framework > room
     for candidate, said in _ladder(tried, freedom, full=full, weights_first=weights_alone):
         if needed.total <= room:
             break
