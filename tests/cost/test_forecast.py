@@ -189,6 +189,9 @@ def test_the_ladder_of_placement():
     smaller = placed(need["checkpointed"] - 5e7)
     assert smaller.fits
     assert smaller.layout.micro_batch_tokens == 1024
+    smallest = placed(need["checkpointed"] / 3)
+    assert not smallest.fits
+    assert [change.startswith("micro-batches hold 100 ") for change in smallest.changes].count(True) == 1
     fixed = placed(need["checkpointed"], freedom=Freedom(checkpointing=False))
     assert not fixed.layout.gradient_checkpointing
     assert fixed.fits

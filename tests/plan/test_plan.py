@@ -108,6 +108,9 @@ def test_refusals_reach_the_caller(tmp_path):
         _plan(tmp_path, options={"model.kind": "encoder"})
     with pytest.raises(ModelError, match="Did you mean SmolLM2-135M-Instruct"):
         _plan(tmp_path, model="SmolLM2-135M")
+    encoder = _model(tmp_path / "encoder", model_type="bert")
+    with pytest.raises(UsageError, match="writes no text"):
+        _plan(tmp_path, model=str(encoder))
     with pytest.raises(ModelError, match="not a model"):
         _plan(tmp_path, model=str(_rows(tmp_path / "x.jsonl")))
 
@@ -144,6 +147,7 @@ def test_short_budgets_evaluate_fewer_rows_unless_told(tmp_path):
     assert answer.resolution.values["evaluation.max_rows"].origin == "recommended"
     assert any("not fetched" in note for note in answer.notes)
     assert not answer.rows.count.row.exact
+    assert any("cuts them short" in note for note in plan(data, **{**fields, "time": "5s"}).notes)
     told = plan(data, **fields, options={"evaluation.max_rows": 150})
     assert told.resolution["evaluation.max_rows"] == 150
 
