@@ -67,7 +67,12 @@ def _trial(index: int) -> Trial:
         wiggle = 0.008 * math.sin(7 * step + index)
         curve.append(
             CurvePoint(
-                step, step * 1130, 0.62 * step + 4, Measure(round(loss + wiggle, 4), 0.021, 120), Measure(0.3, 0.04, 120), 120
+                step,
+                step * 1130,
+                0.62 * step + 4,
+                Measure(round(loss + wiggle, 4), 0.021, 120),
+                Measure(0.3, 0.04, 120),
+                120,
             )
         )
     config: dict[str, object] = {"method.name": method, "optimizer.learning_rate": rate, "training.rows_per_update": 16}
@@ -83,10 +88,12 @@ def _trial(index: int) -> Trial:
         horizon=horizon,
         curve=tuple(curve),
         best_step=min(curve, key=lambda p: p.loss.value).step if curve else None,  # type: ignore[union-attr]
-        trainable_parameters=rank * 305_280 or 134_515_008,
+        trainable_parameters={"full": 134_515_008, "ia3": 86_400, "vera": 161_280}.get(method, rank * 305_280),
         is_default=index == 0,
         is_winner=index == 1,
-        detail={"diverged": "loss 10.4 at step 90, learning rate 3e-3", "oom": "9.8 GiB wanted, 7.1 GiB free"}.get(status, ""),
+        detail={"diverged": "loss 10.4 at step 90, learning rate 3e-3", "oom": "9.8 GiB wanted, 7.1 GiB free"}.get(
+            status, ""
+        ),
     )
 
 
@@ -107,23 +114,79 @@ def _systems() -> tuple[SystemResult, ...]:
         Difference("loss", "base", -1.47, -1.58, -1.36, "better", 1e-4, "paired bootstrap"),
         Difference("loss", "default", -0.16, -0.21, -0.11, "better", 1e-4, "paired bootstrap"),
     )
-    bins = tuple(Bin(c, min(1.0, c - 0.04 + 0.03 * (i % 2)), 4 + 6 * i) for i, c in enumerate((0.35, 0.5, 0.65, 0.8, 0.93)))
+    bins = tuple(
+        Bin(c, min(1.0, c - 0.04 + 0.03 * (i % 2)), 4 + 6 * i) for i, c in enumerate((0.35, 0.5, 0.65, 0.8, 0.93))
+    )
     return (
         SystemResult("base", "base", metrics(0.04, 0.17, 2.93), calibration=Calibration(0.213), about="untouched"),
-        SystemResult("examples", "base + 4 examples", metrics(0.287, 0.41, 2.21), about="the 4 nearest training rows in the prompt"),
+        SystemResult(
+            "examples",
+            "base + 4 examples",
+            metrics(0.287, 0.41, 2.21),
+            about="the 4 nearest training rows in the prompt",
+        ),
         SystemResult("default", "default LoRA", metrics(0.567, 0.66, 1.62), about="r = 16, α = 32, 2e-4, 3 epochs"),
-        SystemResult("winner", "fine-tuned", metrics(0.62, 0.71, 1.46), differences, Calibration(0.041, bins), "trial 2: lora, r = 32"),
+        SystemResult(
+            "winner",
+            "fine-tuned",
+            metrics(0.62, 0.71, 1.46),
+            differences,
+            Calibration(0.041, bins),
+            "trial 2: lora, r = 32",
+        ),
     )
 
 
 _ANSWERS = [
-    ("Which term means: a program that translates source code into another language?", "compiler", "It is called a program.", "compiler", False, True),
-    ("Which term means: the smallest unit of information, with two states?", "bit", "The smallest unit of information is a byte, which has two states and is used in computers all over the world.", "bit", False, True),
-    ("Which term means: a fault in a program that makes it behave in an unintended way?", "bug", "bug", "bug", True, True),
-    ("Which term means: a list that is read in the order in which it was written?", "queue", "A list.", "stack", False, False),
+    (
+        "Which term means: a program that translates source code into another language?",
+        "compiler",
+        "It is called a program.",
+        "compiler",
+        False,
+        True,
+    ),
+    (
+        "Which term means: the smallest unit of information, with two states?",
+        "bit",
+        "The smallest unit of information is a byte, which has two states and is used in computers all over the world.",
+        "bit",
+        False,
+        True,
+    ),
+    (
+        "Which term means: a fault in a program that makes it behave in an unintended way?",
+        "bug",
+        "bug",
+        "bug",
+        True,
+        True,
+    ),
+    (
+        "Which term means: a list that is read in the order in which it was written?",
+        "queue",
+        "A list.",
+        "stack",
+        False,
+        False,
+    ),
     ("Which term means: a computer that answers the requests of others?", "server", "server", "host", True, False),
-    ("Which term means: a name for a place in memory whose content may change?", "variable", "A pointer is a name for a place in memory.", "variable", False, True),
-    ("Which term means: an agreed way in which two machines talk?", "protocol", "I think that the answer would be a language.", "protocol", False, True),
+    (
+        "Which term means: a name for a place in memory whose content may change?",
+        "variable",
+        "A pointer is a name for a place in memory.",
+        "variable",
+        False,
+        True,
+    ),
+    (
+        "Which term means: an agreed way in which two machines talk?",
+        "protocol",
+        "I think that the answer would be a language.",
+        "protocol",
+        False,
+        True,
+    ),
     ("Which term means: to search for and remove faults?", "debug", "To search.", "debugging", False, False),
 ]
 
@@ -137,8 +200,14 @@ def sample() -> RunRecord:
         finished="2026-11-22T09:42:13+00:00",
         command="foretune fit terms.jsonl --time 30m --trainable 5% --output runs/terms",
         model=ModelInfo(
-            "SmolLM2-135M-Instruct", "causal", 134_515_008, "bfloat16", "bcc81830d10c" * 5 + "7d9e", "apache-2.0",
-            "/home/ada/.cache/foretune/models/SmolLM2-135M-Instruct", 8192,
+            "SmolLM2-135M-Instruct",
+            "causal",
+            134_515_008,
+            "bfloat16",
+            "bcc81830d10c" * 5 + "7d9e",
+            "apache-2.0",
+            "/home/ada/.cache/foretune/models/SmolLM2-135M-Instruct",
+            8192,
         ),
         data=DataInfo(
             name="terms.jsonl",
@@ -163,8 +232,17 @@ def sample() -> RunRecord:
             languages=("en",),
         ),
         budget=BudgetInfo(
-            "time", 1800.0, 1690.0,
-            (Phase("probe", 41.0), Phase("base evaluation", 128.0), Phase("trials", 1214.0), Phase("finalists", 112.0), Phase("comparison", 171.0), Phase("export", 24.0)),
+            "time",
+            1800.0,
+            1690.0,
+            (
+                Phase("probe", 41.0),
+                Phase("base evaluation", 128.0),
+                Phase("trials", 1214.0),
+                Phase("finalists", 112.0),
+                Phase("comparison", 171.0),
+                Phase("export", 24.0),
+            ),
             price_per_hour=0.40,
         ),
         forecast=(
@@ -180,7 +258,9 @@ def sample() -> RunRecord:
             Candidate("r002", Measure(0.592, 0.045, 120), False, Measure(1.497, 0.021, 120)),
         ),
         comparison=Comparison(
-            "test", 150, "exact_match",
+            "test",
+            150,
+            "exact_match",
             (
                 MetricInfo("exact_match", "exact match", share=True),
                 MetricInfo("token_f1", "token F1", share=True),
@@ -196,7 +276,12 @@ def sample() -> RunRecord:
             Setting("budget.trainable", 0.05, "user", "--trainable 5%"),
             Setting("method.name", "lora", "searched", "best of 12 trials on the validation rows"),
             Setting("optimizer.learning_rate", 6e-4, "searched", "trial 2"),
-            Setting("training.rows_per_update", 16, "recommended", "best for 83 % of 212 earlier runs with 1,000 to 2,000 rows"),
+            Setting(
+                "training.rows_per_update",
+                16,
+                "recommended",
+                "best for 83 % of 212 earlier runs with 1,000 to 2,000 rows",
+            ),
             Setting("training.context_tokens", 256, "recommended", "the longest row has 160 tokens"),
             Setting("optimizer.weight_decay", 0.0, "default"),
             Setting("optimizer.warmup", 0.03, "default"),
@@ -206,7 +291,12 @@ def sample() -> RunRecord:
         notes=("The store learned 12 trials from this run.",),
         warnings=("4 rows were quarantined to terms.quarantine.jsonl.",),
         seeds={"run": 0},
-        environment={"processor": "2 cores, bfloat16 emulated", "memory": "15.6 GiB", "python": "3.11.9", "versions": {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.0"}},
+        environment={
+            "processor": "2 cores, bfloat16 emulated",
+            "memory": "15.6 GiB",
+            "python": "3.11.9",
+            "versions": {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.0"},
+        },
         base_validation=CurvePoint(0, 0, 0.0, Measure(2.94, 0.03, 120), None, 120),
     )
 

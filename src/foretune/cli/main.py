@@ -12,6 +12,11 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
+from foretune.cli import data, models
+from foretune.cli.export import export
+from foretune.cli.report import report
+from foretune.cli.runs import runs
+from foretune.cli import experience
 from foretune.cli import data, doctor, models, plan
 from foretune.errors import ForetuneError, Interrupted
 
@@ -43,6 +48,10 @@ def _root(
 
 app.add_typer(data.app)
 app.add_typer(models.app)
+app.command("report")(report)
+app.command("runs")(runs)
+app.command("export")(export)
+app.add_typer(experience.app, name="experience")
 app.command()(plan.plan)
 app.command()(doctor.doctor)
 

@@ -38,6 +38,9 @@ def _marked(
     marks: tuple[str, str],
     characters: int | None,
 ) -> str:
+    if len(ids) == 0:
+        return "(no tokens)"
+    mask = np.resize(mask, len(ids)) if len(mask) else np.zeros(len(ids), np.bool_)  # rows that fail may be misshapen
     edges = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
     pieces = []
     for start, end in pairwise(edges):

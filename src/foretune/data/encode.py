@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from foretune.catalogue.models import ModelKind
 from foretune.data.example import Example, Turn
-from foretune.data.layout import Layout, encode_texts, layout_of, single_bos
+from foretune.data.layout import TurnLayout, encode_texts, layout_of, single_bos
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, label_text, where
 from foretune.data.template import Rendered, prompt_ids, render_rows
 from foretune.data.truncate import Prompt, parts_of, room
@@ -118,7 +118,7 @@ def inference_ids(
     context_tokens: int | None = None,
     answer_tokens: int = 0,
     plain: bool = False,
-    layout: Layout | None = None,
+    layout: TurnLayout | None = None,
 ) -> npt.NDArray[np.int32]:
     """(time,) int32: what is fed to predict the last turn of ``example`` (or to label it, or to continue its text).
 
@@ -170,7 +170,7 @@ def _no_room(example: Example, index: int, context_tokens: int, parts: Prompt) -
     )
 
 
-def _parts(example: Example, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, layout: Layout) -> Prompt:
+def _parts(example: Example, ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout) -> Prompt:
     """The parts of an uncut prompt that do not depend on what is said in it (the system turn excepted)."""
     turns = tuple(turn if turn.role == "system" else Turn(turn.role, _BLANK) for turn in example.turns)
     try:
@@ -184,7 +184,7 @@ def _causal(
     examples: Sequence[Example],
     first: int,
     tokenizer: PreTrainedTokenizerBase,
-    layout: Layout,
+    layout: TurnLayout,
     task: str,
     labels: Sequence[str],
     context: int,
@@ -209,7 +209,7 @@ def _causal(
 
 
 def _fitted(
-    example: Example, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, layout: Layout, context: int
+    example: Example, rendered: Rendered, tokenizer: PreTrainedTokenizerBase, layout: TurnLayout, context: int
 ) -> EncodedRow:
     """A rendered conversation cut to ``context`` tokens, with its mask."""
     ids, start = rendered.ids, rendered.prompt_length
@@ -243,7 +243,7 @@ def _fitted(
 
 
 def _text_row(
-    text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, layout: Layout, context: int
+    text: str, ids: list[int], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout, context: int
 ) -> EncodedRow:
     whole = single_bos([*layout.begin, *ids], layout.bos)
     if not whole or whole[-1] != tokenizer.eos_token_id:

@@ -26,7 +26,16 @@ from foretune.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-RENDER_ERRORS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+RENDER_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+)
 """What a template raises on a conversation it does not accept."""
 
 _QUESTION = "foretune question"
@@ -42,7 +51,7 @@ _PLAIN_REMEDY = "Use the plain layout (--plain), another model, or a corrected c
 
 
 @dataclass(frozen=True)
-class Layout:
+class TurnLayout:
     """What the probe found."""
 
     style: Literal["chat", "plain"]
@@ -96,7 +105,7 @@ def single_bos(ids: Sequence[int], bos: int | None) -> list[int]:
     return list(ids[start:])
 
 
-def messages_of(turns: Sequence[Turn], layout: Layout) -> list[dict[str, Any]]:
+def messages_of(turns: Sequence[Turn], layout: TurnLayout) -> list[dict[str, Any]]:
     """The conversation as a chat template takes it."""
     if not layout.system_role and len(turns) > 1 and turns[0].role == "system" and turns[1].role == "user":
         turns = [Turn("user", f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]]
@@ -105,7 +114,7 @@ def messages_of(turns: Sequence[Turn], layout: Layout) -> list[dict[str, Any]]:
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], layout: Layout, *, prompt: bool) -> str:
+def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], layout: TurnLayout, *, prompt: bool) -> str:
     """The template's text for ``turns``; with ``prompt`` it ends where the model begins to write."""
     return str(
         tokenizer.apply_chat_template(
@@ -114,14 +123,14 @@ def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], layout: La
     )
 
 
-def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Layout:
+def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> TurnLayout:
     """Probe ``tokenizer``. Raises `ModelError` when no exact target mask is possible with its template."""
     begin = _begin_ids(tokenizer)
     bos = tokenizer.bos_token_id
     template = None if plain else _template_text(tokenizer)
     if template is None:
         why = "asked for" if plain else "the tokenizer has no chat template"
-        return Layout("plain", _eos(tokenizer), begin=begin, bos=bos, notes=(f"plain layout ({why})",))
+        return TurnLayout("plain", _eos(tokenizer), begin=begin, bos=bos, notes=(f"plain layout ({why})",))
     layout, prompt, full = _first_exact(tokenizer, template)
     lead, tail = full[len(prompt) :].split(_ANSWER, 1)
     bare = render(tokenizer, [Turn("user", _QUESTION)], layout, prompt=False)
@@ -133,7 +142,7 @@ def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Lay
         )
     end = _end_of_turn(tokenizer, tail)
     system_role = _has_system_role(tokenizer, layout)
-    return Layout(
+    return TurnLayout(
         style="chat",
         end_id=_eos(tokenizer) if end is None else end,
         end_in_template=end is not None,
@@ -180,14 +189,14 @@ def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _first_exact(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[Layout, str, str]:
+def _first_exact(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[TurnLayout, str, str]:
     """The first way of calling the template whose inference prompt is a prefix of its training text."""
     problem = ""
     date = {"date_string": _FIXED_DATE} if "strftime_now" in template and "date_string" in template else {}
     question, answer = Turn("user", _QUESTION), Turn("assistant", _ANSWER)
     for blocks in (False, True):
         for variant in _VARIANTS:
-            layout = Layout("chat", end_id=-1, variables={**date, **variant}, blocks=blocks)
+            layout = TurnLayout("chat", end_id=-1, variables={**date, **variant}, blocks=blocks)
             try:
                 prompt = render(tokenizer, [question], layout, prompt=True)
                 full = render(tokenizer, [question, answer], layout, prompt=False)
@@ -237,7 +246,7 @@ def control_texts(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     return tuple(sorted(special | {text for text in added if text.strip() and text in written}))
 
 
-def _has_system_role(tokenizer: PreTrainedTokenizerBase, layout: Layout) -> bool:
+def _has_system_role(tokenizer: PreTrainedTokenizerBase, layout: TurnLayout) -> bool:
     turns = [Turn("system", _SYSTEM), Turn("user", _QUESTION)]
     try:
         return _SYSTEM in render(tokenizer, turns, layout, prompt=True)
@@ -246,7 +255,7 @@ def _has_system_role(tokenizer: PreTrainedTokenizerBase, layout: Layout) -> bool
 
 
 def _notes(
-    tokenizer: PreTrainedTokenizerBase, template: str, layout: Layout, lead: str, end: int | None, system_role: bool
+    tokenizer: PreTrainedTokenizerBase, template: str, layout: TurnLayout, lead: str, end: int | None, system_role: bool
 ) -> list[str]:
     notes = []
     if end is None:

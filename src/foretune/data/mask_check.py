@@ -12,7 +12,7 @@ cannot give the answer back (lower-casing, unknown characters); both are counted
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from foretune.catalogue.models import ModelKind
 from foretune.data.coloured import coloured
 from foretune.data.encode import EncodedRow, inference_ids
 from foretune.data.example import Example
-from foretune.data.layout import Layout, control_texts, encode_texts, layout_of, single_bos
+from foretune.data.layout import TurnLayout, control_texts, encode_texts, layout_of, single_bos
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, where
 from foretune.data.template import bare_answer
 from foretune.errors import DataError
@@ -156,7 +156,7 @@ class _Checker:
         task: str,
         labels: Sequence[str],
         context_tokens: int,
-        layout: Layout | None,
+        layout: TurnLayout | None,
         vocabulary: int,
     ) -> None:
         self.tokenizer, self.kind, self.task, self.labels = tokenizer, kind, task, labels
@@ -203,15 +203,13 @@ class _Checker:
         expected = label_number(example, index, self.task, self.labels)
         return None if expected == row.label else f"its label is {row.label}, but the data says {expected}."
 
-    def _answer(self, example: Example, row: EncodedRow, layout: Layout) -> str | None:
+    def _answer(self, example: Example, row: EncodedRow, layout: TurnLayout) -> str | None:
         """A conversation: prefix, end of turn, and that what is trained is what the data says."""
         start = row.prompt_length
-        trained = np.flatnonzero(row.target_mask)
         if not 0 < start < len(row.ids) or not row.target_mask[start:].any():
             return "cutting took the whole answer."
-        before = [t for t in trained if t < start]
-        if before and len(example.targets) < 2:
-            return "tokens of the prompt are trained."
+        if not self._earlier_answers(example, row, layout):
+            return "tokens of the prompt are trained that are no earlier answer."
         limit = start if row.truncated else None
         fed = inference_ids(example, self.tokenizer, context_tokens=limit, layout=layout)
         if not np.array_equal(fed, row.ids[:start]):
@@ -228,9 +226,47 @@ class _Checker:
             return f"its answer holds {name!r} as text: generation would stop there."
         if not row.target_mask[start]:
             return "the first token of the answer is not trained."
-        return self._same_text(example.answer, target, row, layout)
+        if not layout.markers and not row.target_mask[start:].all():
+            return "a token inside the answer is not trained."
+        trained = [token for token, mask in zip(target, row.target_mask[start:], strict=False) if mask]
+        return self._same_text(example.answer, trained, row, layout)
 
-    def _same_text(self, answer: str, target: Sequence[int], row: EncodedRow, layout: Layout | None) -> str | None:
+    def _earlier_answers(self, example: Example, row: EncodedRow, layout: TurnLayout) -> bool:
+        """Whether every trained stretch of the prompt is an earlier answer with its end; counts what is not trained.
+
+        In rows that were not cut, each of them must also begin exactly where its own inference prompt ends.
+        """
+        mask = np.concatenate([[False], row.target_mask[: row.prompt_length], [False]]).astype(np.int8)
+        edges = np.flatnonzero(np.diff(mask)).reshape(-1, 2)
+        answers = [example.turns[turn].content for turn in example.targets[:-1]]
+        answers += [self._decode(ids) for ids in encode_texts(self.tokenizer, answers)] if len(edges) else []
+        expected = {_bare(answer) for answer in answers}
+        ends = layout.style == "chat" and layout.end_in_template
+        starts = self._starts(example, row, layout) if len(edges) and not row.truncated else None
+        found, stretch = 0, list[int]()
+        for start, end in edges:
+            if not stretch and starts is not None and int(start) not in starts:
+                return False
+            stretch += row.ids[start:end].tolist()  # markers may have split one answer into several stretches
+            if ends and stretch[-1] != layout.end_id:
+                continue
+            text = bare_answer(self._decode(stretch[:-1] if ends else stretch), layout)
+            if _bare(text) not in expected:
+                return False
+            found, stretch = found + 1, []
+        if not row.truncated:
+            self.report.untrained_turns += len(example.targets) - 1 - found
+        return not stretch
+
+    def _starts(self, example: Example, row: EncodedRow, layout: TurnLayout) -> set[int]:
+        """Where the earlier answers of an uncut row may begin: the ends of those inference prompts that it holds."""
+        prompts = (
+            inference_ids(replace(example, targets=(turn,)), self.tokenizer, layout=layout)
+            for turn in example.targets[:-1]
+        )
+        return {len(prompt) for prompt in prompts if np.array_equal(prompt, row.ids[: len(prompt)])}
+
+    def _same_text(self, answer: str, target: Sequence[int], row: EncodedRow, layout: TurnLayout | None) -> str | None:
         text = self._decode(target)
         if layout is not None:
             text = bare_answer(text, layout)
@@ -295,14 +331,6 @@ class _Checker:
             report.unknown_tokens += int((every == unknown).sum())
         prompt = "\n".join(turn.content for turn in example.turns)
         report.control += any(text in prompt for text in self.control)
-        if self.kind == "causal" and not is_text(example) and not row.truncated:
-            report.untrained_turns += max(len(example.targets) - _runs(row), 0)
-
-
-def _runs(row: EncodedRow) -> int:
-    """Separate stretches of trained tokens."""
-    mask = row.target_mask.astype(np.int8)
-    return int((np.diff(mask, prepend=0) == 1).sum())
 
 
 def _bare(text: str) -> str:

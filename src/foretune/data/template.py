@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foretune.data.example import Example, Turn
-from foretune.data.layout import RENDER_ERRORS, Layout, encode_texts, layout_of, messages_of, render, single_bos
+from foretune.data.layout import RENDER_ERRORS, TurnLayout, encode_texts, layout_of, messages_of, render, single_bos
 from foretune.data.row_label import label_text, where
 from foretune.errors import DataError, UsageError
 
@@ -68,7 +68,7 @@ def _prompt_turns(example: Example) -> tuple[Turn, ...]:
 
 
 def render_rows(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: Layout
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout
 ) -> list[Rendered | None]:
     """Render conversations in one batch. None for a row without a target turn. Raises `DataError` with the place."""
     if layout.style == "plain":
@@ -92,7 +92,7 @@ def _plain_parts(
     return [(row, [(next(ids), next(ids)) for _ in row.turns]) for row in examples]
 
 
-def _render_plain(example: Example, parts: list[tuple[list[int], list[int]]], layout: Layout) -> Rendered | None:
+def _render_plain(example: Example, parts: list[tuple[list[int], list[int]]], layout: TurnLayout) -> Rendered | None:
     if not example.targets:
         return None
     last = example.targets[-1]
@@ -110,7 +110,7 @@ def _render_plain(example: Example, parts: list[tuple[list[int], list[int]]], la
 
 
 def _chat_texts(
-    example: Example, index: int, tokenizer: PreTrainedTokenizerBase, layout: Layout
+    example: Example, index: int, tokenizer: PreTrainedTokenizerBase, layout: TurnLayout
 ) -> list[tuple[str, str]]:
     """For every trained turn the inference prompt and the training text."""
     pairs = []
@@ -141,7 +141,7 @@ Piece = tuple[tuple[str, str], list[int], list[int]]
 
 
 def _assemble(
-    example: Example, index: int, pieces: list[Piece], tokenizer: PreTrainedTokenizerBase, layout: Layout
+    example: Example, index: int, pieces: list[Piece], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout
 ) -> Rendered:
     """The ids of the last piece with the spans of those earlier pieces that stand in it unchanged."""
     answers = [_answer_ids(piece, tokenizer, layout) for piece in pieces]
@@ -163,7 +163,7 @@ def _assemble(
     return Rendered(ids, (*spans, (len(prompt_ids), len(ids))), (*turns, example.targets[-1]))
 
 
-def _answer_ids(piece: Piece, tokenizer: PreTrainedTokenizerBase, layout: Layout) -> list[int] | None:
+def _answer_ids(piece: Piece, tokenizer: PreTrainedTokenizerBase, layout: TurnLayout) -> list[int] | None:
     """The ids after the prompt, up to and including the end of turn; None when the texts do not continue."""
     (prompt, full), prompt_ids, full_ids = piece
     if not full.startswith(prompt):
@@ -197,7 +197,7 @@ def _with_holes(
     examples: Sequence[Example],
     rows: list[Rendered | None],
     tokenizer: PreTrainedTokenizerBase,
-    layout: Layout,
+    layout: TurnLayout,
 ) -> list[Rendered | None]:
     """Take out what lies between two marked stretches of one turn: the template says it is not generated."""
     marked: list[Rendered | None] = []
@@ -230,7 +230,7 @@ def _holes(spans: Sequence[tuple[int, int]], mask: Sequence[int]) -> tuple[int, 
 
 
 def prompt_ids(
-    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: Layout, first: int = 0
+    examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, layout: TurnLayout, first: int = 0
 ) -> list[list[int]]:
     """The ids that inference feeds for each conversation, uncut.
 
@@ -267,7 +267,7 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> tupl
     return (end,) if eos is None or int(eos) == end else (end, int(eos))
 
 
-def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, layout: Layout) -> str:
+def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, layout: TurnLayout) -> str:
     """The answer in generated ids: up to the first stop token, without special tokens and the template's lead."""
     stops = {layout.end_id, tokenizer.eos_token_id}
     length = next((position for position, token in enumerate(ids) if token in stops), len(ids))
@@ -275,7 +275,7 @@ def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, layou
     return bare_answer(text, layout).strip()
 
 
-def bare_answer(text: str, layout: Layout) -> str:
+def bare_answer(text: str, layout: TurnLayout) -> str:
     """``text`` without what the template itself writes around an answer."""
     if lead := layout.lead.strip():
         text = text.strip().removeprefix(lead)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from foretune.data.example import Example, Turn
-from foretune.data.layout import Layout, render
+from foretune.data.layout import TurnLayout, render
 from foretune.files import cache_folder, fingerprint, write_bytes
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 def cache_key(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
-    layout: Layout | None,
+    layout: TurnLayout | None,
     settings: Mapping[str, Any],
 ) -> str:
     """The name of the entry for these rows. A template that writes the date gets another key on another day."""

@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from foretune.data.encode import EncodedRow, check_encoding, encode_rows
+from foretune.data.encode import EncodedRow, encode_rows, inference_ids
 from foretune.data.example import Example
-from foretune.data.template import inference_ids, prompt_with_examples, stop_ids
+from foretune.data.mask_check import MaskReport, check_encoding
+from foretune.data.template import prompt_with_examples, stop_ids
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate
 from foretune.evaluation.likelihood import RowScore, score_rows
@@ -57,6 +58,8 @@ class Bench:
         self.tokenizer: Any = loaded.tokenizer
         self.kind = loaded.kind
         self.weights_hash = loaded.weights_hash
+        self.folder_or_id = loaded.folder_or_id
+        self.quantized = bool(getattr(loaded.model, "is_quantized", False))
         self.model.requires_grad_(False)
         self.model.eval()
         if task.gradient_checkpointing:
@@ -65,6 +68,7 @@ class Bench:
         self.network = Network(self.model, self.kind)
         self.network.verify()
         self._splits: dict[str, Split] = {}
+        self.mask_reports: dict[str, MaskReport] = {}
 
     def for_task(self, task: TaskSpec) -> Bench:
         """A bench for another task, with this one's model where that is the same."""
@@ -88,27 +92,26 @@ class Bench:
         if name not in self._splits:
             path = Path(self.task.folder) / f"{name}.jsonl"
             examples = tuple(Example.from_json(value) for value in read_lines(path)) if name in SPLITS else ()
-            self._splits[name] = Split(examples, tuple(self.encode(examples)))
-            check_encoding(examples, self._splits[name].rows, self.tokenizer, kind=self.kind, plain=self.plain)
+            rows = tuple(self.encode(examples))
+            self.mask_reports[name] = check_encoding(examples, rows, self.tokenizer, **self._encoding)
+            self._splits[name] = Split(examples, rows)
         return self._splits[name]
 
     @property
-    def plain(self) -> bool:
-        """Whether rows are written without the chat template."""
-        return self.task.plain_template
+    def _encoding(self) -> dict[str, Any]:
+        """The settings that encoding and its check share."""
+        task = self.task
+        return {
+            "kind": self.kind,
+            "task": task.task,
+            "labels": task.labels,
+            "context_tokens": task.context_tokens,
+            "plain": task.plain_template,
+        }
 
     def encode(self, examples: Sequence[Example]) -> list[EncodedRow]:
         """Token rows of any examples under this task's settings."""
-        return encode_rows(
-            examples,
-            self.tokenizer,
-            kind=self.kind,
-            task=self.task.task,
-            labels=self.task.labels,
-            context_tokens=self.task.context_tokens,
-            plain=self.plain,
-            cache=cache_folder() / "tokens",
-        )
+        return encode_rows(examples, self.tokenizer, cache=cache_folder() / "tokens", **self._encoding)
 
     @contextmanager
     def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
@@ -166,25 +169,37 @@ class Bench:
             encoded = dict(zip(chosen, self.encode([examples[i] for i in chosen]), strict=True))
             rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
         scores = self.score_encoded(network, rows, chosen, on_chunk)
-        texts: dict[int, str] = {}
+        texts: dict[int, str | None] = {}
         if generation and self.kind != "encoder":
             done = [score.row for score in scores]
-            prompts = [
-                inference_ids(examples[i], self.tokenizer, kind=self.kind, context_tokens=self.task.context_tokens)
-                if not self.plain
-                else rows[i].ids[: rows[i].prompt_length]
-                for i in done
-            ]
-            written = generate(
-                network.model,
-                self.tokenizer,
-                prompts,
-                max_new_tokens=self.task.max_answer_tokens,
-                stop_ids=stop_ids(self.tokenizer),
-                on_chunk=on_chunk,
-            )
-            texts = dict(zip(done, written, strict=False))
+            written = self.write(network, [examples[i] for i in done], on_chunk)
+            texts = dict(zip(done, written, strict=True))
         return [self._answer(part.examples[score.row], score, texts.get(score.row)) for score in scores]
+
+    def write(
+        self, network: Network, examples: Sequence[Example], on_chunk: Callable[[int], bool] = lambda done: True
+    ) -> list[str | None]:
+        """Greedy answers to the prompts of ``examples``; None for those not reached when told to stop."""
+        limit = self.task.max_answer_tokens
+        prompts = [
+            inference_ids(
+                example,
+                self.tokenizer,
+                kind=self.kind,
+                context_tokens=self.task.context_tokens,
+                answer_tokens=limit,
+                plain=self.task.plain_template,
+            )
+            for example in examples
+        ]
+        return generate(
+            network.model,
+            self.tokenizer,
+            prompts,
+            max_new_tokens=limit,
+            stop_ids=stop_ids(self.tokenizer, plain=self.task.plain_template) if self.kind == "causal" else (),
+            on_chunk=on_chunk,
+        )
 
     def _answer(self, example: Example, score: RowScore, text: str | None) -> Answer:
         prediction = text

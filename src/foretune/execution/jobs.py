@@ -20,6 +20,7 @@ from foretune.evaluation.retrieval import retrieve
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.trial import Trial, TrialOrder, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
+from foretune.export.verify import DEFAULT_PROBES, answer_probes, verify
 from foretune.files import write_json
 from foretune.search.types import Lease
 from foretune.training import checkpoint
@@ -30,8 +31,9 @@ Stopped = Callable[[], bool]
 
 PROBE_UPDATES = 3
 """Updates that the probe times; the first warms up and is not counted."""
-PROBE_ANSWERS = 4
-"""Answers that the probe times."""
+PROBE_ANSWERS = 16
+"""Answers that the probe times: a batch, as the evaluation writes them."""
+NOT_VERIFIED = "encoder\u2013decoders and 4-bit bases are not loaded again to compare"
 
 
 def train(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
@@ -150,12 +152,22 @@ def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool])
 
 
 def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
-    """Write the adapter of a run's checkpoint to ``payload["output"]`` and record its greedy answers there."""
+    """Write the adapter of a run's checkpoint to ``payload["output"]`` and check that it answers as here.
+
+    Raises `ModelError` (and leaves nothing) when the written folder answers differently.
+    """
+    output, base = Path(payload["output"]), Path(bench.folder_or_id)
     with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
         load_checkpoint(bench, attachment, Path(payload["run_folder"]), int(payload["step"]))
-        export_adapter(attachment, Path(payload["output"]), tokenizer=bench.tokenizer, base=payload["base"])
+        export_adapter(attachment, output, tokenizer=bench.tokenizer, base_model=payload["base"])
         statistics = attachment.statistics()
-    return {"output": payload["output"], "statistics": statistics}
+        if bench.kind == "seq2seq" or bench.quantized:
+            return {"output": str(output), "statistics": statistics, "verified": None, "detail": NOT_VERIFIED}
+        reference = answer_probes(network.model, bench.tokenizer, DEFAULT_PROBES)
+    report("beat", {})
+    dtype = str(bench.model.dtype).removeprefix("torch.")
+    check = verify(reference, output, DEFAULT_PROBES, dtype=dtype, base=base, labels=bench.task.labels)
+    return {"output": str(output), "statistics": statistics, "verified": True, "detail": check.detail}
 
 
 Handler = Callable[[Bench, Mapping[str, Any], Report, Stopped], dict[str, Any]]

@@ -1,1 +1,1 @@
-"""What leaves Foretune: adapters, merged models, and the check that they answer as evaluated."""
+"""What leaves a run: the adapter folder, a merged model, a GGUF file; each loads elsewhere and answers as evaluated."""

@@ -23,7 +23,7 @@ from foretune.report.wording import (
 )
 from foretune.units import format_duration
 
-WIDE, NARROW = 720, 340  # pixels of the two drawings
+WIDE, NARROW = 784, 340  # pixels of the two drawings
 CHARACTER = 6.5  # pixels of an average character at 12 pixels
 NORMAL_95 = 1.96  # standard errors of a 95 % interval
 ROW = 40
@@ -268,7 +268,8 @@ def _forecast_row(row: ForecastRow, scale: Scale, y: float) -> Markup:
     if row.measured is not None and row.measured > 0:
         x = scale.at(row.measured / row.value)
         diamond = tag("path", d=f"M{x:.1f} {y - 7:.1f}l7 7l-7 7l-7 -7z", class_="diamond")
-    title = f"{row.quantity}: forecast {quantity_text(row.unit, row.value)}, measured {quantity_text(row.unit, row.measured)}"
+    said, came = quantity_text(row.unit, row.value), quantity_text(row.unit, row.measured)
+    title = f"{row.quantity}: forecast {said}, measured {came}"
     return tag("g", bar, middle, diamond, tag("title", title), class_=f"forecast {forecast_verdict(row)}")
 
 

@@ -12,7 +12,7 @@ from foretune.report.charts import (
 )
 from foretune.report.curves import curves_chart
 from foretune.report.markup import Markup, join, tag
-from foretune.report.record import Comparison, RunRecord, SystemResult
+from foretune.report.record import Comparison, MetricInfo, RunRecord, SystemResult
 from foretune.report.tables import Column, Section, folded, table
 from foretune.report.wording import (
     FEW_SEEDS,
@@ -29,6 +29,8 @@ from foretune.report.wording import (
 )
 from foretune.units import format_duration
 
+SECONDS_PER_HOUR = 3600.0
+
 _VERDICT_MARK = {"better": "▲ better", "worse": "▼ worse", "no evidence": "◦ no evidence"}
 
 
@@ -39,7 +41,7 @@ def comparison(record: RunRecord) -> Section | None:
         return None
     seeds = f"{number_word(compared.seeds)} training seed{'' if compared.seeds == 1 else 's'}"
     lead = (
-        f"Every system answered the same {counted(compared.rows, f'{compared.split} row')}, which were not used before. "
+        f"All answered the same {counted(compared.rows, f'{compared.split} row')}, which were not used before. "
         f"Intervals are 95 %; there is {seeds} behind them"
         + (", so they speak of these rows and not of other training runs." if compared.seeds < FEW_SEEDS else ".")
     )
@@ -72,13 +74,21 @@ def _scores(compared: Comparison) -> Markup:
     names = _metric_names(compared)
     infos = [compared.info(name) for name in names]
     arrows = {"higher": "↑", "lower": "↓"}
-    columns = [Column("system"), *(Column(f"{info.label} {arrows[info.direction]}", number=True) for info in infos)]
+    columns = [Column("system"), *(Column(_heading(info, arrows[info.direction]), number=True) for info in infos)]
     rows = [
-        [_system_name(system), *(value_text(info, system.metrics.get(info.name), error=True) for info in infos)]
+        [
+            _system_name(system),
+            *(value_text(info, system.metrics.get(info.name), error=True, unit=False) for info in infos),
+        ]
         for system in compared.systems
     ]
     classes = ["winner" if system.role == "winner" else "" for system in compared.systems]
     return table("Scores with standard errors (↑ higher is better, ↓ lower is better)", columns, rows, classes)
+
+
+def _heading(info: MetricInfo, arrow: str) -> str:
+    unit = ", %" if info.share else f", {info.unit}" if info.unit else ""
+    return f"{info.label}{unit} {arrow}"
 
 
 def _system_name(system: SystemResult) -> Markup:
@@ -150,14 +160,15 @@ def curves(record: RunRecord) -> Section | None:
     legend = tag(
         "span",
         *(
-            join([tag("i", class_=f"key {kind}"), f"{name} "])
+            tag("span", tag("i", class_=f"key {kind}"), name)
             for kind, name in (
                 ("winner", "winner with 95 % band, ring at its best step"),
                 ("default", "default LoRA"),
                 ("other", "other trials"),
             )
         ),
-        "× failed, ○ stopped early",
+        tag("span", "× failed"),
+        tag("span", "○ stopped early"),
         class_="legend",
     )
     lead = "Validation loss of every trial, a line each. The numbers are those of the trials table."
@@ -207,8 +218,8 @@ def budget(record: RunRecord) -> Section | None:
     classes += ["muted"] * (len(rows) - 1 - len(classes)) + ["total"]
     money = ""
     if item.price_per_hour is not None:
-        hours = spent / 3600
-        money = f" At {item.currency}{item.price_per_hour:,.2f} an hour that is {item.currency}{hours * item.price_per_hour:,.2f}."
+        cost = spent / SECONDS_PER_HOUR * item.price_per_hour
+        money = f" At {item.currency}{item.price_per_hour:,.2f} an hour that is {item.currency}{cost:,.2f}."
     columns = [Column("phase"), Column("time", number=True), Column("share", number=True)]
     lead = f"Used: {budget_text(item)}.{money}"
     return Section("Budget", lead, (figure(budget_chart(item), ""), table("Time by phase", columns, rows, classes)))
@@ -220,7 +231,7 @@ def forecast(record: RunRecord) -> Section | None:
         return None
     measured = [row for row in record.forecast if row.measured is not None]
     inside = sum(forecast_verdict(row) == "inside" for row in measured)
-    lead = f"{inside} of {counted(len(measured), 'measured quantity').replace('quantitys', 'quantities')} fell inside the forecast interval."
+    lead = f"{inside} of {len(measured)} measured values fell inside the forecast interval."
     rows = [
         [
             row.quantity,
@@ -239,8 +250,9 @@ def forecast(record: RunRecord) -> Section | None:
     draw = forecast_chart(record.forecast)
     legend = tag(
         "span",
-        join([tag("i", class_="key interval"), "forecast interval "]),
-        "◆ measured; filled when inside the interval, outlined when outside",
+        tag("span", tag("i", class_="key interval"), "forecast interval"),
+        tag("span", "◆ measured"),
+        tag("span", "◇ measured, outside the interval"),
         class_="legend",
     )
     return Section(

@@ -106,7 +106,7 @@ def _warnings(warnings: tuple[str, ...]) -> Markup | None:
     if not warnings:
         return None
     items = [tag("li", warning) for warning in warnings]
-    return tag("div", tag("strong", "Mind"), tag("ul", *items), class_="warnings", role="note")
+    return tag("div", tag("strong", "Please note"), tag("ul", *items), class_="warnings", role="note")
 
 
 def _facts(record: RunRecord) -> Markup:
@@ -116,7 +116,7 @@ def _facts(record: RunRecord) -> Markup:
     failed = sum(trial.failed for trial in record.trials)
     rows = record.data.rows
     facts = [
-        ("Budget used", budget_text(record.budget), ""),
+        ("Budget used", *_used(record)),
         ("Trials", f"{len(record.trials)}", f"{failed} failed" if failed else "none failed"),
         ("Trained weights", format_count(trainable) if trainable else NOT_MEASURED, share and f"{share} of the model"),
         (
@@ -129,9 +129,14 @@ def _facts(record: RunRecord) -> Markup:
     return tag("dl", *cells, class_="facts")
 
 
+def _used(record: RunRecord) -> tuple[str, str]:
+    used, _, total = budget_text(record.budget).partition(" of ")
+    return used, f"of {total}"
+
+
 def _contents(sections: list[Section]) -> Markup:
     links = [tag("a", section.title, href=f"#{link_id(section.title)}") for section in sections]
-    return tag("nav", *links, aria_label="Contents")
+    return tag("nav", join(links, between=" "), aria_label="Contents")
 
 
 def _section(section: Section) -> Markup:

@@ -36,7 +36,7 @@ def join(children: Iterable[Child], between: str = "") -> Markup:
 
 
 def tag(name: str, /, *children: Child, **attributes: object) -> Markup:
-    """An element. ``class_`` gives class, ``stroke_width`` stroke-width, ``viewBox`` stays; None and False are left out."""
+    """An element. ``class_`` gives class, ``stroke_width`` stroke-width; None and False leave an attribute out."""
     written = "".join(
         f" {_attribute(key)}" + ("" if value is True else f'="{escape(_plain(value))}"')
         for key, value in attributes.items()

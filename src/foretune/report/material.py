@@ -160,6 +160,13 @@ def _common(trials: tuple[Trial, ...]) -> dict[str, object]:
     }
 
 
+def _short(name: str, trial: Trial) -> str:
+    """The last part of a setting's name where no other setting of the trial ends in it."""
+    name = name.removesuffix(".name")
+    last = name.rpartition(".")[2]
+    return name if sum(n.rpartition(".")[2] == last for n in trial.config) > 1 else last
+
+
 def _trial(number: int, trial: Trial, common: dict[str, object]) -> list[Markup | str]:
     best = trial.best
     loss = NOT_MEASURED
@@ -169,12 +176,12 @@ def _trial(number: int, trial: Trial, common: dict[str, object]) -> list[Markup 
     role = "winner" if trial.is_winner else "default LoRA" if trial.is_default else ""
     if trial.is_winner and trial.is_default:
         role = "winner, default LoRA"
-    config = ", ".join(f"{name} = {_exact(value)}" for name, value in trial.config.items() if name not in common)
+    config = ", ".join(f"{_short(n, trial)} {_exact(value)}" for n, value in trial.config.items() if n not in common)
     return [
         join([str(number), tag("small", role) if role else None]),
         join([status_word(trial.status), tag("small", clipped(trial.detail, 160)) if trial.detail else None]),
         loss,
-        NOT_MEASURED if best is None else f"{best.step:,} of {trial.horizon:,}",
+        NOT_MEASURED if best is None else f"{best.step:,}",
         NOT_MEASURED if trial.trainable_parameters is None else format_count(trial.trainable_parameters),
         NOT_MEASURED if seconds is None else format_duration(seconds),
         tag("div", tag("code", config), tag("small", trial.why), class_="config"),

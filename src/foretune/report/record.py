@@ -83,6 +83,8 @@ class DataInfo:
     split_report: tuple[str, ...] = ()
     profile: Mapping[str, Any] = field(default_factory=dict)
     languages: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+    """Class names in their fixed order, for classification."""
 
 
 @dataclass(frozen=True)

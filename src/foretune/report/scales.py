@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 LOG_STEPS = (1.0, 2.0, 5.0)
+ROUND_DOWN = 0.75  # a step up to a quarter too small is better than one twice too large
 _SLACK = 1e-9  # rounding of ticks at the ends of an axis
 _FEW = 3
 
@@ -41,8 +43,8 @@ class Scale:
 
 
 def nice_step(span: float, count: int) -> float:
-    """The smallest round step that needs at most ``count`` intervals for ``span`` > 0."""
-    raw = span / max(count, 1)
+    """A round step that cuts ``span`` > 0 into about ``count`` intervals."""
+    raw = ROUND_DOWN * span / max(count, 1)
     power = 10.0 ** math.floor(math.log10(raw))
     return next((nice * power for nice in NICE_STEPS if nice * power >= raw * (1 - _SLACK)), 10 * power)
 
@@ -80,7 +82,7 @@ def padded(values: Sequence[float], share: float = 0.06) -> tuple[float, float]:
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
     """The ticks as text: enough decimals to tell them apart, thousands as k and M, a true minus sign."""
-    gaps = [abs(b - a) for a, b in zip(ticks, ticks[1:], strict=False) if b != a]
+    gaps = [abs(b - a) for a, b in pairwise(ticks) if b != a]
     return [_label(tick, min(gaps, default=abs(tick) or 1.0)) for tick in ticks]
 
 
@@ -93,7 +95,7 @@ def _label(tick: float, gap: float) -> str:
     if tick == 0:
         return "0"
     decimals = max(0, -math.floor(math.log10(gap) + _SLACK))
-    if decimals and round(gap * 10**decimals, 6) % 1:  # 2.5 needs one decimal more than 2
+    if round(gap * 10**decimals, 6) % 1:  # 2.5 needs one decimal more than 2
         decimals += 1
     return f"{tick:,.{decimals}f}".replace("-", "−")
 

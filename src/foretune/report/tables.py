@@ -99,8 +99,8 @@ def nested(value: Any, depth: int = 0) -> Markup:
         return join([definitions(pairs), _left_out(len(value))])
     if isinstance(value, list | tuple) and value:
         if any(isinstance(item, Mapping | list | tuple) for item in value) and depth < _DEEPEST:
-            items = [tag("li", nested(item, depth + 1)) for item in value[:MOST_ITEMS]]
-            return join([tag("ul", *items, class_="items"), _left_out(len(value))])
+            entries = [tag("li", nested(item, depth + 1)) for item in value[:MOST_ITEMS]]
+            return join([tag("ul", *entries, class_="items"), _left_out(len(value))])
         return join([", ".join(shown(item) for item in value[:MOST_ITEMS]), _left_out(len(value))])
     return join([shown(value) if not isinstance(value, Mapping | list | tuple) else "–"])
 

@@ -84,7 +84,7 @@ def _unit(info: MetricInfo) -> str:
     return f" {info.unit}" if info.unit else ""
 
 
-def value_text(info: MetricInfo, measure: Measure | None, *, error: bool = False) -> str:
+def value_text(info: MetricInfo, measure: Measure | None, *, error: bool = False, unit: bool = True) -> str:
     """``"62 %"``, or with its standard error ``"62 ± 4 %"``; a dash for what was not measured."""
     if measure is None:
         return NOT_MEASURED
@@ -94,7 +94,7 @@ def value_text(info: MetricInfo, measure: Measure | None, *, error: bool = False
     text = _fixed(scale * measure.value, decimals)
     if error and spread is not None:
         text += f" ± {_fixed(spread, decimals)}"
-    return text + (" %" if info.share else _unit(info))
+    return text + (" %" if info.share else _unit(info)) if unit else text
 
 
 def difference_text(info: MetricInfo, difference: Difference | None, *, unit: bool = True) -> str:
@@ -203,10 +203,11 @@ def qualifications(record: RunRecord) -> list[str]:
     winner = comparison.system("winner") if comparison else None
     if comparison is not None and winner is not None:
         for role in ("default", "examples"):
-            system = comparison.system(role)  # type: ignore[arg-type]
-            difference = winner.difference(comparison.metric, role)  # type: ignore[arg-type]
+            system = comparison.system(role)
+            difference = winner.difference(comparison.metric, role)
             if system is not None and difference is not None:
-                sentences.append(_against(comparison, system.name, difference))
+                name = f"the {system.name}" if role == "default" else system.name
+                sentences.append(_against(comparison, name, difference))
     if record.winner is not None and record.winner.is_default:
         sentences.append("The search found nothing better than the default LoRA, which is what was exported.")
     forgetting = record.forgetting
@@ -235,7 +236,7 @@ def forgetting_text(record: RunRecord) -> str:
 
 def _forgetting(low: float, high: float, text: str) -> str:
     if low > 0:
-        return f"It forgot something: the loss on general text rose by {text}."
+        return f"It forgot something: the loss on general text rose: {text}."
     if high < 0:
         return f"The loss on general text fell: {text}."
     return f"No evidence of forgetting on general text: {text}."

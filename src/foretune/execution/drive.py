@@ -1,0 +1,160 @@
+"""The loop between a searcher and an executor: ask, submit, poll, tell, until nothing more is handed out.
+
+It decides nothing and measures nothing: proposals are the searcher's, scores the workers'. A stop (Ctrl-C, the end
+of the budget) is passed on; jobs then end at their next step with a checkpoint, and what they report is told.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from foretune.errors import ForetuneError, Place, TrainingError
+from foretune.execution.types import Event, Executor, Job
+from foretune.search.ask_tell import AskTell
+from foretune.search.types import Done, Lease, Observation, Wait
+
+POLL_S = 0.25
+STOP_PATIENCE_S = 60.0
+"""How long a stopped job may take to write its checkpoint before its worker is abandoned."""
+ATTEMPTS = 2
+"""Tries of a job whose worker died; the second failure is final."""
+
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What the loop is told from outside."""
+
+    stop: Callable[[], bool]
+    """Whether to stop: an interrupt."""
+    tick: Callable[[], None]
+    """Called often: keeps the clock on disk."""
+    on_event: OnEvent
+    """Sees every event, for display and store."""
+
+
+class JobFailed(TrainingError):
+    """A job that is no trial (probe, evaluation, export) failed for good."""
+
+
+class Stopped(Exception):  # noqa: N818 - an order, not an error
+    """The user asked to stop while a job ran."""
+
+
+def run_job(executor: Executor, job: Job, watch: Watch) -> dict[str, Any]:
+    """The result of one job; a dead worker gets a second try. Raises what the worker refused, or `JobFailed`."""
+    for attempt in range(1, ATTEMPTS + 1):
+        executor.submit(job)
+        event = _wait(executor, job, watch)
+        if event.kind == "result":
+            return dict(event.payload)
+        if event.payload["status"] == "refused":
+            raise _as_error(event)
+        if attempt == ATTEMPTS:
+            raise JobFailed(
+                f"the {job.kind} job failed ({event.payload['status']}): {event.payload['detail']}",
+                remedy="The worker's log in the run folder has more; `foretune doctor` checks the machine.",
+            )
+    raise AssertionError("unreachable")
+
+
+def _wait(executor: Executor, job: Job, watch: Watch) -> Event:
+    stopping_since: float | None = None
+    while True:
+        watch.tick()
+        if watch.stop() and stopping_since is None:
+            executor.stop(job.id)
+            stopping_since = time.monotonic()
+        if stopping_since is not None and time.monotonic() - stopping_since > STOP_PATIENCE_S:
+            raise Stopped
+        for event in executor.poll(POLL_S):
+            if event.job != job.id:
+                continue
+            watch.on_event(event.kind, {"job": job.kind, **event.payload})
+            if event.kind in ("result", "failed"):
+                if stopping_since is not None:
+                    raise Stopped
+                return event
+
+
+def _as_error(event: Event) -> ForetuneError:
+    """The worker's own error, with its exit code."""
+    payload = event.payload
+    place = None if payload["place"] is None else Place(str(payload["place"]))
+    error = ForetuneError(str(payload["what"]), place=place, remedy=str(payload["remedy"]))
+    error.exit_code = int(payload["exit_code"])
+    return error
+
+
+def drive(
+    searcher: AskTell,
+    executor: Executor,
+    order: Callable[[Lease], Job],
+    watch: Watch,
+    *,
+    out_of_time: Callable[[], bool] = lambda: False,
+    charge_overhead: bool = False,
+) -> str:
+    """Run trials until the searcher is done, time is over or a stop is ordered; the reason in words.
+
+    ``order`` turns a lease into a job. With ``charge_overhead`` what a lease took beyond its measured training and
+    evaluation (loading, checkpoints) is charged as well. Raises `Stopped`.
+    """
+    active: dict[str, tuple[Lease, float]] = {}
+    measured: dict[str, float] = {}
+    stopping_since: float | None = None
+    reason = ""
+    while True:
+        watch.tick()
+        now = time.monotonic()
+        if stopping_since is None and watch.stop():
+            stopping_since = now
+            for job_id in active:
+                executor.stop(job_id)
+        if stopping_since is not None and (not active or now - stopping_since > STOP_PATIENCE_S):
+            raise Stopped
+        over = out_of_time()
+        if stopping_since is None and not over and len(active) < executor.capacity():
+            reply = searcher.ask(executor.capacity() - len(active), now)
+            if isinstance(reply, Done | Wait):
+                reason = reply.why
+            else:
+                for lease in reply:
+                    job = order(lease)
+                    active[job.id] = (lease, now)
+                    measured[job.id] = 0.0
+                    watch.on_event("lease", {"lease": lease.to_json()})
+                    executor.submit(job)
+        if not active:
+            return "the time for trials is over" if over else reason
+        for event in executor.poll(POLL_S):
+            if event.job not in active:
+                continue
+            lease, since = active[event.job]
+            observation = _observation(event, searcher, lease)
+            if observation is None:
+                searcher.heartbeat(lease.id, time.monotonic())
+                watch.on_event(event.kind, {"run": lease.run, **event.payload})
+                continue
+            searcher.tell(lease.id, lease.attempt, observation, time.monotonic())
+            measured[event.job] += observation.train_s + observation.eval_s
+            watch.on_event("observation", {"lease": lease.to_json(), "observation": observation.to_json()})
+            if observation.final:
+                del active[event.job]
+                overhead = time.monotonic() - since - measured.pop(event.job)
+                if charge_overhead and overhead > 0:
+                    searcher.charge(overhead, "loading, checkpoints and waiting")
+
+
+def _observation(event: Event, searcher: AskTell, lease: Lease) -> Observation | None:
+    """The observation in an event; None for signs of life."""
+    if event.kind in ("rung", "result"):
+        return Observation.from_json(event.payload)
+    if event.kind == "failed":
+        step = searcher.run(lease.run).step
+        return Observation(step=step, status=event.payload["status"], detail=str(event.payload["detail"]))
+    return None

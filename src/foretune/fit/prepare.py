@@ -1,0 +1,153 @@
+"""From a plan to a prepared task: rows read, split and written to the run folder; the model fetched if need be.
+
+Everything here happens once per run. What workers need is the returned `TaskSpec` and the files under ``task/``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foretune.catalogue.models import ModelReference
+from foretune.config.spec import FitSpec
+from foretune.data import corpora
+from foretune.data.columns import Columns
+from foretune.data.example import Example
+from foretune.data.profile import profile
+from foretune.data.read import ReadResult, read
+from foretune.data.split import Splits, split
+from foretune.errors import DataError, Place
+from foretune.evaluation.metrics import default_metric, metric
+from foretune.execution.types import SPLITS, TaskSpec
+from foretune.files import write_json, write_text
+from foretune.fit.folder import RunFolder
+from foretune.fit.plan import Plan, context_tokens
+from foretune.models.load import locate
+from foretune.packages import Progress
+
+FACTS = "facts.json"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task ready for workers, and the facts about its data."""
+
+    task: TaskSpec
+    rows: Mapping[str, int]
+    """Rows of each split"""
+    facts: Mapping[str, Any]
+    """What was read and how it was split, as JSON for the report"""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form that `from_json` reads back."""
+        return {"task": self.task.to_json(), "rows": dict(self.rows), "facts": dict(self.facts)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Prepared:
+        """The inverse of `to_json`."""
+        return cls(TaskSpec.from_json(value["task"]), value["rows"], value["facts"])
+
+
+def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
+    """Read, split and write the task of ``plan`` under ``folder``; raises `DataError`, `ModelError`, `OutputError`."""
+    spec = plan.resolution.spec
+    found, splits = read_and_split(spec, folder.root / "quarantine.jsonl")
+    if not splits.test:
+        raise DataError(
+            "there are no test rows for the final comparison.",
+            place=Place(str(spec.data.path)),
+            remedy="Leave data.test_share above 0, or give --test FILE.",
+        )
+    kind = plan.model.shapes.kind
+    name = spec.data.metric or default_metric(
+        found.task, splits.train, translation=found.format in ("translation", "source-target")
+    )
+    metric(name)
+    labels = sorted({str(row.label) for row in splits.train}) if found.task == "classification" else []
+    if found.task == "classification" and len(labels) < 2:
+        raise DataError(
+            f"all training rows have the label {labels[0]!r}.",
+            place=Place(str(spec.data.path)),
+            remedy="Classification needs at least two classes; check --label-column.",
+        )
+    layout = plan.placement.layout
+    task = TaskSpec(
+        folder=str(folder.task.resolve()),
+        task=found.task,
+        model=ModelReference(
+            source=str(locate(spec.model.source, progress=progress)),
+            kind=kind,
+            dtype=spec.model.dtype,
+            quantize="4bit" if layout.quantize == "4bit" else "none",
+            trust_remote_code=spec.model.trust_remote_code,
+            revision=spec.model.revision,
+        ),
+        metric=name,
+        labels=tuple(labels),
+        context_tokens=context_tokens(spec, plan.model.shapes),
+        seed=spec.search.seed,
+        device=spec.device,
+        micro_batch_tokens=layout.micro_batch_tokens,
+        gradient_checkpointing=layout.gradient_checkpointing,
+        max_answer_tokens=spec.evaluation.max_answer_tokens,
+        plain_template=spec.model.plain_template,
+    )
+    for split_name in SPLITS:
+        write_split(folder.task / f"{split_name}.jsonl", splits.of(split_name))
+    facts = _facts(spec, found, splits)
+    write_json(folder.task / FACTS, facts)
+    return Prepared(task, {split_name: len(splits.of(split_name)) for split_name in SPLITS}, facts)
+
+
+def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadResult, Splits]:
+    """The rows of a specification, read and split; raises `DataError` with file and line."""
+    settings = spec.data
+    columns = Columns(**settings.columns.model_dump())
+
+    def rows_of(source: str) -> ReadResult:
+        return read(
+            corpora.locate(source),
+            format=settings.format,
+            columns=columns,
+            task=settings.task,
+            on_bad_row=settings.on_bad_row,
+            quarantine=quarantine,
+        )
+
+    found = rows_of(str(settings.path))
+    given = {
+        name: rows_of(path).examples
+        for name, path in (("validation", settings.validation), ("test", settings.test))
+        if path is not None
+    }
+    splits = split(
+        found.examples,
+        seed=spec.search.seed,
+        validation_share=settings.validation_share,
+        test_share=settings.test_share,
+        given=given,
+    )
+    return found, splits
+
+
+def write_split(path: Path, examples: Sequence[Example]) -> None:
+    """One example in JSON a line."""
+    write_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in examples))
+
+
+def _facts(spec: FitSpec, found: ReadResult, splits: Splits) -> dict[str, Any]:
+    return {
+        "name": Path(str(spec.data.path)).name,
+        "sha256": found.sha256,
+        "format": found.format,
+        "task": found.task,
+        "read": found.rows_read,
+        "quarantined": found.quarantined,
+        "problems": [f"{problem.place}: {problem.what}" for problem in found.problems[:5]],
+        "notes": list(found.notes),
+        "split": list(splits.report.notes),
+        "profile": profile(splits).to_json(),
+    }

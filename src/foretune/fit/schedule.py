@@ -1,0 +1,131 @@
+"""What things will take, from the probe's speeds: steps, rungs, the phases at the end; and the orders for workers.
+
+The end of a run (re-evaluation, comparison, export) is reserved before the search begins, so that it is inside the
+time budget. Where the end as asked for would take more than a quarter of the budget, fewer rows are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from foretune.evaluation.metrics import METRICS
+from foretune.execution.trial import TrialOrder
+from foretune.execution.types import Job, TaskSpec
+from foretune.fit.folder import RunFolder
+from foretune.search.fidelity import evaluation_rows, rungs
+from foretune.search.types import Lease
+
+END_SHARE = 0.25
+"""The end may take this share of a time budget; fewer rows are compared where it would take more."""
+FEWEST_TEST_ROWS = 24
+"""Fewer compared rows say nothing."""
+EXPORT_S = 20.0
+"""Writing and verifying an adapter, the report: seconds on a slow disk, the verifying worker's start included."""
+ANSWERED_ROWS = 24
+"""Validation rows that are answered (not only scored) at the last two rungs of a trial."""
+ANSWERED_RUNGS = 2
+FINALISTS = 2
+SHOT_FACTOR = 1.0
+"""A retrieved example costs about as much as the question it stands before."""
+GENERAL_ROWS = 64
+"""Rows of the general text sample, in units of a row of the task."""
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """What the probe measured on this machine with this model and these rows."""
+
+    train_rows_per_s: float
+    score_rows_per_s: float
+    answer_s: float
+    load_s: float = 0.0
+
+    @classmethod
+    def of(cls, probe: Mapping[str, Any]) -> Speeds:
+        """From the probe's result."""
+        return cls(probe["train_rows_per_s"], probe["score_rows_per_s"], probe["answer_s"], probe.get("load_s", 0.0))
+
+
+@dataclass(frozen=True)
+class End:
+    """What happens after the search, and the seconds kept for it."""
+
+    validation_rows: int
+    test_rows: int
+    shots: int
+    reserve_s: float
+    note: str = ""
+
+
+def plan_end(
+    speeds: Speeds, *, rows: Mapping[str, int], most_rows: int, shots: int, generation: bool, time_s: float | None
+) -> End:
+    """How many rows the end evaluates, and its reserve."""
+    validation = min(rows["validation"], most_rows)
+    test = min(rows["test"], most_rows)
+    answer_s = speeds.answer_s if generation else 0.0
+
+    def seconds(tests: int, examples: int) -> float:
+        row_s = 1 / speeds.score_rows_per_s
+        systems = 3 * tests * (row_s + answer_s) + 2 * GENERAL_ROWS * row_s
+        shown = tests * (row_s + answer_s) * (1 + SHOT_FACTOR * examples) if examples else 0.0
+        return FINALISTS * validation * row_s + systems + shown + EXPORT_S
+
+    note = ""
+    if time_s is not None:
+        while seconds(test, shots) > END_SHARE * time_s and test > FEWEST_TEST_ROWS:
+            test = max(FEWEST_TEST_ROWS, int(0.8 * test))
+        if seconds(test, shots) > END_SHARE * time_s and shots:
+            shots = 0
+            note = "The base with retrieved examples was left out: the time budget does not hold it. "
+        if test < min(rows["test"], most_rows):
+            note += f"{test} of {rows['test']} test rows are compared, so that the end fits into the time budget."
+    return End(validation, test, shots, seconds(test, shots), note)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Costs and orders of trials on one task."""
+
+    task: TaskSpec
+    folder: RunFolder
+    validation_rows: int
+    speeds: Speeds
+    generation: bool
+
+    def rows_at(self, horizon: int, step: int) -> tuple[int, ...]:
+        """The validation rows scored at a step."""
+        return evaluation_rows(self.validation_rows, horizon, step, self.task.seed)
+
+    def answered_at(self, horizon: int, step: int) -> tuple[int, ...]:
+        """The validation rows answered for the primary metric at a step."""
+        if self.task.metric in ("loss", "loss_per_byte"):
+            return ()
+        rows = self.rows_at(horizon, step)
+        if not METRICS[self.task.metric].needs_generation or self.task.model.kind == "encoder":
+            return rows
+        last = rungs(horizon)[-ANSWERED_RUNGS:]
+        return rows[:ANSWERED_ROWS] if self.generation and step in last else ()
+
+    def cost(self, config: Mapping[str, Any], from_step: int, to_step: int, horizon: int) -> float:
+        """Forecast seconds of training and evaluation from one step to another."""
+        seconds = (to_step - from_step) * int(config["rows_per_update"]) / self.speeds.train_rows_per_s
+        for step in rungs(horizon):
+            if from_step < step <= to_step:
+                seconds += len(self.rows_at(horizon, step)) / self.speeds.score_rows_per_s
+                if self.task.model.kind != "encoder":
+                    seconds += len(self.answered_at(horizon, step)) * self.speeds.answer_s
+        return seconds
+
+    def order(self, lease: Lease, limit_s: float | None) -> Job:
+        """The worker's job for a lease."""
+        steps = [*lease.rungs, lease.to_step]
+        trial = TrialOrder(
+            lease=lease,
+            folder=self.folder.trial(lease.run),
+            evaluation_rows={step: self.rows_at(lease.horizon, step) for step in steps},
+            metric_rows={step: rows for step in steps if (rows := self.answered_at(lease.horizon, step))},
+        )
+        return Job(f"{lease.id}.{lease.attempt}", "train", self.task, trial.to_json(), limit_s)
