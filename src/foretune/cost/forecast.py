@@ -22,6 +22,9 @@ from foretune.units import format_duration
 DEFAULT_RUN_SHARE = 0.35
 """Where the default LoRA would take more of the time budget than this, every run gets a shortened horizon."""
 
+SEARCH_PHASES = ("default LoRA", "other trials")
+"""The phases that train; the others of the time budget are reserved from it."""
+
 _TRIAL_SHARE = Interval(0.35, 0.6, 1.0)  # of a full run: bad configurations stop at an early rung
 _CHECKPOINTS_KEPT = Interval(2.0, 4.0, 8.0)  # best, last, and the paused that promise something
 _MEASURED_MEMORY = 1.05
@@ -73,9 +76,9 @@ def forecast(request: ForecastRequest, placement: Placement) -> Forecast:
     run_s = default_run_seconds(request, units)
     share = _horizon_share(request, units, run_s, before, after)
     run_s = run_s.times(share)
-    default = Phase("default LoRA", run_s)
+    default = Phase(SEARCH_PHASES[0], run_s)
     trials, others = _search(request, run_s, before, after)
-    phases = (*before, default, Phase("other trials", others), *after)
+    phases = (*before, default, Phase(SEARCH_PHASES[1], others), *after)
     whole = total(phase.seconds for phase in phases)
     if request.budget.kind == "time":
         whole = _stopped_by_clock(request, phases, whole)
@@ -128,7 +131,7 @@ def _horizon_share(
 
 def _refuse_count(count: float, unit: str) -> None:
     if count < 1:
-        raise BudgetError(f"a budget of {count:g} {unit} trains nothing.", remedy=f"Give at least 1 of {unit}.")
+        raise BudgetError(f"a budget of {count:g} {unit} trains nothing.", remedy="Give at least 1.")
 
 
 def _round_up(seconds: float) -> str:

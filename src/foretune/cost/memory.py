@@ -5,7 +5,11 @@ keep a float32 copy of their input, attention its projections, the gated layer f
 input and its rank-r result). A test compares them with what autograd really saves. With gradient checkpointing a
 layer keeps its input only, and one layer at a time is whole.
 
-Not counted: fragmentation and the allocator's slack, which `Peak.interval` covers.
+On a processor the C library's heap does not give back what was freed between tensors that live on: measured with
+SmolLM2-135M (LoRA r=16, bfloat16), the arithmetic meets the peak within 3 % when every tensor is mapped on its own
+(1,338 forecast, 1,366 MiB measured at 512 tokens), and the usual heap adds `_HEAP_ACTIVATIONS` and `_HEAP_LOGITS` of
+those parts, two factors fitted to three measurements (1,651 MiB at 512 tokens, 2,334 at 1,024, 1,236 at 1,024 with
+checkpointing; met within 5 %).
 """
 
 from __future__ import annotations
@@ -27,6 +31,7 @@ _LOGIT_BYTES = 14  # bf16 logits, float32 logits, their log-softmax and its grad
 _WORKSPACE_COPIES = 4  # gradients of activations alive at once in the widest layer
 FRAMEWORK_BYTES = {"cpu": 480 * 2**20, "cuda": 560 * 2**20}  # measured: torch, transformers, peft; a CUDA context
 _SPREAD = 0.15  # relative half-width before anything was measured
+_HEAP_ACTIVATIONS, _HEAP_LOGITS = 0.9, 0.25
 _CUDA_SLACK = 0.06  # the caching allocator's rounding and fragmentation
 
 
@@ -171,5 +176,8 @@ def peak(shapes: ModelShapes, layout: Layout, *, trainable: int, full: bool) -> 
         logits=logits,
         framework=FRAMEWORK_BYTES[layout.device],
     )
-    slack = _CUDA_SLACK * (parts.total - parts.framework) if layout.device == "cuda" else 0.0
+    if layout.device == "cuda":
+        slack = _CUDA_SLACK * (parts.total - parts.framework)
+    else:
+        slack = _HEAP_ACTIVATIONS * parts.activations + _HEAP_LOGITS * parts.logits
     return Peak(parts.weights, parts.trained, parts.activations, parts.logits, parts.framework, slack)

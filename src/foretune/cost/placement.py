@@ -15,6 +15,7 @@ from foretune.errors import BudgetError
 from foretune.units import format_bytes
 
 _SMALLEST_MICRO_BATCH = 64  # tokens; below this the peak hardly changes and the time explodes
+_SMALLER = "micro-batches hold"
 _SAFE_SHARE = 0.92  # of the free memory: other processes breathe
 
 
@@ -54,14 +55,14 @@ def place(
     tried = layout
     changes: list[str] = []
     needed = peak(shapes, tried, trainable=trainable, full=full)
-    weights_alone = needed.total - needed.activations - needed.logits > room
+    weights_alone = needed.weights + needed.trained + needed.framework > room
     for candidate, said in _ladder(tried, freedom, full=full, weights_first=weights_alone):
         if needed.total <= room:
             break
         smaller = peak(shapes, candidate, trainable=trainable, full=full)
         if smaller.total < needed.total:
             tried, needed = candidate, smaller
-            changes.append(said)
+            changes = [change for change in changes if not change.startswith(_SMALLER)] + [said]
     return Placement(tried, needed, room_bytes, needed.total <= room, tuple(changes))
 
 
@@ -77,7 +78,7 @@ def _ladder(layout: Layout, freedom: Freedom, *, full: bool, weights_first: bool
     while freedom.micro_batch and layout.micro_batch_tokens > max(_SMALLEST_MICRO_BATCH, layout.longest_row):
         smaller = max(_SMALLEST_MICRO_BATCH, layout.longest_row, layout.micro_batch_tokens // 2)
         layout = replace(layout, micro_batch_tokens=smaller, head_chunk=min(layout.head_chunk, smaller))
-        yield layout, f"micro-batches hold {smaller} tokens"
+        yield layout, f"{_SMALLER} {smaller} tokens"
     if quantize and not weights_first:
         yield replace(layout, quantize="4bit"), "the base model is loaded in 4 bits"
 

@@ -24,7 +24,7 @@ from foretune.units import format_bytes
 State = Literal["ok", "note", "fail"]
 
 OLDEST_PYTHON = (3, 11)
-_SMALLEST_MEMORY_BYTES = 2 * 2**30  # the default model trains in 1.4 GiB
+_SMALLEST_MEMORY_BYTES = 2 * 2**30  # the default model trains in 1.7 GiB
 _SMALLEST_DISK_BYTES = 2**30  # the default model, its checkpoints and the export
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _STORE_VARIABLE = "FORETUNE_STORE"

@@ -17,7 +17,7 @@ from foretune.catalogue.priors import DEFAULT_LORA, recommended
 from foretune.config.resolve import Recommended, Resolution, resolve
 from foretune.config.spec import FitSpec
 from foretune.cost.correction import Outcome, correction
-from foretune.cost.forecast import Forecast, forecast
+from foretune.cost.forecast import SEARCH_PHASES, Forecast, forecast
 from foretune.cost.machine import Machine
 from foretune.cost.memory import Layout
 from foretune.cost.phases import fixed_phases, unit_times
@@ -147,6 +147,7 @@ def plan(
     facts = find_model(resolution.spec.model.source, revision=resolution.spec.model.revision)
     _check_kind(resolution.spec, facts)
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
+    _check_task(facts, rows)
     device = _device(resolution.spec, machine)
     advised, why = _configuration(resolution, facts.shapes, rows.train)
     trainable, full = trainable_parameters(facts.shapes, advised)
@@ -198,6 +199,14 @@ def _check_kind(spec: FitSpec, facts: ModelFacts) -> None:
         raise UsageError(
             f"model.kind is {spec.model.kind}, but {facts.source} is a {facts.shapes.kind} model.",
             remedy="Leave it out, or choose another --model.",
+        )
+
+
+def _check_task(facts: ModelFacts, rows: PlannedRows) -> None:
+    if facts.shapes.kind == "encoder" and rows.task not in ("classification", "regression"):
+        raise UsageError(
+            f"{facts.source} is an encoder, which writes no text, and the task is {rows.task}.",
+            remedy="Choose a causal --model, or name the label column (data.columns.label).",
         )
 
 
@@ -337,6 +346,12 @@ def _notes(
             f"the time budget shortens every run to {answer.horizon_share:.0%} of its"
             f" {request.run.epochs:g} epochs ({answer.steps_per_run} steps)"
         )
-    if request.budget.kind == "time" and answer.trials.value < 2:
+    paid = sum(p.seconds.value for p in answer.phases if p.in_budget and p.name not in SEARCH_PHASES)
+    if request.budget.kind == "time" and paid > request.budget.total:
+        notes.append(
+            f"probe, base model, re-evaluation and comparison alone are forecast at {format_duration(paid)}:"
+            " the time budget cuts them short"
+        )
+    elif request.budget.kind == "time" and answer.trials.value < 2:
         notes.append("the time budget leaves no room for a second trial: the default LoRA is all that will run")
     return tuple(note for note in notes if note)

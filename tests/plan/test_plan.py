@@ -1,0 +1,283 @@
+"""`plan` from data to answer, its command, what it must not import, and the finding of models."""
+
+import json
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from foretune.catalogue.models import MODELS
+from foretune.cli.main import app
+from foretune.cost.machine import Accelerator, Machine
+from foretune.cost.request import Measured
+from foretune.cost.shapes import ModelShapes
+from foretune.data.example import Example, Turn, conversation
+from foretune.errors import BudgetError, DataError, ModelError, UsageError
+from foretune.execution.calibration import matmul_rate, measure
+from foretune.fit.find_model import CATALOGUE_CONFIGS, find_model
+from foretune.fit.plan import plan
+from foretune.fit.probe_plan import measured, task_spec
+from foretune.fit.row_tokens import count_tokens
+
+MACHINE = Machine("test", 2, 2, 16 * 2**30, 12 * 2**30, True)
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+
+
+def _tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # one token a word
+    return tokenizer
+
+
+def _model(folder, template=None, **changes):
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 50, **changes}  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    _tokenizer().save(str(folder / "tokenizer.json"))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return folder
+
+
+def _rows(path, count=100):
+    path.write_text("".join(json.dumps({"prompt": f"question number {i}", "completion": "an answer"}) + "\n"
+                            for i in range(count)))  # fmt: skip
+    return path
+
+
+def _plan(tmp_path, **fields):
+    data = _rows(tmp_path / "rows.jsonl")
+    model = str(_model(tmp_path / "model"))
+    fields = {"model": model, "machine": MACHINE, "matmul": lambda machine: 2.4e11, **fields}
+    return plan(data, **fields)
+
+
+def test_a_plan_from_start_to_end(tmp_path):
+    answer = _plan(tmp_path, time="10m", price_per_hour="$3", sets=["training.lora.rank=4"])
+    assert answer.fits
+    assert (answer.rows.train, answer.rows.validation, answer.rows.test) == (80, 10, 10)
+    assert answer.config["lora.rank"] == 4
+    assert answer.trainable == answer.model.shapes.lora_parameters(4)
+    assert answer.resolution.values["training.lora.rank"].origin == "set"
+    assert answer.resolution.values["training.learning_rate"].origin == "recommended"
+    assert answer.resolution.fixed_training() == {"lora.rank": 4}
+    assert answer.forecast.money.value == pytest.approx(answer.forecast.seconds.value / 1200)
+    json.dumps(answer.to_json(), allow_nan=False)
+
+
+def test_plan_does_not_import_torch_and_is_deterministic(tmp_path):
+    assert _plan(tmp_path, time="10m").to_json() == _plan(tmp_path, time="10m").to_json()
+    data, model = _rows(tmp_path / "rows.jsonl"), _model(tmp_path / "model")
+    code = (
+        "import sys; from foretune.cli.main import app\n"
+        "try: app(sys.argv[1:], standalone_mode=False)\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft', 'pandas'} & set(sys.modules); assert not heavy, heavy"
+    )
+    for arguments in (["--help"], ["plan", "--help"], ["doctor"], ["plan", str(data), "--model", str(model), "--json"]):
+        done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_defaults_without_a_budget_and_without_data(tmp_path):
+    answer = _plan(tmp_path)
+    assert answer.resolution["budget.time"] == 1800
+    assert answer.resolution.values["budget.time"].origin == "recommended"
+    with pytest.raises(DataError, match="no data"):
+        plan(None, machine=MACHINE)
+
+
+def test_refusals_reach_the_caller(tmp_path):
+    with pytest.raises(BudgetError, match="one training step"):
+        _plan(tmp_path, time="0")
+    with pytest.raises(UsageError, match="no GPU"):
+        _plan(tmp_path, options={"device": "cuda"})
+    with pytest.raises(UsageError, match="causal"):
+        _plan(tmp_path, options={"model.kind": "encoder"})
+    with pytest.raises(ModelError, match="Did you mean SmolLM2-135M-Instruct"):
+        _plan(tmp_path, model="SmolLM2-135M")
+    encoder = _model(tmp_path / "encoder", model_type="bert")
+    with pytest.raises(UsageError, match="writes no text"):
+        _plan(tmp_path, model=str(encoder))
+    with pytest.raises(ModelError, match="not a model"):
+        _plan(tmp_path, model=str(_rows(tmp_path / "x.jsonl")))
+
+
+def test_a_model_that_does_not_fit_is_said_and_leaves_with_code_5(tmp_path):
+    answer = _plan(tmp_path, options={"memory.limit": "100MiB"})
+    assert not answer.fits
+    assert any("does not fit" in note for note in answer.notes)
+    arguments = ["plan", str(tmp_path / "rows.jsonl"), "--model", str(tmp_path / "model"), "--set", "memory.limit=9MiB"]
+    done = CliRunner().invoke(app, arguments)
+    assert "DOES NOT FIT" in done.output
+    assert isinstance(done.exception, BudgetError)
+    assert CliRunner().invoke(app, [*arguments, "--json"]).exit_code == 5
+
+
+def test_a_gpu_is_taken_when_there_is_one(tmp_path):
+    machine = Machine("test", 8, 8, 2**36, 2**35, True, (Accelerator("NVIDIA L4", 2**34, 2**34, True),))
+    answer = _plan(tmp_path, machine=machine)
+    assert answer.placement.layout.device == "cuda"
+    assert "L4" in answer.forecast.source
+
+
+def test_splits_given_by_file_and_column(tmp_path):
+    validation = _rows(tmp_path / "v.jsonl", 7)
+    answer = _plan(tmp_path, options={"data.validation": str(validation), "data.test_share": 0.2, "data.keep": 0.5})
+    assert (answer.rows.train, answer.rows.validation, answer.rows.test) == (40, 7, 20)
+
+
+def test_short_budgets_evaluate_fewer_rows_unless_told(tmp_path):
+    data = _rows(tmp_path / "many.jsonl", 4000)
+    fields = {"model": "SmolLM2-135M-Instruct", "machine": MACHINE, "matmul": lambda machine: 2.4e11, "time": "4m"}
+    answer = plan(data, **fields)
+    assert answer.resolution["evaluation.max_rows"] < 200
+    assert answer.resolution.values["evaluation.max_rows"].origin == "recommended"
+    assert any("not fetched" in note for note in answer.notes)
+    assert not answer.rows.count.row.exact
+    assert any("cuts them short" in note for note in plan(data, **{**fields, "time": "5s"}).notes)
+    told = plan(data, **fields, options={"evaluation.max_rows": 150})
+    assert told.resolution["evaluation.max_rows"] == 150
+
+
+def test_a_probe_is_asked_and_believed(tmp_path):
+    seen = []
+
+    def probe(draft):
+        task = task_spec(draft, tmp_path / "task")
+        seen.append(task)
+        return Measured(123.0, 456.0, 10**9)
+
+    answer = _plan(tmp_path, probe=probe)
+    assert answer.forecast.units.train_tokens_per_s.value == pytest.approx(123)
+    assert answer.forecast.memory_bytes.value == 10**9
+    rows = [
+        Example.from_json(json.loads(line)) for line in Path(seen[0].folder, "train.jsonl").read_text().splitlines()
+    ]
+    assert rows[0] == answer.rows.result.examples[0]
+    assert measured({"train_tokens_per_s": 2, "score_tokens_per_s": 3}) == Measured(2.0, 3.0, 0, 0.0)
+    with pytest.raises(Exception, match="could not measure"):
+        measured({"train_tokens_per_s": float("nan"), "score_tokens_per_s": 3})
+
+
+def test_tokens_are_counted_with_template_and_cut_to_the_context(tmp_path):
+    rows = [conversation("a b c", "d e"), conversation("a b c d e", "f g h i")]
+    bare = count_tokens(rows, kind="causal", tokenizer=_model(tmp_path / "a") / "tokenizer.json", context_tokens=99)
+    assert (bare.row.answer, bare.row.prompt) == (4.0, 4.0 + 2)  # answers 2 and 4 with their end; 2 special tokens
+    assert bare.row.mean_square == (8**2 + 12**2) / 2
+    # words are split at spaces: "<|user|>What is it?<|end|><|assistant|>It is a test.<|end|>" has as many as the texts
+    # together but one, so the template adds nothing here
+    folder = _model(tmp_path / "b", TEMPLATE)
+    assert count_tokens(rows, kind="causal", tokenizer=folder / "tokenizer.json", context_tokens=99).row.prompt == 4.0
+    spaced = TEMPLATE.replace("<|{{ m.role }}|>", " {{ m.role }} : ").replace("<|end|>", " end ")
+    folder = _model(tmp_path / "c", spaced)
+    assert count_tokens(rows, kind="causal", tokenizer=folder / "tokenizer.json", context_tokens=99).row.prompt == 4 + 5
+    cut = count_tokens(rows, kind="causal", tokenizer=folder / "tokenizer.json", context_tokens=10)
+    assert cut.row.longest == 10
+    hostile = _model(tmp_path / "d", "{{ ''.__class__.__mro__[1].__subclasses__() }}{{ raise_exception('no') }}")
+    assert count_tokens(rows, kind="causal", tokenizer=hostile / "tokenizer.json", context_tokens=99).row.prompt == 28
+    estimated = count_tokens(rows, kind="causal", tokenizer=None, context_tokens=99)
+    assert not estimated.row.exact
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(ModelError, match="cannot be read"):
+        count_tokens(rows, kind="causal", tokenizer=folder / "tokenizer.json", context_tokens=99)
+
+
+def test_tokens_of_labels_and_plain_text(tmp_path):
+    tokenizer = _model(tmp_path / "a") / "tokenizer.json"
+    labelled = [Example((Turn("user", "a b c"),), label="x")]
+    row = count_tokens(labelled, kind="encoder", tokenizer=tokenizer, context_tokens=99).row
+    assert (row.prompt, row.answer) == (5.0, 1.0)
+    text = [Example((Turn("text", "a b c d"),), targets=(0,))]
+    row = count_tokens(text, kind="causal", tokenizer=tokenizer, context_tokens=99).row
+    assert (row.prompt, row.answer) == (1.0, 4.0)
+
+
+def test_catalogue_sizes_agree_with_the_catalogue():
+    assert set(CATALOGUE_CONFIGS) == set(MODELS)
+    for name, config in CATALOGUE_CONFIGS.items():
+        assert ModelShapes.from_config(config).parameters == MODELS[name].parameters
+
+
+def _gguf(path, *, architecture=b"llama", cut=None, tied=True):
+    def text(value):
+        return struct.pack("<Q", len(value)) + value
+
+    def number(key, value):
+        return text(architecture + b"." + key) + struct.pack("<II", 4, value)
+
+    words = [b"a", b"bb", b"ccc"]
+    keys = [
+        text(b"general.architecture") + struct.pack("<I", 8) + text(architecture),
+        number(b"embedding_length", 64), number(b"block_count", 2), number(b"feed_forward_length", 128),
+        number(b"attention.head_count", 4), number(b"attention.head_count_kv", 2), number(b"context_length", 77),
+        text(b"tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 3) + b"".join(map(text, words)),
+        text(b"tokenizer.ggml.scores") + struct.pack("<IIQ", 9, 6, 3) + struct.pack("<3f", 1, 2, 3),
+    ]  # fmt: skip
+    names = [b"token_embd.weight"] + ([] if tied else [b"output.weight"])
+    tensors = [text(name) + struct.pack("<IQQIQ", 2, 64, 3, 0, 0) for name in names]
+    content = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys) + b"".join(tensors)
+    path.write_bytes(content[:cut])
+    return len(content)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_sizes_from_a_gguf_header(tmp_path, tied):
+    _gguf(tmp_path / "m.gguf", tied=tied)
+    shapes = find_model(str(tmp_path / "m.gguf")).shapes
+    assert (shapes.width, shapes.layers, shapes.kv_heads, shapes.vocabulary, shapes.context_tokens) == (64, 2, 2, 3, 77)
+    assert shapes.tied_embeddings == tied
+
+
+def test_damaged_gguf_files_are_refused_at_every_length(tmp_path):
+    path = tmp_path / "m.gguf"
+    length = _gguf(path)
+    for cut in range(0, length - 1, 7):
+        _gguf(path, cut=cut)
+        with pytest.raises(ModelError, match="not a whole GGUF"):
+            find_model(str(path))
+    _gguf(path, architecture=b"zebra")
+    with pytest.raises(ModelError, match="zebra"):
+        find_model(str(path))
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 2**63, 2**63))
+    with pytest.raises(ModelError):
+        find_model(str(path))
+
+
+def test_hub_snapshots_are_found_offline(tmp_path, monkeypatch):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    revision = "a" * 40
+    snapshot = _model(tmp_path / "hub/models--some--model/snapshots" / revision)
+    (tmp_path / "hub/models--some--model/refs").mkdir()
+    (tmp_path / "hub/models--some--model/refs/main").write_text(revision)
+    assert find_model("some/model").folder == snapshot
+    with pytest.raises(ModelError, match="downloaded first"):
+        find_model("some/other")
+    with pytest.raises(ModelError):
+        find_model("../../etc")
+
+
+def test_calibration_is_measured_once_and_kept(tmp_path):
+    ticks = iter(range(10**6))
+    rate = measure(busy=lambda: next(ticks) * 0.001, wall=iter([0.0, 0.1, 1.0]).__next__)
+    assert rate == pytest.approx(2 * 512**3 / 0.001)
+    first = matmul_rate(MACHINE)
+    stored = next((tmp_path / "cache/machine").glob("*.json"))
+    stored.write_text(stored.read_text().replace(repr(first), "5e9"))
+    assert matmul_rate(MACHINE) == 5e9
+    stored.write_text("torn{")
+    assert matmul_rate(MACHINE) > 0
