@@ -13,7 +13,9 @@ import typer
 
 from foretune import __version__
 from foretune.cli import data, models
+from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
+from foretune.cli.predict import predict
 from foretune.cli.report import report
 from foretune.cli.runs import runs
 from foretune.errors import ForetuneError, Interrupted
@@ -49,6 +51,8 @@ app.add_typer(models.app)
 app.command("report")(report)
 app.command("runs")(runs)
 app.command("export")(export)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
 
 
 def main() -> None:
