@@ -15,6 +15,7 @@ name takes no article, three-letter codes that are not the first three letters o
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Iterator
@@ -138,6 +139,7 @@ CURRENCY_CODE = Relation(
 RELATIONS = (DISCOVERY_YEAR, ATOMIC_NUMBER, NUMERIC_CODE, ALPHA_CODE, CURRENCY_CODE)
 
 
+@functools.cache
 def _elements() -> dict[str, tuple[str, int, int | None]]:
     from mendeleev import element
 

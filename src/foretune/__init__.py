@@ -5,5 +5,18 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
-__all__ = ["__version__"]
+__all__ = ["__version__", "fit", "plan", "resume"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load ``fit``, ``plan`` and ``resume`` on first use, so that ``import foretune`` stays light."""
+    if name in ("fit", "plan", "resume"):
+        module = importlib.import_module("foretune.fit")
+        function = getattr(module, name)
+        globals()[name] = function
+        return function
+    raise AttributeError(f"module 'foretune' has no attribute {name!r}")

@@ -28,6 +28,7 @@ def test_body_says_verdict_limits_and_commands(record: RunRecord) -> None:
     assert body.index("exact match 62 %") < body.index("## Comparison")
     assert "One seed, these rows only" in body
     assert "--enable-lora --lora-modules terms=adapter" in body and "AutoPeftModelForCausalLM" in body
+    assert "--max-lora-rank 32" in body  # vLLM takes 16 at most unless told
     assert "foretune chat adapter" in body
     assert body.count("\n| `") == len(record.settings)
     assert record.data.fingerprint in body and record.data.sha256 in body
@@ -63,6 +64,12 @@ def test_merged_card_is_for_transformers(record: RunRecord) -> None:
     card = render_card(merged, adapter=False)
     assert ModelCard(card).data.library_name == "transformers"
     assert "vllm serve 'my model'" in card and 'from_pretrained("my model")' in card and "peft" not in card
+
+
+def test_what_servers_cannot_load_is_merged_first(record: RunRecord) -> None:
+    trials = tuple(replace(trial, config={"method.name": "oft"}) for trial in record.trials)
+    card = render_card(replace(record, trials=trials))
+    assert "vllm" not in card and "foretune export . --merge" in card
 
 
 def test_written_card(record: RunRecord, tmp_path: Path) -> None:

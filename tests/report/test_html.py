@@ -79,7 +79,7 @@ def test_links_and_ids_agree(record: RunRecord) -> None:
 def test_every_chart_has_a_text_alternative_and_both_widths(record: RunRecord) -> None:
     charts = [attributes for name, attributes in read(render(record)).tags if name == "svg"]
     assert len(charts) == 12 and all(chart["role"] == "img" and len(chart["aria-label"] or "") > 20 for chart in charts)
-    assert {float(chart["width"] or 0) for chart in charts} >= {720.0, 340.0}
+    assert {float(chart["width"] or 0) for chart in charts} >= {784.0, 340.0}
 
 
 def test_hostile_text_stays_text(record: RunRecord) -> None:
@@ -111,7 +111,7 @@ def test_examples_cover_failures_and_are_limited(record: RunRecord) -> None:
     many = tuple(AnswerPair(f"question {i}", "r", "b", "a", i % 9 == 0, i % 3 != 0) for i in range(90))
     page = render(replace(record, examples=many))
     assert page.count('<article class="example">') == 12
-    assert page.count("▼ worsened") == 3 and page.count("○ still wrong") == 3
+    assert page.count("▼ worsened") == 4 and page.count("○ still wrong") == 4
 
 
 def test_long_text_is_cut_and_says_so(record: RunRecord) -> None:

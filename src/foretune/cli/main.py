@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
-from foretune.cli import data, models
+from foretune.cli import data, doctor, experience, models, plan
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
 from foretune.cli.predict import predict
@@ -53,6 +53,9 @@ app.command("runs")(runs)
 app.command("export")(export)
 app.command("evaluate")(evaluate)
 app.command("predict")(predict)
+app.add_typer(experience.app, name="experience")
+app.command()(plan.plan)
+app.command()(doctor.doctor)
 
 
 def main() -> None:

@@ -85,8 +85,6 @@ class DataSettings(Section):
     """Share of the rows set aside for validation when no file or column says so."""
     test_share: Share = 0.1
     """Share of the rows set aside for the final comparison."""
-    keep: Share | None = None
-    """Share of the training rows to keep, chosen by a selector; all when not given."""
     on_bad_row: Literal["error", "quarantine"] = "error"
     """Stop at rows that cannot be read, or write them aside and go on."""
     metric: str | None = None
@@ -128,7 +126,7 @@ class BudgetSettings(Section):
     trials: Count | None = None
     """Number of configurations to try, the default LoRA included."""
     steps: Count | None = None
-    """Optimiser steps of one run of the recommended configuration, without a search."""
+    """Optimiser steps in all, over every configuration that is tried."""
     cost: Money | None = None
     """Most that the run may cost, with price_per_hour; another way to say time."""
     price_per_hour: Money | None = None
@@ -147,18 +145,14 @@ class BudgetSettings(Section):
 class SearchSettings(Section):
     """How configurations are chosen."""
 
-    strategy: str = "transfer"
-    """transfer (learns from earlier runs), quick-tune, or a baseline by its name."""
+    strategy: Literal["zero-shot"] = "zero-shot"
+    """zero-shot: the default LoRA, the learning-rate rule's portfolio, then halving over further configurations."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Trials that run at the same time."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Same seed, data, store and budget in trials: same trials."""
     max_trials: Annotated[Count, Field(ge=1)] | None = None
     """Never more trials than this, whatever the time budget pays for."""
-    methods: tuple[str, ...] | None = None
-    """Names of the methods to choose from; all that the deployment can serve when not given."""
-    trainable: Share | None = None
-    """Most parameters to train, as a share of the model's, like 0.5%."""
 
 
 class EvaluationSettings(Section):

@@ -26,7 +26,16 @@ from foretune.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-RENDER_ERRORS = (TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError)
+RENDER_ERRORS = (
+    TemplateError,
+    ArithmeticError,
+    RecursionError,
+    TypeError,
+    ValueError,
+    KeyError,
+    IndexError,
+    AttributeError,
+)
 """What a template raises on a conversation it does not accept."""
 
 _QUESTION = "foretune question"

@@ -20,7 +20,7 @@ from foretune.evaluation.retrieval import retrieve
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.trial import Trial, TrialOrder, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
-from foretune.export.verify import PROBES, answer_probes, verify
+from foretune.export.verify import DEFAULT_PROBES, answer_probes, verify
 from foretune.files import write_json
 from foretune.search.types import Lease
 from foretune.training import checkpoint
@@ -163,10 +163,10 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
         statistics = attachment.statistics()
         if bench.kind == "seq2seq" or bench.quantized:
             return {"output": str(output), "statistics": statistics, "verified": None, "detail": NOT_VERIFIED}
-        reference = answer_probes(network.model, bench.tokenizer, PROBES)
+        reference = answer_probes(network.model, bench.tokenizer, DEFAULT_PROBES)
     report("beat", {})
     dtype = str(bench.model.dtype).removeprefix("torch.")
-    check = verify(reference, output, PROBES, dtype=dtype, base=base, labels=bench.task.labels)
+    check = verify(reference, output, DEFAULT_PROBES, dtype=dtype, base=base, labels=bench.task.labels)
     return {"output": str(output), "statistics": statistics, "verified": True, "detail": check.detail}
 
 

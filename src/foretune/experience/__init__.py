@@ -1,1 +1,1 @@
-"""Every run ever made on this machine, and what others published: the store and its importers."""
+"""What was learnt from earlier runs: one SQLite file, written by every fit and study, exchanged as Parquet."""

@@ -1,9 +1,9 @@
 """A run's folder: what is where, the clock that survives a kill, and results that are computed once.
 
-run.json        the settings and facts the run was started with     clock.json   seconds used so far, by phase
-task/           the splits                                          journal.jsonl every ask and tell
-trials/<run>/   checkpoints                                         answers/     what systems answered
-adapter/ …      what is handed over                                 result.json, report.html, resolved.yaml
+    request.json    what was asked for, word for word                   clock.json   seconds used so far, by phase
+    task/           the splits                                          journal.jsonl every ask and tell
+    trials/<run>/   checkpoints                                         answers/     what systems answered
+    adapter/ …      what is handed over                                 result.json, report.html, resolved.yaml
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class RunFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.run = root / "run.json"
+        self.request = root / "request.json"
         self.task = root / "task"
         self.journal = root / "journal.jsonl"
         self.trials = root / "trials"
@@ -88,7 +88,7 @@ class RunFolder:
     @property
     def started(self) -> bool:
         """Whether a run was begun here."""
-        return self.run.exists()
+        return self.request.exists()
 
     @property
     def finished(self) -> bool:
@@ -98,9 +98,7 @@ class RunFolder:
     def check_free(self) -> None:
         """Refuse a folder that holds something else; raises `OutputError`."""
         if self.root.exists() and not self.root.is_dir():
-            raise OutputError(
-                "this is a file, not a folder.", place=Place(self.root), remedy="Choose another --output."
-            )
+            raise OutputError("this is a file, not a folder.", place=Place(self.root), remedy="Choose another --output.")
         if self.root.is_dir():
             remove_leftovers(self.root)
             others = [path.name for path in self.root.iterdir() if path.name != ".lock"]

@@ -69,6 +69,7 @@ class Plan:
     machine: Machine
     placement: Placement
     forecast: Forecast
+    budget: Budget
     trainable: int
     notes: tuple[str, ...] = ()
 
@@ -145,7 +146,7 @@ def plan(
     machine = machine or _detected()
     facts = find_model(resolution.spec.model.source, revision=resolution.spec.model.revision)
     _check_kind(resolution.spec, facts)
-    rows = planned_rows(resolution.spec, facts, _context_tokens(resolution.spec, facts.shapes))
+    rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     device = _device(resolution.spec, machine)
     advised, why = _configuration(resolution, facts.shapes, rows.train)
     trainable, full = trainable_parameters(facts.shapes, advised)
@@ -169,7 +170,7 @@ def plan(
     answer = forecast(request, placement)
     advice = {**_advice(advised, why, placement, rows), **budget_advice, **evaluation_advice}
     return Plan(
-        resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, trainable,
+        resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
         _notes(facts, rows, placement, answer, request),
     )  # fmt: skip
 
@@ -200,7 +201,8 @@ def _check_kind(spec: FitSpec, facts: ModelFacts) -> None:
         )
 
 
-def _context_tokens(spec: FitSpec, shapes: ModelShapes) -> int:
+def context_tokens(spec: FitSpec, shapes: ModelShapes) -> int:
+    """The longest row in tokens: as set, at most what the model's positions allow."""
     wanted = spec.data.context_tokens or _DEFAULT_CONTEXT_TOKENS
     return min(wanted, shapes.context_tokens) if shapes.context_tokens else wanted
 

@@ -24,7 +24,7 @@ from foretune.evaluation.metrics import default_metric, metric
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import write_json, write_text
 from foretune.fit.folder import RunFolder
-from foretune.fit.plan import Plan
+from foretune.fit.plan import Plan, context_tokens
 from foretune.models.load import locate
 from foretune.packages import Progress
 
@@ -87,7 +87,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         ),
         metric=name,
         labels=tuple(labels),
-        context_tokens=context_tokens(plan),
+        context_tokens=context_tokens(spec, plan.model.shapes),
         seed=spec.search.seed,
         device=spec.device,
         micro_batch_tokens=layout.micro_batch_tokens,
@@ -131,11 +131,6 @@ def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadR
         given=given,
     )
     return found, splits
-
-
-def context_tokens(plan: Plan) -> int:
-    """The longest row in tokens: as set, or as advised by the plan."""
-    return int(plan.resolution["data.context_tokens"])
 
 
 def write_split(path: Path, examples: Sequence[Example]) -> None:

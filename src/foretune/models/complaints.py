@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.models import ModelReference
+from foretune.catalogue.models import ModelKind, ModelReference
 from foretune.errors import ForetuneError, ModelError, Place
+from foretune.models.kinds import infer_kind
 
 CONFIG = "config.json"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -66,6 +67,18 @@ def check_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise ModelError("has no model_type.", place=Place(path), remedy="This is not a transformers configuration.")
     return config
+
+
+def check_kind(config: Mapping[str, Any], kind: ModelKind, where: Path | str) -> None:
+    """Raise `ModelError` when the configuration says another kind than ``kind``; silent where it does not say."""
+    try:
+        found = infer_kind(config)
+    except ModelError:
+        return
+    if found != kind:
+        raise ModelError(
+            f"this model is of the kind {found}, not {kind}.", place=Place(str(where)), remedy=f"Load it as {found}."
+        )
 
 
 _AGAIN = "Copy or download this file again."

@@ -94,6 +94,8 @@ def load(
     where = locate(reference.source, progress=progress)
     if isinstance(where, Path):
         complaints.check_folder(where)
+    if not (labels or regression):
+        complaints.check_kind(read_config(where, reference.revision), reference.kind, where)
     import torch
 
     target = torch.device(device)
@@ -156,9 +158,13 @@ def _load_model(
         "trust_remote_code": reference.trust_remote_code,
         "revision": reference.revision,
         "output_loading_info": True,
+        "ignore_mismatched_sizes": True,  # `complaints.check_report` refuses them, with the tensor's name
     }
     if reference.quantize == "4bit":
-        settings |= {"quantization_config": _four_bit(settings["dtype"]), "device_map": {"": device}}
+        settings |= {
+            "quantization_config": _four_bit(settings["dtype"], bool(labels or regression)),
+            "device_map": {"": device},
+        }
     if labels or regression:
         settings |= _head_settings(labels)
         auto = transformers.AutoModelForSequenceClassification
@@ -172,22 +178,25 @@ def _load_model(
     with torch.random.fork_rng(devices=devices), complaints.quiet(), complaints.safetensors_only():
         torch.manual_seed(derive(seed, "head"))
         model, report = auto.from_pretrained(str(where), **settings)
-    return (model if reference.quantize == "4bit" else model.to(device)), report
+    if reference.quantize == "4bit":
+        _keep_blocks(model)
+        return model, report
+    return model.to(device), report
 
 
 def _head_settings(labels: tuple[str, ...]) -> dict[str, Any]:
     if not labels:
-        return {"num_labels": 1, "problem_type": "regression", "ignore_mismatched_sizes": True}
+        return {"num_labels": 1, "problem_type": "regression"}
     return {
         "num_labels": len(labels),
         "id2label": dict(enumerate(labels)),
         "label2id": {label: number for number, label in enumerate(labels)},
         "problem_type": "single_label_classification",
-        "ignore_mismatched_sizes": True,
     }
 
 
-def _four_bit(dtype: torch.dtype) -> Any:
+def _four_bit(dtype: torch.dtype, new_head: bool) -> Any:
+    """NF4 with double quantisation; a classifier's head stays dense, since it is trained."""
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -202,25 +211,43 @@ def _four_bit(dtype: torch.dtype) -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(_HEAD_NAMES) if new_head else None,
     )
 
 
+def _keep_blocks(model: Any) -> None:
+    """Forbid bitsandbytes to repack weights in place.
+
+    On a processor with bfloat16 its `Linear4bit` (0.50) does so at the first forward pass without gradients, rounds
+    the scales on the way and then has no gradient: a base that several trials share would change, and training stop.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def _give_padding(tokenizer: Any, model: Any) -> None:
-    """A padding token from those that exist, told to the model too (its classifier looks for it)."""
-    if tokenizer.pad_token is None:
+    """A padding token from those that exist, told to the model too (its classifier looks for it).
+
+    A padding token beyond the model's embeddings (added to a tokenizer without the model) counts as none.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token is None or tokenizer.pad_token_id >= rows:
         stand_in = tokenizer.eos_token or tokenizer.unk_token
-        if stand_in is None:
+        if stand_in is None or tokenizer.convert_tokens_to_ids(stand_in) >= rows:
             raise ModelError(
-                "the tokenizer has no padding, end or unknown token.",
-                place=Place(getattr(tokenizer, "name_or_path", "tokenizer")),
-                remedy='Add "eos_token" to its tokenizer_config.json.',
+                f"the tokenizer has no padding, end or unknown token among the {rows} the model knows.",
+                place=Place(str(getattr(tokenizer, "name_or_path", "tokenizer"))),
+                remedy='Name one of its tokens as "eos_token" in tokenizer_config.json.',
             )
         tokenizer.pad_token = stand_in
     config = model.config.get_text_config()
-    if getattr(config, "pad_token_id", None) is None:
+    known = getattr(config, "pad_token_id", None)
+    if known is None or not 0 <= known < rows:
         config.pad_token_id = tokenizer.pad_token_id
-    if getattr(model, "generation_config", None) is not None and model.generation_config.pad_token_id is None:
-        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    generation = getattr(model, "generation_config", None)
+    if generation is not None and generation.pad_token_id is None:
+        generation.pad_token_id = tokenizer.pad_token_id
 
 
 def weights_hash(where: Path | str, revision: str | None = None) -> str:

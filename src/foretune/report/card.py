@@ -12,7 +12,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from foretune import files
-from foretune.report.commands import short_name, usage_commands
+from foretune.report.commands import method_of, short_name, usage_commands
 from foretune.report.record import RunRecord, Setting
 from foretune.report.text import comparison_table
 from foretune.report.wording import FEW_SEEDS, counted, number_word, qualifications, verdict
@@ -56,7 +56,7 @@ def _pipeline(record: RunRecord) -> str:
 
 def _metadata(record: RunRecord, *, adapter: bool) -> dict[str, Any]:
     license_name = (record.model.license or "").strip().lower()
-    method = record.winner.config.get("method.name") if record.winner else None
+    method = method_of(record)
     known = _SPDX_LIKE.fullmatch(license_name) is not None
     metadata: dict[str, Any] = {
         "base_model": record.model.source,
@@ -66,7 +66,7 @@ def _metadata(record: RunRecord, *, adapter: bool) -> dict[str, Any]:
         "license_name": re.sub(r"[^a-z0-9.\-]+", "-", license_name).strip("-") if license_name and not known else None,
         "language": list(record.data.languages) or None,
         "datasets": [short_name(record)],
-        "tags": ["foretune", *([str(method)] if method else []), *(["base_model:adapter"] if adapter else [])],
+        "tags": ["foretune", *([method] if method else []), *(["base_model:adapter"] if adapter else [])],
         "model-index": _model_index(record),
     }
     return {name: value for name, value in metadata.items() if value is not None}

@@ -23,7 +23,7 @@ from foretune.report.wording import (
 )
 from foretune.units import format_duration
 
-WIDE, NARROW = 720, 340  # pixels of the two drawings
+WIDE, NARROW = 784, 340  # pixels of the two drawings
 CHARACTER = 6.5  # pixels of an average character at 12 pixels
 NORMAL_95 = 1.96  # standard errors of a 95 % interval
 ROW = 40

@@ -14,6 +14,10 @@ _CLASSES = {
     "seq2seq": ("AutoPeftModelForSeq2SeqLM", "AutoModelForSeq2SeqLM"),
     "encoder": ("AutoPeftModelForSequenceClassification", "AutoModelForSequenceClassification"),
 }
+_SERVED_AS_LORA = (None, "lora", "rslora", "pissa", "olora", "lora+", "lora-plus", "eva", "lora-ga")
+"""Methods whose adapter folder is a plain LoRA, which servers load as it is."""
+_VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes that vLLM's --max-lora-rank accepts
+_VLLM_DEFAULT_RANK = 16
 
 
 def usage_commands(record: RunRecord) -> list[tuple[str, str]]:
@@ -61,11 +65,28 @@ def _python(record: RunRecord, folder: str, *, adapter: bool) -> str:
 
 def _adapter(record: RunRecord, export: ExportInfo) -> list[tuple[str, str]]:
     commands = [("Python, with peft", _python(record, export.folder, adapter=True))]
-    if record.model.kind == "causal":
-        module = shlex.quote(f"{short_name(record)}={export.folder}")
-        serve = f"vllm serve {shlex.quote(base_name(record))} --enable-lora --lora-modules {module}"
-        commands.append(("Serve with vLLM", serve))
-    return commands
+    if record.model.kind != "causal":
+        return commands
+    if method_of(record) not in _SERVED_AS_LORA:
+        return [*commands, ("To serve it, fold it into the base first", "foretune export . --merge --output merged")]
+    module = shlex.quote(f"{short_name(record)}={export.folder}")
+    rank = next((size for size in _VLLM_RANKS if size >= _rank(record)), _VLLM_RANKS[-1])
+    option = f" --max-lora-rank {rank}" if rank > _VLLM_DEFAULT_RANK else ""
+    serve = f"vllm serve {shlex.quote(base_name(record))} \\\n  --enable-lora --lora-modules {module}{option}"
+    return [*commands, ("Serve with vLLM", serve)]
+
+
+def method_of(record: RunRecord) -> str | None:
+    """The winner's method by name; None when the record does not say."""
+    config = record.winner.config if record.winner is not None else {}
+    name = config.get("method.name", config.get("method"))
+    return None if name is None else str(name)
+
+
+def _rank(record: RunRecord) -> int:
+    config = record.winner.config if record.winner is not None else {}
+    ranks = [v for name, v in config.items() if name.rpartition(".")[2] in ("rank", "r") and isinstance(v, int)]
+    return max(ranks, default=0)
 
 
 def _folder(record: RunRecord, export: ExportInfo) -> list[tuple[str, str]]:

@@ -162,8 +162,9 @@ def _common(trials: tuple[Trial, ...]) -> dict[str, object]:
 
 def _short(name: str, trial: Trial) -> str:
     """The last part of a setting's name where no other setting of the trial ends in it."""
+    name = name.removesuffix(".name")
     last = name.rpartition(".")[2]
-    return name if last == "name" or sum(n.rpartition(".")[2] == last for n in trial.config) > 1 else last
+    return name if sum(n.rpartition(".")[2] == last for n in trial.config) > 1 else last
 
 
 def _trial(number: int, trial: Trial, common: dict[str, object]) -> list[Markup | str]:

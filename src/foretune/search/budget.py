@@ -1,7 +1,7 @@
 """What a search may spend: seconds, trials or optimiser steps, less a reserve for what follows it.
 
-Time is accounted in worker-seconds: with W workers a budget of T seconds has W·T of them. Only forecasts (at ask) and
-measured seconds (at tell) count; time in which nothing runs does not, so a paused job loses nothing.
+Time is wall time as the ledger reconstructs it from the measured seconds of the observations; a pause of the whole
+job, in which nothing runs, is not charged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Budget:
     """Kept for the final re-evaluation and comparison; a search never plans with it."""
     workers: int = 1
     spent: float = 0.0
-    """Worker-seconds, trials or steps."""
+    """Seconds of wall time, trials or steps."""
 
     def __post_init__(self) -> None:
         if self.kind not in UNITS:
@@ -46,8 +46,8 @@ class Budget:
 
     @property
     def capacity(self) -> float:
-        """What a search may spend in all: worker-seconds, trials or steps."""
-        return (self.total - self.reserve) * (self.workers if self.kind == "time" else 1)
+        """What a search may spend in all."""
+        return self.total - self.reserve
 
     def charge(self, amount: float) -> None:
         """Book ``amount`` as spent. Raises `ValueError` for a negative or non-finite one."""
@@ -55,19 +55,17 @@ class Budget:
             raise ValueError(f"{amount} cannot be charged")
         self.spent += amount
 
-    def left(self, held: float = 0.0) -> float:
-        """What may still be promised, ``held`` being promised already; never negative."""
-        return max(0.0, self.capacity - self.spent - held)
+    def left(self) -> float:
+        """What is not spent; never negative."""
+        return max(0.0, self.capacity - self.spent)
 
     def can_afford(self, amount: float, held: float = 0.0) -> bool:
-        """Whether ``amount`` more fits beside what is spent and held.
+        """Whether ``amount`` more fits beside what is spent and what open leases still hold.
 
-        With several workers one trial also has to fit into the wall time that is left if all were busy so far.
+        In time it has to fit into the wall time left, and all work together into that of all workers.
         """
-        slack = self.capacity * ROUNDING
-        if amount > self.left(held) + slack:
-            return False
-        return self.kind != "time" or amount <= self.left() / self.workers + slack
+        slack, shared = self.capacity * ROUNDING, self.workers if self.kind == "time" else 1
+        return amount <= self.left() + slack and amount + held <= self.left() * shared + slack
 
     def to_json(self) -> dict[str, Any]:
         """A JSON summary for reports."""

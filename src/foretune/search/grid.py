@@ -57,7 +57,6 @@ class Grid:
                 return Done(f"the budget ends after {len(started)} of {len(self.cells)} cells")
             why = f"cell {len(started) + 1} of {len(self.cells)}"
             return Start(cell.config, cell.horizon, cell.horizon, key, why, cell.seed)
-        return Wait("the last cells are under way") if any(run.status == "running" for run in view.runs) else _DONE
-
-
-_DONE = Done("every cell was handed out")
+        if any(run.status == "running" for run in view.runs):
+            return Wait("the last cells are under way")
+        return Done("every cell was handed out")

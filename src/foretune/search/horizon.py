@@ -64,6 +64,8 @@ def horizon(
     def price(config: Mapping[str, Any], from_step: int, to_step: int) -> float:
         return cost(config, from_step, to_step) if budget.kind == "time" else float(to_step - from_step)
 
+    shared = budget.workers if budget.kind == "time" else 1
+
     def fits(steps: int) -> bool:
         early = level_step(steps, EARLY_LEVEL)
         whole, passes = price(baseline, 0, steps), [price(config, 0, early) for config in portfolio]
@@ -71,8 +73,8 @@ def horizon(
         longest = max(whole, max(passes, default=0.0) + finish)
         return (
             whole <= LARGEST_SHARE * budget.total * (1 + ROUNDING)
-            and MARGIN * (whole + sum(passes) + finish) <= budget.left() * (1 + ROUNDING)
-            and MARGIN * longest <= budget.left() / budget.workers * (1 + ROUNDING)
+            and budget.can_afford(MARGIN * longest)
+            and MARGIN * (whole + sum(passes) + finish) <= budget.left() * shared * (1 + ROUNDING)
         )
 
     asked = price(baseline, 0, full_steps)

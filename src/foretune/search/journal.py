@@ -45,6 +45,10 @@ class Journal:
                 raise self.damaged(number, "is no event")
         return lines
 
+    def notes(self) -> dict[str, Any]:
+        """What `AskTell.record` kept: readable before the search is built, which may need it (the probe)."""
+        return {line["name"]: line["value"] for line in self.events() if line["event"] == "note"}
+
     def damaged(self, line: int, how: str) -> StoreError:
         """The error for a line that cannot be replayed."""
         return StoreError(

@@ -2,6 +2,10 @@
 
 Nothing here reads a clock, asks a strategy or writes a file: the same events give the same ledger, which is what
 makes a resumed search equal to one that was never interrupted.
+
+Wall time is rebuilt from the events alone: a lease starts at the time spent when it is handed out, each observation
+moves the lease's own clock on by its measured seconds, and the time spent is the latest of these clocks. With one
+worker that is the sum of all seconds; with several, parallel work counts once and waiting counts.
 """
 
 from __future__ import annotations
@@ -32,6 +36,8 @@ class Order:
     queued: bool = False
     """To be handed out again."""
     stalls: int = 0
+    clock: float = 0.0
+    """Reconstructed wall time of its last sign of life, for budgets in time."""
 
     def is_current(self, attempt: int) -> bool:
         """Whether a report of ``attempt`` may move the run."""
@@ -65,7 +71,8 @@ class Ledger:
         steps = order.lease.to_step - order.step
         if self.budget.kind == "steps":
             return float(steps)
-        return order.lease.seconds * self.pace.factor * order.share_left
+        forecast_s = order.lease.seconds * self.pace.factor * order.share_left
+        return forecast_s if order.queued else max(0.0, order.clock + forecast_s - self.budget.spent)
 
     def apply(self, event: Mapping[str, Any]) -> bool:
         """Make the change that an event describes; True when a tell moved its run."""
@@ -77,11 +84,13 @@ class Ledger:
                 return self._apply_tell(order, event["attempt"], Observation.from_json(event["observation"]))
             case "again":
                 order = self.orders[event["lease"]]
-                order.attempt, order.queued = event["attempt"], False
+                order.attempt, order.queued, order.clock = event["attempt"], False, self.budget.spent
             case "expire":
-                if self.budget.kind == "time":
-                    self.budget.charge(event["lost_s"])
+                self._pass(self.orders[event["lease"]], event["lost_s"])
                 self._stall(self.orders[event["lease"]])
+            case "resume":  # the workers of the process before are gone, or are strangers to this one
+                for order in self.orders.values():
+                    order.queued = order.open
             case "drop":
                 self._close(self.orders[event["lease"]], "idle")
             case "charge":
@@ -99,7 +108,7 @@ class Ledger:
             if self.budget.kind == "trials":
                 self.budget.charge(1)
         self.runs[lease.run].status = "running"
-        self.orders[lease.id] = Order(lease, lease.attempt, lease.from_step)
+        self.orders[lease.id] = Order(lease, lease.attempt, lease.from_step, clock=self.budget.spent)
 
     def _apply_tell(self, order: Order, attempt: int, seen: Observation) -> bool:
         run, failed = self.runs[order.lease.run], seen.status in FAILURES
@@ -128,12 +137,19 @@ class Ledger:
         lease, steps = order.lease, max(0, seen.step - order.step)
         measured_s = seen.train_s + seen.eval_s
         self.pace.observe(lease.seconds * steps / (lease.to_step - lease.from_step), measured_s)
-        if self.budget.kind != "trials":
-            self.budget.charge(measured_s if self.budget.kind == "time" else steps)
+        self._pass(order, measured_s)
+        if self.budget.kind == "steps":
+            self.budget.charge(steps)
         run.train_s += seen.train_s
         run.eval_s += seen.eval_s
         run.tokens += seen.tokens
         run.peak_bytes = max(run.peak_bytes, seen.peak_bytes)
+
+    def _pass(self, order: Order, seconds: float) -> None:
+        """Let time pass on a lease's clock; charged where no other lease was there already."""
+        if self.budget.kind == "time":
+            order.clock += seconds
+            self.budget.charge(max(0.0, order.clock - self.budget.spent))
 
     def _stall(self, order: Order, *, counted: bool = True) -> None:
         """Hand out again, or give up after `MAX_STALLS` attempts without a step."""

@@ -97,7 +97,7 @@ class View:
     """In the order in which they were started."""
     budget: Budget
     held: float
-    """Worker-seconds, trials or steps promised to open leases."""
+    """Seconds, trials or steps promised to open leases."""
     cost: Cost
 
     def price(self, config: Mapping[str, Any], from_step: int, to_step: int, *, new: bool) -> float:

@@ -1,0 +1,114 @@
+"""``foretune plan DATA``: fits or not, time, memory, disk and money with intervals, the recommended configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from foretune.errors import BudgetError
+from foretune.units import format_bytes, format_count, format_duration, format_share
+
+if TYPE_CHECKING:
+    from foretune.cost.interval import Interval
+    from foretune.fit.plan import Plan
+
+
+def plan(
+    data: Annotated[str | None, typer.Argument(help="A file, a folder, or the name of a data set.")] = None,
+    model: Annotated[str | None, typer.Option(help="A folder, a .gguf file or a name of the catalogue.")] = None,
+    time: Annotated[str | None, typer.Option(help="Time budget, like 30m or 2h.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Budget in trials instead of time.")] = None,
+    price_per_hour: Annotated[str | None, typer.Option(help="Price of this machine for an hour, like $2.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as YAML, or the resolved.yaml of a run.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="One setting, like training.lora.rank=32.")] = None,
+    probe: Annotated[bool, typer.Option("--probe", help="Load the model and measure a few steps first.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say before a fit whether it fits, what it will take, and what is recommended. Nothing is trained.
+
+    Ends with exit code 5 when the model does not fit this machine.
+    """
+    from foretune.cost.placement import refuse_if_too_large
+    from foretune.fit.plan import plan as make_plan
+    from foretune.fit.probe_plan import measure
+
+    answer = make_plan(
+        data,
+        model=model,
+        time=time,
+        price_per_hour=price_per_hour,
+        config=config,
+        sets=sets or (),
+        options={"budget.trials": trials},
+        probe=measure if probe else None,
+    )
+    if as_json:
+        typer.echo(json.dumps(answer.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        raise typer.Exit(0 if answer.fits else BudgetError.exit_code)
+    for line in lines(answer):
+        typer.echo(line)
+    refuse_if_too_large(answer.placement)
+
+
+def _between(interval: Interval, show: Callable[[float], str]) -> str:
+    """``value (low to high)``, or the value alone where there is no doubt left after rounding."""
+    low, value, high = show(interval.low), show(interval.value), show(interval.high)
+    return value if low == high else f"{value} ({low} to {high})"
+
+
+def lines(answer: Plan) -> list[str]:
+    """The plan as plain text, one fact a line."""
+    shapes, layout, forecast = answer.model.shapes, answer.placement.layout, answer.forecast
+    rows, row = answer.rows, answer.rows.count.row
+    verdict = "fits" if answer.fits else "DOES NOT FIT"
+    text = [
+        f"model      {answer.model.source}: {shapes.kind}, {format_count(shapes.parameters)} parameters",
+        f"data       {rows.path}: {rows.format}, {rows.task}; {format_count(rows.train)} training,"
+        f" {format_count(rows.validation)} validation, {format_count(rows.test)} test rows",
+        f"rows       {row.prompt:.0f} + {row.answer:.0f} tokens (prompt + answer), longest {row.longest};"
+        f" {rows.count.how}",
+        f"machine    {_machine(answer)}",
+        "",
+        f"memory     {verdict}: {_between(forecast.memory_bytes, format_bytes)}"
+        f" of {format_bytes(answer.placement.room_bytes)} free",
+        f"layout     {layout.dtype}{', 4-bit base' if layout.quantize == '4bit' else ''},"
+        f" micro-batches of {layout.micro_batch_tokens} tokens"
+        f"{', gradient checkpointing' if layout.gradient_checkpointing else ''}",
+        f"disk       {_between(forecast.disk_bytes, format_bytes)}",
+        f"time       {_between(forecast.seconds, format_duration)}",
+    ]
+    if forecast.money is not None:
+        text.append(f"money      {_between(forecast.money, '{:.2f}'.format)}")
+    text += [
+        f"speed      {_between(forecast.units.train_tokens_per_s, '{:.0f}'.format)} tokens/s trained,"
+        f" {_between(forecast.units.score_tokens_per_s, '{:.0f}'.format)} scored",
+        f"           from {forecast.source}",
+        f"trials     {_between(forecast.trials, '{:.0f}'.format)}, the default LoRA included;"
+        f" a full run is {format_count(forecast.steps_per_run)} steps",
+        "",
+    ]
+    text += [f"  {phase.name:<18} {_between(phase.seconds, format_duration)}" for phase in forecast.phases]
+    text += ["", f"recommended  {answer.why}"]
+    text += [f"  {name:<18} {value}{_chosen(answer, name)}" for name, value in answer.config.items()]
+    text.append(
+        f"  trains {format_count(answer.trainable)} parameters, {format_share(answer.trainable / shapes.parameters)}"
+    )
+    text += [f"note: {note}" for note in answer.notes]
+    return text
+
+
+def _chosen(answer: Plan, name: str) -> str:
+    item = answer.resolution.values.get(f"training.{name}")
+    return "" if item is None or item.origin == "recommended" else f"   (yours: {item.origin})"
+
+
+def _machine(answer: Plan) -> str:
+    machine = answer.machine
+    if answer.placement.layout.device == "cuda":
+        return ", ".join(f"{gpu.name} ({format_bytes(gpu.memory_bytes)})" for gpu in machine.accelerators)
+    bf16 = "bfloat16" if machine.bf16 else "no bfloat16"
+    return f"{machine.processor}, {machine.cores} cores ({machine.threads} threads), {bf16}"

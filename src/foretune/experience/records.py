@@ -1,0 +1,109 @@
+"""The rows of the experience store as values, and the rule of what may be stored: no user text.
+
+A feature is a number, a truth value, nothing, or a short name (letters, digits, ``. _ : + -`` and one slash, as in a
+hub id). A prompt, a path or an error message is none of these and is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from foretune.errors import UsageError
+from foretune.files import canonical_json
+
+LONGEST_NAME = 96
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*(/[A-Za-z0-9._:+-]+)?")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What defines a run. ``task`` to ``config`` are fingerprints recorded before."""
+
+    id: str
+    task: str
+    model: str
+    hardware: str
+    config: str
+    seed: int
+    horizon: int
+    arm: str = ""
+    study: str = ""
+    pair: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRow:
+    """A run as stored, with its settings."""
+
+    record: RunRecord
+    settings: Mapping[str, Any]
+    status: str
+    started_s: int
+    finished_s: int | None
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class ObservationRow:
+    """One metric of one run at one step on one split."""
+
+    run: str
+    step: int
+    split: str
+    metric: str
+    value: float
+    se: float
+    n_eval: int
+    train_s: float
+    eval_s: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """What a machine did with a model and a method, over all its runs."""
+
+    model: str
+    method: str
+    runs: int
+    tokens: int
+    train_s: float
+    peak_bytes: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Trained tokens per second."""
+        return self.tokens / self.train_s
+
+
+def name(what: str, value: str, *, empty: bool = False) -> str:
+    """``value`` if it is a short name (or empty, where allowed). Raises `UsageError`."""
+    if (empty and value == "") or (len(value) <= LONGEST_NAME and _NAME.fullmatch(value)):
+        return value
+    raise UsageError(
+        f"{what} {value[:40]!r} cannot be stored: the experience holds names and numbers, no text.",
+        remedy=f"Use at most {LONGEST_NAME} letters, digits and . _ : + - with at most one slash.",
+    )
+
+
+def number(what: str, value: float) -> float:
+    """``value`` if it is finite. Raises `UsageError`: NaN and infinity are never a result."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise UsageError(f"{what} is {value!r}: only finite numbers are stored.")
+    return float(value)
+
+
+def features(what: str, values: Mapping[str, Any]) -> str:
+    """Canonical JSON of ``values``, each checked. Raises `UsageError`."""
+    for key, value in values.items():
+        name(f"the {what} feature", key)
+        if isinstance(value, str):
+            name(f"the {what} feature {key} =", value)
+        elif value is not None and not isinstance(value, bool):
+            number(f"the {what} feature {key}", value)
+    return canonical_json(dict(values))

@@ -1,0 +1,341 @@
+"""The run as a `RunRecord`: everything measured, gathered once at the end for report, card and terminal."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from foretune import __version__
+from foretune.cost.shapes import ModelShapes
+from foretune.evaluation.base import MetricResult
+from foretune.evaluation.compare import Comparison as Compared
+from foretune.evaluation.compare import compare
+from foretune.evaluation.metrics import METRICS
+from foretune.evaluation.metrics.labels import calibration
+from foretune.fit.finals import System, differences, general_loss, metric_names, results
+from foretune.fit.plan import Plan
+from foretune.fit.prepare import Prepared
+from foretune.methods.registry import get as get_method
+from foretune.report import record as r
+from foretune.search.runs import Run
+
+VERSIONED = ("torch", "transformers", "peft", "accelerate", "numpy")
+LABELS = {
+    "loss": "loss",
+    "loss_per_byte": "loss per byte",
+    "exact_match": "exact match",
+    "token_f1": "token F1",
+    "rouge_l": "ROUGE-L",
+    "chrf": "chrF++",
+    "bleu": "BLEU",
+    "json_validity": "valid JSON",
+    "json_match": "equal JSON",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "pearson": "Pearson's r",
+    "spearman": "Spearman's ρ",
+    "mse": "mean squared error",
+    "mae": "mean absolute error",
+}
+SHARES = {"exact_match", "token_f1", "rouge_l", "json_validity", "json_match", "accuracy", "balanced_accuracy", "macro_f1"}
+UNITS = {"loss": "nats per token", "loss_per_byte": "bits per byte"}
+EXAMPLE_PAIRS = 200
+"""Answer pairs kept in the record; the report chooses a few of them."""
+RIGHT = 1.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the phases of a fit produced."""
+
+    plan: Plan
+    prepared: Prepared
+    probe: Mapping[str, Any]
+    runs: Sequence[Run]
+    candidates: Sequence[Mapping[str, Any]]
+    systems: Sequence[System]
+    base_validation: Mapping[str, Any]
+    exported: Sequence[r.ExportInfo]
+    phases: Mapping[str, float]
+    used_s: float
+    notes: Sequence[str]
+    warnings: Sequence[str]
+    started: str
+    generation: bool
+    command: str
+    run_id: str
+
+
+def record(outcome: Outcome) -> r.RunRecord:
+    """The `RunRecord` of a finished fit."""
+    plan, prepared = outcome.plan, outcome.prepared
+    winner = outcome.candidates[0]
+    names = metric_names(prepared.task.metric, prepared.task.model.kind, prepared.task.task)
+    scored = results(outcome.systems, names)
+    return r.RunRecord(
+        id=outcome.run_id,
+        foretune_version=__version__,
+        started=outcome.started,
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=outcome.command,
+        model=_model(plan, prepared, outcome.probe),
+        data=_data(prepared),
+        budget=_budget(outcome),
+        forecast=forecast_rows(plan, outcome.probe, outcome.phases, outcome.used_s),
+        trials=tuple(_trial(run, outcome, winner) for run in outcome.runs),
+        candidates=tuple(
+            r.Candidate(c["run"], r.Measure(*c["loss"]), chosen=c is winner, loss=r.Measure(*c["loss"]))
+            for c in outcome.candidates
+        ),
+        comparison=_comparison(outcome, names, scored),
+        forgetting=_forgetting(outcome.systems),
+        examples=_examples(outcome, scored),
+        settings=_settings(plan, outcome.runs, winner["run"]),
+        exports=tuple(outcome.exported),
+        notes=tuple(outcome.notes),
+        warnings=tuple(outcome.warnings),
+        seeds={"search": prepared.task.seed},
+        environment=environment(plan),
+        base_validation=r.CurvePoint(0, 0, 0.0, r.Measure(*outcome.base_validation["loss"])),
+    )
+
+
+def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelInfo:
+    from foretune.catalogue.models import known_model
+
+    known = known_model(plan.model.source)
+    layout = plan.placement.layout
+    return r.ModelInfo(
+        source=plan.model.source,
+        kind=plan.model.shapes.kind,
+        parameters=plan.model.shapes.parameters,
+        dtype=layout.dtype,
+        weights_sha256=probe["weights_hash"],
+        license=known.license if known is not None else None,
+        folder=prepared.task.model.source,
+        context_tokens=prepared.task.context_tokens,
+        quantize=prepared.task.model.quantize,
+    )
+
+
+def _data(prepared: Prepared) -> r.DataInfo:
+    facts = prepared.facts
+    return r.DataInfo(
+        name=facts["name"],
+        sha256=facts["sha256"],
+        fingerprint=facts["profile"]["fingerprint"],
+        format=facts["format"],
+        task=facts["task"],
+        rows=dict(prepared.rows),
+        read=facts["read"],
+        quarantined=facts["quarantined"],
+        problems=tuple(facts["problems"]),
+        split_report=(*facts["notes"], *facts["split"]),
+        profile=facts["profile"],
+        languages=tuple(language for language in facts["profile"]["languages"] if language != "unknown"),
+    )
+
+
+def _budget(outcome: Outcome) -> r.BudgetInfo:
+    budget = outcome.plan.budget
+    price = outcome.plan.resolution.spec.budget.price_per_hour
+    phases = tuple(r.Phase(name, seconds) for name, seconds in outcome.phases.items())
+    used = {
+        "time": outcome.used_s,
+        "trials": float(len(outcome.runs)),
+        "steps": float(sum(run.step for run in outcome.runs)),
+    }
+    return r.BudgetInfo(budget.kind, budget.total, used[budget.kind], phases, price_per_hour=price)
+
+
+def forecast_rows(
+    plan: Plan, probe: Mapping[str, Any], phases: Mapping[str, float], used_s: float
+) -> tuple[r.ForecastRow, ...]:
+    """Forecast beside truth."""
+    forecast = plan.forecast
+    units = forecast.units
+    quantities = [
+        ("peak memory", "bytes", forecast.memory_bytes, float(probe["peak_bytes"])),
+        ("training speed", "tokens/s", units.train_tokens_per_s, float(probe["train_tokens_per_s"])),
+        ("scoring speed", "tokens/s", units.score_tokens_per_s, float(probe["score_tokens_per_s"])),
+        ("whole run", "s", forecast.seconds, used_s),
+    ]
+    return tuple(
+        r.ForecastRow(name, unit, interval.low, interval.value, interval.high, measured)
+        for name, unit, interval, measured in quantities
+    )
+
+
+def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:
+    metric = outcome.prepared.task.metric
+    tokens_a_step = run.tokens / run.step if run.step else 0.0
+    seconds_a_step = run.train_s / run.step if run.step else 0.0
+    curve = []
+    for step, scores in sorted(run.curve.items()):
+        loss, other = scores.get("loss"), scores.get(metric) if metric != "loss" else None
+        curve.append(
+            r.CurvePoint(
+                step,
+                round(tokens_a_step * step),
+                seconds_a_step * step,
+                None if loss is None else r.Measure(loss.value, loss.standard_error, loss.n),
+                None if other is None else r.Measure(other.value, other.standard_error, other.n),
+                0 if loss is None else loss.n,
+            )
+        )
+    is_winner = run.id == winner["run"]
+    return r.Trial(
+        run=run.id,
+        config=dict(run.config),
+        why=run.why,
+        status=_status(run),
+        horizon=run.horizon,
+        curve=tuple(curve),
+        best_step=winner["step"] if is_winner else None,
+        trainable_parameters=trainable(outcome.plan.model.shapes, run.config),
+        is_default=run.arm == "default",
+        is_winner=is_winner,
+        detail=run.detail,
+    )
+
+
+def _status(run: Run) -> Any:
+    return {"finished": "ok", "idle": "paused", "running": "paused"}.get(run.status, run.status)
+
+
+def trainable(shapes: ModelShapes, config: Mapping[str, Any]) -> int:
+    """Trainable parameters of a configuration, in closed form."""
+    return get_method(str(config["method"])).count(shapes, config)
+
+
+def _comparison(
+    outcome: Outcome, names: Sequence[str], scored: Mapping[str, Mapping[str, MetricResult]]
+) -> r.Comparison:
+    found = differences(scored, names)
+    systems = []
+    for system in outcome.systems:
+        measures = {
+            name: r.Measure(result.value, result.standard_error, len(system.answers))
+            for name, result in scored[system.role].items()
+        }
+        own = tuple(
+            _difference(name, against, compared)
+            for role, against, name, compared in found
+            if role == system.role and compared.low is not None
+        )
+        systems.append(r.SystemResult(system.role, system.name, measures, own, _calibration(outcome, system)))  # type: ignore[arg-type]
+    info = tuple(
+        r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, name in SHARES, UNITS.get(name, ""))
+        for name in names
+    )
+    rows = len(outcome.systems[0].answers)
+    primary = outcome.prepared.task.metric
+    return r.Comparison("test", rows, primary, info, tuple(systems), transitions=_transitions(scored[ "base"][primary], scored["winner"][primary]))
+
+
+def _difference(name: str, against: str, compared: Compared) -> r.Difference:
+    verdict = compared.verdict if compared.verdict in ("better", "worse") else "no evidence"
+    return r.Difference(
+        name,
+        against,  # type: ignore[arg-type]
+        compared.difference,
+        float(compared.low or 0.0),
+        float(compared.high or 0.0),
+        verdict,  # type: ignore[arg-type]
+        compared.p_value,
+        compared.method,
+    )
+
+
+def _calibration(outcome: Outcome, system: System) -> r.Calibration | None:
+    if outcome.prepared.task.task != "classification" or any(a.probability is None for a in system.answers):
+        return None
+    measured = calibration(system.answers)
+    bins = tuple(r.Bin(b.confidence, b.accuracy, b.rows) for b in measured.bins)
+    return r.Calibration(measured.expected_error, bins)
+
+
+def _transitions(before: MetricResult, after: MetricResult) -> r.Transitions | None:
+    pairs = list(zip(before.per_row, after.per_row, strict=True))
+    if any(value not in (0.0, RIGHT) for pair in pairs for value in pair):
+        return None
+    count = {kind: pairs.count(kind) for kind in ((0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.0, 0.0))}
+    return r.Transitions(count[0.0, 1.0], count[1.0, 0.0], count[1.0, 1.0], count[0.0, 0.0])
+
+
+def _forgetting(systems: Sequence[System]) -> r.Forgetting | None:
+    by_role = {system.role: general_loss(system) for system in systems}
+    before, after = by_role.get("base"), by_role.get("winner")
+    if before is None or after is None:
+        return None
+    compared = compare(after, before, direction="lower")
+    return r.Forgetting(
+        "general text",
+        before.value,
+        after.value,
+        compared.difference,
+        compared.low if compared.low is not None else compared.difference,
+        compared.high if compared.high is not None else compared.difference,
+        len(after.per_row),
+    )
+
+
+def _examples(outcome: Outcome, scored: Mapping[str, Mapping[str, MetricResult]]) -> tuple[r.AnswerPair, ...]:
+    systems = {system.role: system for system in outcome.systems}
+    metric = outcome.prepared.task.metric
+    before, after = scored["base"][metric], scored["winner"][metric]
+    binary = set(before.per_row) | set(after.per_row) <= {0.0, RIGHT}
+    pairs = []
+    for number, (old, new) in enumerate(zip(systems["base"].answers, systems["winner"].answers, strict=True)):
+        if old.prediction is None or new.prediction is None or number >= EXAMPLE_PAIRS:
+            continue
+        was, now = before.per_row[number], after.per_row[number]
+        pairs.append(
+            r.AnswerPair(
+                old.prompt,
+                old.reference,
+                old.prediction,
+                new.prediction,
+                was == RIGHT if binary else None,
+                now == RIGHT if binary else None,
+                None if binary else was,
+                None if binary else now,
+            )
+        )
+    return tuple(pairs)
+
+
+def _settings(plan: Plan, runs: Sequence[Run], winner: str) -> tuple[r.Setting, ...]:
+    settings = [
+        r.Setting(key, item.value, item.origin, item.evidence)
+        for key, item in plan.resolution.values.items()
+        if not key.startswith("training.")
+    ]
+    chosen = next(run for run in runs if run.id == winner)
+    fixed = plan.resolution.fixed_training()
+    for key, value in chosen.config.items():
+        origin = "option" if key in fixed else "search"
+        settings.append(r.Setting(f"training.{key}", value, origin, "" if key in fixed else f"{winner}: {chosen.why}"))
+    return tuple(settings)
+
+
+def environment(plan: Plan) -> dict[str, Any]:
+    """Versions and hardware."""
+    found: dict[str, Any] = {"python": sys.version.split()[0], "foretune": __version__}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    machine = plan.machine
+    found["processor"] = machine.processor
+    found["cores"] = machine.cores
+    if machine.accelerators:
+        found["accelerator"] = machine.accelerators[0].name
+    return found
+
+

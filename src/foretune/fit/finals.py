@@ -1,0 +1,175 @@
+"""After the search: the best two on all validation rows, then every system once on the test rows.
+
+Choosing is done on validation rows, reporting on test rows, which are touched here and nowhere else. All systems are
+compared on the same rows; where time ends early, on the rows that all of them answered, and the report says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foretune.errors import TrainingError
+from foretune.evaluation.base import Answer, MetricResult
+from foretune.evaluation.compare import Comparison, compare
+from foretune.evaluation.metrics import METRICS
+from foretune.execution.drive import Watch, run_job
+from foretune.execution.types import Executor, Job
+from foretune.files import read_json
+from foretune.fit.folder import RunFolder
+from foretune.fit.prepare import Prepared
+from foretune.fit.schedule import FINALISTS, End
+from foretune.search.ranking import Finalist
+
+FEWEST_COMPARED = 2
+LIKELIHOODS = ("loss", "loss_per_byte")
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """Runs evaluation jobs and keeps their answers in the run folder: each system is scored once."""
+
+    prepared: Prepared
+    folder: RunFolder
+    executor: Executor
+    watch: Watch
+    left: Callable[[], float | None]
+    """Seconds left of the time budget, or None."""
+
+    def answers(self, name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The content of the answers file of ``name``: ``answers``, ``wanted``, ``general``."""
+        output = self.folder.answers / f"{name}.json"
+        if not output.exists():
+            settings = {"output": str(output.resolve()), **payload}
+            run_job(self.executor, Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, self.left()), self.watch)
+        content: dict[str, Any] = read_json(output)
+        return content
+
+
+def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], end: End) -> list[dict[str, Any]]:
+    """The finalists with their loss on all validation rows, best first."""
+    table = []
+    for finalist in finalists[:FINALISTS]:
+        payload = {**checkpoint_of(evaluator.folder, finalist.run, finalist.step), "split": "validation",
+                   "rows": end.validation_rows, "generation": False}  # fmt: skip
+        content = evaluator.answers(f"validation-{finalist.run.id}", payload)
+        answers = [Answer(**value) for value in content["answers"]]
+        if not answers:
+            continue
+        result = METRICS["loss"].score(answers)
+        table.append(
+            {
+                "run": finalist.run.id,
+                "step": finalist.step,
+                "loss": [result.value, result.standard_error, len(answers)],
+            }
+        )
+    if not table:  # time ended before a single chunk: the rungs have to decide
+        best = finalists[0]
+        score = best.score
+        return [{"run": best.run.id, "step": best.step, "loss": [score.value, score.standard_error, score.n]}]
+    return sorted(table, key=lambda row: row["loss"][0])
+
+
+def checkpoint_of(folder: RunFolder, run: Any, step: int) -> dict[str, Any]:
+    """What a worker needs to load a run's checkpoint."""
+    return {
+        "run_folder": str(folder.trial(run.id).resolve()),
+        "step": step,
+        "config": dict(run.config),
+        "seed": run.seed,
+    }
+
+
+@dataclass(frozen=True)
+class System:
+    """One compared system: its answers on the test rows and its losses on the general text."""
+
+    role: str
+    name: str
+    answers: tuple[Answer, ...]
+    general: tuple[tuple[float, float], ...] = ()
+
+
+def answer_test_rows(
+    evaluator: Evaluator, winner: Any, winner_step: int, default: Any, default_step: int, end: End, *, generation: bool
+) -> list[System]:
+    """Base, base with retrieved examples, default LoRA and winner on the same test rows.
+
+    The winner may be the default LoRA itself. Raises `TrainingError` when time left no rows that all answered.
+    """
+    common = {"split": "test", "rows": end.test_rows, "generation": generation}
+    wanted: list[tuple[str, str, dict[str, Any]]] = [
+        ("base", "untouched base model", {**common, "forgetting": True}),
+        ("winner", f"fine-tuned ({winner.id})", {**common, **checkpoint_of(evaluator.folder, winner, winner_step), "forgetting": True}),
+    ]
+    if default is not None and default.id != winner.id:
+        wanted.append(("default", "default LoRA", {**common, **checkpoint_of(evaluator.folder, default, default_step)}))
+    if end.shots:
+        wanted.append(("examples", f"base with {end.shots} retrieved examples", {**common, "shots": end.shots}))
+    found = []
+    for role, name, payload in wanted:
+        content = evaluator.answers(f"test-{role}", payload)
+        answers = tuple(Answer(**value) for value in content["answers"])
+        complete = tuple(a for a in answers if a.prediction is not None) if generation else answers
+        general = tuple((nll, tokens) for nll, tokens in content["general"] or ())
+        found.append(System(role, name, complete, general))
+    return _on_common_rows(found)
+
+
+def _on_common_rows(systems: Sequence[System]) -> list[System]:
+    """The systems on the rows that all of them answered; one that answered hardly any is left out."""
+    kept = [system for system in systems if len(system.answers) >= FEWEST_COMPARED]
+    if not {"base", "winner"} <= {system.role for system in kept}:
+        raise TrainingError(
+            "time ended before base and fine-tuned model had answered test rows.",
+            remedy="Run `foretune fit --resume` with more --time to finish the comparison.",
+        )
+    rows = set.intersection(*({answer.row for answer in system.answers} for system in kept))
+    return [
+        System(s.role, s.name, tuple(a for a in s.answers if a.row in rows), s.general) for s in kept
+    ]
+
+
+def metric_names(primary: str, kind: str, task: str) -> list[str]:
+    """What is reported beside the primary metric."""
+    names = [primary]
+    if task == "classification" and primary != "accuracy":
+        names.append("accuracy")
+    if task == "generation" and primary == "exact_match":
+        names.append("token_f1")
+    if task != "regression":
+        names.append("loss")
+    if kind != "encoder":
+        names.append("loss_per_byte")
+    return list(dict.fromkeys(names))
+
+
+def results(systems: Sequence[System], names: Sequence[str]) -> dict[str, dict[str, MetricResult]]:
+    """Metric results by role and name."""
+    return {system.role: {name: METRICS[name].score(system.answers) for name in names} for system in systems}
+
+
+def differences(
+    scored: Mapping[str, Mapping[str, MetricResult]], names: Sequence[str]
+) -> list[tuple[str, str, str, Comparison]]:
+    """(role, against, metric, comparison) for every system against the base, and the winner against the others."""
+    pairs = [(role, "base") for role in scored if role != "base"]
+    pairs += [("winner", role) for role in ("default", "examples") if role in scored]
+    return [
+        (role, against, name, compare(scored[role][name], scored[against][name], direction=METRICS[name].direction))
+        for role, against in pairs
+        for name in names
+    ]
+
+
+def general_loss(system: System) -> MetricResult | None:
+    """Loss on the general text sample, or None where it was not measured."""
+    if not system.general:
+        return None
+    rows = [Answer(i, "", "", nll=nll, tokens=int(tokens)) for i, (nll, tokens) in enumerate(system.general)]
+    return METRICS["loss"].score(rows)
+
+

@@ -1,0 +1,165 @@
+"""Between a fit and the experience store: what earlier runs teach a forecast, and what this run leaves behind.
+
+The store holds no user text: fingerprints, settings and numbers. A store that cannot be used never stops a fit; the
+reason is said instead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from foretune.cost.correction import Outcome
+from foretune.cost.machine import Machine
+from foretune.cost.rates import Throughput
+from foretune.errors import ForetuneError
+from foretune.experience.records import RunRecord
+from foretune.experience.store import Store
+from foretune.search.runs import Run
+
+logger = logging.getLogger(__name__)
+FIT = "fit"
+SPEED = "operations_per_s"
+"""Quantities of this kind are measured speeds: ``operations_per_s:train:cpu:bfloat16``."""
+MAIN_FORECASTS = ("seconds", "memory_bytes")
+
+
+def known_history() -> tuple[list[Throughput], list[Outcome]]:
+    """Speeds measured on any machine before, and forecasts with their truths."""
+    try:
+        with Store() as store:
+            columns, rows = store.table("forecast")
+            machines = {row.record.id: row.record.hardware for row in store.runs()}
+    except ForetuneError as error:
+        logger.warning("earlier runs are not used: %s", error)
+        return [], []
+    throughputs, outcomes = [], []
+    for values in rows:
+        row = dict(zip(columns, values, strict=True))
+        if row["measured"] is None:
+            continue
+        kind, *parts = str(row["quantity"]).split(":")
+        if kind == SPEED and len(parts) == 3:
+            work, device, dtype = parts
+            machine = machines.get(row["run"], "")
+            throughputs.append(Throughput(machine, device, dtype, work, row["measured"]))  # type: ignore[arg-type]
+        elif kind in MAIN_FORECASTS:
+            outcomes.append(Outcome(kind, row["predicted"], row["measured"]))
+    return throughputs, outcomes
+
+
+class Recorder:
+    """Writes the runs of one fit (or study) to the store as they happen."""
+
+    def __init__(
+        self,
+        *,
+        prefix: str,
+        task: str,
+        task_features: Mapping[str, Any],
+        model: str,
+        model_features: Mapping[str, Any],
+        machine: Machine,
+        versions: Mapping[str, str],
+        study: str = FIT,
+    ) -> None:
+        """``prefix`` makes run ids unique over all fits. A store that cannot be opened is said once and left alone."""
+        self.prefix, self.study, self.versions = prefix, study, versions
+        self.task, self.model, self.hardware = task, model, machine.fingerprint
+        self._store: Store | None = None
+        try:
+            self._store = Store()
+            self._store.record_task(task, plain_features(task_features))
+            self._store.record_model(model, plain_features(model_features))
+            self._store.record_hardware(self.hardware, plain_features(machine.to_json()))
+        except ForetuneError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Close the store."""
+        if self._store is not None:
+            self._store.close()
+
+    def run(self, run: str, config: Mapping[str, Any], *, seed: int, horizon: int, arm: str = "", pair: str = "") -> None:
+        """A run was started (or is known already)."""
+        if self._store is None:
+            return
+        try:
+            fingerprint = self._store.record_config(config)
+            self._store.record_run(
+                RunRecord(
+                    id=f"{self.prefix}.{run}", task=self.task, model=self.model, hardware=self.hardware,
+                    config=fingerprint, seed=seed, horizon=horizon, arm=arm, study=self.study, pair=pair,
+                    versions=self.versions,
+                )
+            )  # fmt: skip
+        except ForetuneError as error:
+            self._give_up(error)
+
+    def observation(self, run: str, observation: Any, split: str = "validation") -> None:
+        """Scores of a run at a step, with what they took."""
+        if self._store is None or not observation.metrics:
+            return
+        scores = {name: (s.value, s.standard_error, s.n) for name, s in observation.metrics.items()}
+        try:
+            self._store.record_observation(
+                f"{self.prefix}.{run}",
+                observation.step,
+                split,
+                scores,
+                train_s=observation.train_s,
+                eval_s=observation.eval_s,
+                tokens=observation.tokens,
+            )
+        except ForetuneError as error:
+            self._give_up(error)
+
+    def finished(self, runs: Sequence[Run]) -> None:
+        """How every run ended; failures are kept like successes."""
+        if self._store is None:
+            return
+        for run in runs:
+            try:
+                self._store.finish_run(f"{self.prefix}.{run.id}", str(run.status), peak_bytes=run.peak_bytes)
+            except ForetuneError as error:
+                self._give_up(error)
+                return
+
+    def forecast(self, run: str, rows: Mapping[str, tuple[float, float, float, float | None]]) -> None:
+        """``quantity: (low, value, high, measured)`` of the fit, filed under one of its runs."""
+        if self._store is None:
+            return
+        for quantity, (low, value, high, measured) in rows.items():
+            try:
+                self._store.record_forecast(
+                    f"{self.prefix}.{run}", FIT, quantity, predicted=value, low=low, high=high, measured=measured
+                )
+            except ForetuneError as error:
+                self._give_up(error)
+                return
+
+    def _give_up(self, error: ForetuneError) -> None:
+        logger.warning("this run is not added to the experience: %s", error)
+        if self._store is not None:
+            self._store.close()
+        self._store = None
+
+
+def plain_features(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The numbers, truth values and short names among nested ``values``, by dotted key; everything else is left out."""
+    from foretune.experience.records import features
+
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= plain_features(value, f"{name}.")
+            continue
+        try:
+            features("a", {name: value})
+        except ForetuneError:
+            continue
+        found[name] = value
+    return json.loads(json.dumps(found))  # type: ignore[no-any-return]

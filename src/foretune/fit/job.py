@@ -1,0 +1,307 @@
+"""The main job, top to bottom: plan → prepare → probe → search → re-evaluate → compare → hand over → remember.
+
+Every phase leaves its result in the run folder before the next begins, so a killed or interrupted run continues
+where it was; a finished phase is never repeated. The time budget covers all of it but the download of a model.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.config.resolve import write_resolved
+from foretune.errors import Interrupted, OutputError, Place
+from foretune.execution.drive import Stopped, Watch, run_job
+from foretune.execution.local import LocalExecutor
+from foretune.execution.types import Executor, Job
+from foretune.files import FolderLock, fingerprint, write_json
+from foretune.fit.account import Outcome, record
+from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation
+from foretune.fit.folder import Clock, RunFolder
+from foretune.fit.plan import Plan
+from foretune.fit.prepare import Prepared, prepare
+from foretune.fit.request import FitRequest, saved_identity
+from foretune.fit.schedule import Schedule, Speeds, plan_end
+from foretune.fit.trials import Search, budget_of, open_search, run_trials, time_budget
+from foretune.report.card import write_card
+from foretune.report.html import write_report
+from foretune.report.record import ExportInfo, RunRecord, read_record, write_record
+from foretune.search.runs import Run
+from foretune.training import checkpoint
+
+PROBE_ROWS = 64
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a fit hands back."""
+
+    folder: Path
+    record: RunRecord
+
+    @property
+    def adapter(self) -> Path:
+        """The folder of the adapter (or of the whole model after full fine-tuning)."""
+        return self.folder / "adapter"
+
+
+def run_fit(
+    plan: Plan,
+    request: FitRequest,
+    output: Path,
+    *,
+    on_event: OnEvent = lambda kind, payload: None,
+    command: str = "foretune.fit",
+    worker: list[str] | None = None,
+) -> FitResult:
+    """Carry out ``plan`` (made from ``request``) in the folder ``output``, or continue what was begun there.
+
+    Raises `Interrupted` after Ctrl-C or SIGTERM (the run can be resumed), and every `ForetuneError` of its parts.
+    ``worker`` replaces the command that starts a worker process.
+    """
+    folder = RunFolder(output)
+    folder.check_free()
+    with FolderLock(output), _interrupts() as interrupted:
+        if folder.finished:
+            return FitResult(output, read_record(output))
+        started = _start(folder, plan, request, command)
+        clock = Clock(output / "clock.json")
+        watch = Watch(interrupted.is_set, clock.tick, on_event)
+        executor = LocalExecutor(
+            folder.logs,
+            workers=plan.resolution.spec.search.workers,
+            plugins=[Path(plugin) for plugin in request.plugins],
+            command=worker,
+        )
+        job = _Fit(plan, folder, clock, watch, executor, on_event, command, started)
+        try:
+            with executor:
+                return FitResult(output, job.run())
+        except Stopped:
+            raise Interrupted(
+                "interrupted; nothing is lost.", place=Place(output), remedy=f"Continue with: foretune fit --resume {output}"
+            ) from None
+
+
+def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> str:
+    """Write what the run is, or check that it is the one begun here; returns when it was started."""
+    begun = saved_identity(folder.root)
+    if begun is None:
+        request.save(folder.root)
+        write_resolved(folder.resolved, plan.resolution)
+    elif begun != request.identity and not request.resumed:
+        raise OutputError(
+            "another run was begun in this folder, with other settings.",
+            place=Place(folder.root),
+            remedy=f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output.",
+        )
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return str(folder.once("run", lambda: {"started": now, "command": command})["started"])
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
+    stopped = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stopped
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stopped.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stopped.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class _Fit:
+    """One fit under way."""
+
+    plan: Plan
+    folder: RunFolder
+    clock: Clock
+    watch: Watch
+    executor: Executor
+    on_event: OnEvent
+    command: str
+    started: str
+
+    def run(self) -> RunRecord:
+        """All phases."""
+        with self.clock.phase("reading and splitting"):
+            prepared = self._prepared()
+        self.on_event("prepared", prepared.to_json())
+        self.watch.tick()
+        with self.clock.phase("probe"):
+            probe = self.folder.once("probe", lambda: self._job("probe", prepared, self._probe_payload(prepared)))
+        self.on_event("probe", probe)
+        generation = self._generation(prepared)
+        end = plan_end(
+            Speeds.of(probe),
+            rows=prepared.rows,
+            most_rows=self.plan.resolution["evaluation.max_rows"],
+            shots=self._shots(prepared),
+            generation=generation,
+            time_s=self._time_s(),
+        )
+        schedule = Schedule(prepared.task, self.folder, prepared.rows["validation"], Speeds.of(probe), generation)
+        evaluator = Evaluator(prepared, self.folder, self.executor, self.watch, self._left)
+        with self.clock.phase("base model"):
+            base = self._base_validation(evaluator, end.validation_rows)
+        self.on_event("base", base)
+        search = open_search(
+            self.plan, prepared, schedule, budget_of(self.plan, self.clock, end), self.folder.journal, self.folder.once
+        )
+        self.on_event("search", {"horizon": search.horizon.steps, "why": search.horizon.why, "note": end.note})
+        with self.clock.phase("trials"):
+            reason = run_trials(
+                search, self.executor, schedule, self.watch, self.clock, self._time_s(), end
+            )
+        self.on_event("searched", {"why": reason})
+        finalists = search.strategy.finalists(search.core.runs)
+        with self.clock.phase("re-evaluation"):
+            candidates = self.folder.once("finalists", lambda: chosen_by_validation(evaluator, finalists, end))
+        self.on_event("finalists", {"candidates": candidates})
+        winner, default = self._winner(search, candidates), self._default(search)
+        default_step = next((f.step for f in finalists if default is not None and f.run.id == default.id), 0)
+        with self.clock.phase("comparison"):
+            systems = answer_test_rows(
+                evaluator, winner, candidates[0]["step"], default if default_step else None, default_step, end,
+                generation=generation,
+            )  # fmt: skip
+        with self.clock.phase("export"):
+            exported = self._exported(prepared, winner, candidates[0]["step"])
+        outcome = Outcome(
+            plan=self.plan,
+            prepared=prepared,
+            probe=probe,
+            runs=search.core.runs,
+            candidates=candidates,
+            systems=systems,
+            base_validation=base,
+            exported=exported,
+            phases=self.clock.phases,
+            used_s=self.clock.used(),
+            notes=[note for note in (search.horizon.why, end.note, f"The search ended: {reason}.") if note],
+            warnings=self._warnings(search),
+            started=self.started,
+            generation=generation,
+            command=self.command,
+            run_id=f"{Path(self.folder.root).name}-{fingerprint([self.started, str(self.folder.root.resolve())], 6)}",
+        )
+        return self._hand_over(record(outcome), search)
+
+    # -- parts
+
+    def _prepared(self) -> Prepared:
+        value = self.folder.once(
+            "prepared",
+            lambda: prepare(self.plan, self.folder, lambda line: self.on_event("progress", {"line": line})).to_json(),
+        )
+        return Prepared.from_json(value)
+
+    def _job(self, kind: Any, prepared: Prepared, payload: Mapping[str, Any]) -> dict[str, Any]:
+        return run_job(self.executor, Job(f"{kind}", kind, prepared.task, payload), self.watch)
+
+    def _probe_payload(self, prepared: Prepared) -> dict[str, Any]:
+        config = {**DEFAULT_LORA, **{k: v for k, v in self.plan.config.items() if k == "rows_per_update"}}
+        return {"config": config, "rows": PROBE_ROWS, "generation": self._generation(prepared)}
+
+    def _generation(self, prepared: Prepared) -> bool:
+        wanted = bool(self.plan.resolution["evaluation.generation"])
+        return wanted and prepared.task.model.kind != "encoder" and prepared.task.task != "language-modelling"
+
+    def _shots(self, prepared: Prepared) -> int:
+        shots = int(self.plan.resolution["evaluation.retrieved_examples"])
+        return shots if self._generation(prepared) and prepared.task.model.kind == "causal" else 0
+
+    def _time_s(self) -> float | None:
+        return time_budget(self.plan)
+
+    def _left(self) -> float | None:
+        total = self._time_s()
+        return None if total is None else max(0.0, total - self.clock.used())
+
+    def _base_validation(self, evaluator: Evaluator, rows: int) -> dict[str, Any]:
+        from foretune.evaluation.base import Answer
+        from foretune.evaluation.metrics import METRICS
+
+        def measure() -> dict[str, Any]:
+            content = evaluator.answers("validation-base", {"split": "validation", "rows": rows, "generation": False})
+            result = METRICS["loss"].score([Answer(**value) for value in content["answers"]])
+            return {"loss": [result.value, result.standard_error, len(content["answers"])]}
+
+        return dict(self.folder.once("base", measure))
+
+    def _winner(self, search: Search, candidates: list[dict[str, Any]]) -> Run:
+        return search.core.run(candidates[0]["run"])
+
+    def _default(self, search: Search) -> Run | None:
+        return next((run for run in search.core.runs if run.arm == "default"), None)
+
+    def _warnings(self, search: Search) -> list[str]:
+        return [f"Trial {run.id} ended as {run.status}: {run.detail}" for run in search.core.runs if run.failed]
+
+    def _exported(self, prepared: Prepared, winner: Run, step: int) -> list[ExportInfo]:
+        def export() -> dict[str, Any]:
+            payload = {
+                **checkpoint_of(self.folder, winner, step),
+                "output": str(self.folder.adapter.resolve()),
+                "base": self._base_name(prepared),
+            }
+            return self._job("export", prepared, payload)
+
+        done = self.folder.once("export", export)
+        kind = "full" if winner.config["method"] == "full" else "adapter"
+        infos = [ExportInfo(kind, "adapter", done["verified"], done["detail"])]  # type: ignore[arg-type]
+        form = self.plan.resolution.spec.output.deploy
+        if form != "adapter":
+            infos.append(self._deployed(form, prepared))
+        return infos
+
+    def _base_name(self, prepared: Prepared) -> str:
+        """What ``adapter_config.json`` names as its base: a folder that exists here, or the hub id."""
+        return prepared.task.model.source
+
+    def _deployed(self, form: Any, prepared: Prepared) -> ExportInfo:
+        from foretune.export.job import export_run
+
+        target = self.folder.root / form
+
+        def export() -> dict[str, Any]:
+            shutil.rmtree(target, ignore_errors=True)
+            path, check = export_run(self.folder.adapter, target, form, base=Path(prepared.task.model.source))
+            return {"folder": str(path.relative_to(self.folder.root)), "detail": check.detail}
+
+        done = self.folder.once(f"export-{form}", export)
+        return ExportInfo(form, done["folder"], True, done["detail"])
+
+    def _hand_over(self, result: RunRecord, search: Search) -> RunRecord:
+        """Write card and report, then the record, whose presence says that the run is finished."""
+        write_card(self.folder.adapter, result)
+        write_report(self.folder.root, result)
+        write_json(self.folder.root / "search.json", search.core.state())
+        write_record(self.folder.root, result)
+        for run in search.core.runs:
+            kept = {result.winner.best_step} if result.winner is not None and run.id == result.winner.run else set()
+            checkpoint.retain(self.folder.trial(run.id), {step for step in kept if step is not None})
+        return result
+
+

@@ -1,0 +1,109 @@
+"""The search of a fit: strategy and core from the probe, the loop over leases, and what it leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from foretune.errors import TrainingError
+from foretune.execution.drive import Watch, drive
+from foretune.execution.types import Executor
+from foretune.fit.folder import Clock
+from foretune.fit.plan import Plan
+from foretune.fit.prepare import Prepared
+from foretune.fit.schedule import End, Schedule
+from foretune.search.ask_tell import AskTell
+from foretune.search.budget import Budget
+from foretune.search.horizon import Horizon
+from foretune.search.zero_shot import ZeroShot, plan as zero_shot_plan
+
+SEARCH = "search"
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search ready to run, or resumed from its journal."""
+
+    core: AskTell
+    strategy: ZeroShot
+    horizon: Horizon
+
+
+def budget_of(plan: Plan, clock: Clock, end: End) -> Budget:
+    """What the trials may spend: the budget less what was used before them and what is reserved after them."""
+    workers = plan.resolution.spec.search.workers
+    if plan.budget.kind != "time":
+        return Budget(plan.budget.kind, float(plan.budget.total), workers=workers)
+    return Budget("time", plan.budget.total, reserve=end.reserve_s, workers=workers, spent=clock.used())
+
+
+def time_budget(plan: Plan) -> float | None:
+    """Seconds of the whole run, or None when the budget is in trials or steps."""
+    return plan.budget.total if plan.budget.kind == "time" else None
+
+
+def open_search(
+    plan: Plan, prepared: Prepared, schedule: Schedule, budget: Budget, journal: Any, remember: Callable[..., Any]
+) -> Search:
+    """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume."""
+    spec = plan.resolution.spec
+    fixed = plan.resolution.fixed_training()
+    facts = {
+        "width": plan.model.shapes.width,
+        "kind": prepared.task.model.kind,
+        "train_rows": prepared.rows["train"],
+        "fixed": fixed,
+        "max_trials": spec.search.max_trials,
+    }
+    decided = remember(
+        SEARCH, lambda: {"spent": budget.spent, "total": budget.total, "reserve": budget.reserve, **facts}
+    )
+    budget.spent = decided["spent"]
+    strategy, horizon = zero_shot_plan(
+        width=facts["width"],
+        kind=facts["kind"],
+        train_rows=facts["train_rows"],
+        budget=budget,
+        cost=lambda config, start, stop: schedule.cost(config, start, stop, stop),
+        fixed=fixed,
+        max_trials=spec.search.max_trials,
+    )
+    core = AskTell(
+        strategy,
+        budget,
+        lambda config, start, stop: schedule.cost(config, start, stop, strategy.horizon),
+        seed=spec.search.seed,
+        journal=journal,
+    )
+    return Search(core, strategy, horizon)
+
+
+def run_trials(
+    search: Search, executor: Executor, schedule: Schedule, watch: Watch, clock: Clock, time_s: float | None, end: End
+) -> str:
+    """Run the search to its end; the reason it ended. Raises `TrainingError` when no trial has a result."""
+
+    def left() -> float | None:
+        return None if time_s is None else time_s - end.reserve_s - clock.used()
+
+    def out_of_time() -> bool:
+        seconds = left()
+        return seconds is not None and seconds <= 0
+
+    reason = drive(
+        search.core,
+        executor,
+        lambda lease: schedule.order(lease, left()),
+        watch,
+        out_of_time=out_of_time,
+        charge_overhead=time_s is not None,
+    )
+    if not search.strategy.finalists(search.core.runs):
+        failures = "; ".join(f"{run.id}: {run.status} {run.detail}".strip() for run in search.core.runs)
+        raise TrainingError(
+            f"no trial produced a result ({failures or 'none could be started'}).",
+            remedy="Give more time, a smaller model or shorter rows; the logs in the run folder say more.",
+        )
+    return reason
+

@@ -1,0 +1,155 @@
+"""Masks against trl and transformers: the chat templates that trl carries, and what its trainer prepares."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import template_tokenizers as made
+
+from foretune.data.encode import encode_rows
+from foretune.data.example import Example, Turn, conversation
+from foretune.data.layout import layout_of, messages_of
+from foretune.data.mask_check import check_encoding
+from foretune.errors import ModelError
+
+trl_templates = pytest.importorskip("trl.chat_template_utils")
+FOLDER = Path(trl_templates.__file__).parent / "chat_templates"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
+SETTINGS = {"kind": "causal", "task": "generation", "context_tokens": 4096}
+ONE = conversation("what is two?", "two")
+TWO = Example(
+    (Turn("user", "cat"), Turn("assistant", "sat"), Turn("user", "dog"), Turn("assistant", "ran")), targets=(1, 3)
+)
+_CONTROL = re.compile(r"<[|｜]?[A-Za-z_▁/][\w▁/]*[|｜]?>|\[/?INST\]")
+_SERVED = re.compile(r"<\|start\|>assistant|(<think>)?\s*(</think>)?\s*")
+"""What some of trl's templates train although it is part of the prompt that a server feeds."""
+OPENS_REASONING = {name for name in NAMES if name.startswith("deepseek")}
+"""Their inference prompt opens a reasoning block that an answer without reasoning does not have."""
+
+
+def tokenizer_for(name):
+    """A byte tokenizer that knows every control token its template writes."""
+    template = (FOLDER / f"{name}.jinja").read_text(encoding="utf-8")
+    special = sorted({*_CONTROL.findall(template), "<bos>", "<eos>", "<|im_end|>"})
+    eos = "<|im_end|>" if "<|im_end|>" in template else "<eos>"
+    return made.byte_tokenizer(template, special=special, bos="<bos>", eos=eos)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OPENS_REASONING))
+def test_a_published_template_gives_rows_that_pass_the_check(name):
+    tokenizer = tokenizer_for(name)
+    rows = encode_rows([ONE, TWO], tokenizer, **SETTINGS)
+    check_encoding([ONE, TWO], rows, tokenizer, **SETTINGS)
+    assert len(rows[0].ids) > len("what is two?two")
+
+
+@pytest.mark.parametrize("name", sorted(OPENS_REASONING))
+def test_a_template_whose_prompt_is_no_prefix_is_refused(name):
+    with pytest.raises(ModelError, match="not how it begins a training row"):
+        encode_rows([ONE], tokenizer_for(name), **SETTINGS)
+
+
+@pytest.mark.parametrize("name", sorted(name for name in NAMES if name.endswith("_training")))
+def test_masks_equal_trl_s_training_templates(name):
+    """Equal up to the end of the turn, apart from the lead: text between the prompt that is served and the answer."""
+    if name in OPENS_REASONING:
+        pytest.skip("refused, see above")
+    tokenizer = tokenizer_for(name)
+    layout = layout_of(tokenizer)
+    row = encode_rows([ONE], tokenizer, **SETTINGS)[0]
+    messages = messages_of(ONE.turns, layout)
+    logging.disable(logging.WARNING)
+    full = tokenizer.apply_chat_template(
+        messages, return_dict=True, return_assistant_tokens_mask=True, **layout.variables
+    )
+    logging.disable(logging.NOTSET)
+    length = len(row.ids)
+    assert full["input_ids"][:length] == row.ids.tolist()
+    theirs = full["assistant_masks"][:length]
+    after_lead = row.prompt_length + len(layout.lead.encode())
+    assert theirs[after_lead:] == row.target_mask[after_lead:].astype(int).tolist() == [1] * (length - after_lead)
+    in_prompt = [token for token, mask in zip(row.ids[: row.prompt_length], theirs, strict=False) if mask]
+    assert _SERVED.fullmatch(tokenizer.decode(in_prompt))
+    rest = tokenizer.decode(full["input_ids"][length:])
+    assert not rest.strip() or "<" in rest, "only template text follows the end of a turn"
+
+
+@pytest.fixture(scope="module")
+def prepare(tmp_path_factory):
+    """What trl's trainer makes of a data set: rows with input_ids and labels."""
+    from datasets import Dataset
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from trl import SFTConfig, SFTTrainer
+
+    def prepared(rows, tokenizer, **settings):
+        config = LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1
+        )
+        folder = str(tmp_path_factory.mktemp("trl"))
+        arguments = SFTConfig(
+            output_dir=folder, use_cpu=True, report_to="none", bf16=False, max_length=None, packing=False, **settings
+        )
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        trainer = SFTTrainer(
+            LlamaForCausalLM(config), args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tokenizer
+        )
+        return list(trainer.train_dataset)
+
+    return prepared
+
+
+def trained(row):
+    """Positions and ids that trl trains on, whichever way this version writes it down."""
+    labels = row.get("labels")
+    if labels is None:
+        mask = row.get("completion_mask") or row["assistant_masks"]
+        labels = [token if keep else -100 for token, keep in zip(row["input_ids"], mask, strict=True)]
+    return [(position, label) for position, label in enumerate(labels) if label != -100]
+
+
+def ours(row):
+    return [(t, int(row.ids[t])) for t in range(len(row.ids)) if row.target_mask[t]]
+
+
+@pytest.mark.parametrize("kind", ["chatml bytes", "chatml merging", "gemma bytes"])
+def test_prompt_and_completion_equal_trl_s_completion_only_loss(prepare, kind):
+    tokenizer = made.TOKENIZERS[kind]()
+    theirs = prepare(
+        [
+            {
+                "prompt": [{"role": "user", "content": "what is two?"}],
+                "completion": [{"role": "assistant", "content": "two"}],
+            }
+        ],
+        tokenizer,
+        completion_only_loss=True,
+    )[0]
+    row = encode_rows([ONE], tokenizer, **SETTINGS)[0]
+    assert theirs["input_ids"][: len(row.ids)] == row.ids.tolist()
+    assert trained(theirs)[: row.targets] == ours(row)
+    after = [token for _, token in trained(theirs)[row.targets :]]
+    assert tokenizer.decode(after) == "\n", "trl also trains the line break that belongs to the next turn"
+
+
+def test_plain_prompt_and_completion_equal_trl_s(prepare):
+    tokenizer = made.byte_tokenizer(None, special=("<bos>", "<eos>"), bos="<bos>", eos="<eos>", add_bos=True)
+    theirs = prepare([{"prompt": "what is two?\n", "completion": "two"}], tokenizer, completion_only_loss=True)[0]
+    row = encode_rows([ONE], tokenizer, **SETTINGS)[0]
+    assert theirs["input_ids"] == row.ids.tolist() and trained(theirs) == ours(row)
+
+
+def test_every_answer_equals_trl_s_assistant_only_loss(prepare):
+    marked = made.CHATML.replace(
+        "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}",
+        "{{ '<|im_start|>' + message['role'] + '\n' }}{% if message['role'] == 'assistant' %}{% generation %}"
+        "{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ message['content'] + '<|im_end|>' }}"
+        "{% endif %}{{ '\n' }}",
+    )
+    tokenizer = made.byte_tokenizer(marked)
+    messages = [{"role": turn.role, "content": turn.content} for turn in TWO.turns]
+    theirs = prepare([{"messages": messages}], tokenizer, assistant_only_loss=True)[0]
+    row = encode_rows([TWO], tokenizer, **SETTINGS)[0]
+    assert trained(theirs) == ours(row) and len(ours(row)) == 8
