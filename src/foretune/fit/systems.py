@@ -24,6 +24,7 @@ from foretune.evaluation.metrics import metric
 from foretune.execution.bench import Bench
 from foretune.execution.types import TaskSpec
 from foretune.export import loading
+from foretune.export.adapter import check_weights
 from foretune.export.job import Source, find_source
 from foretune.fit.prepare import write_split
 from foretune.models.kinds import infer_kind
@@ -147,8 +148,7 @@ def _adapted(loaded: LoadedModel, folder: Path) -> Any:
     """The peft model of ``loaded`` with the adapter in ``folder``."""
     import peft
 
-    if not (folder / loading.ADAPTER_WEIGHTS).is_file():
-        raise ModelError(f"there is no {loading.ADAPTER_WEIGHTS} here.", place=Place(folder))
+    check_weights(folder)
     try:
         adapted = peft.PeftModel.from_pretrained(loaded.model, str(folder), local_files_only=True)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
