@@ -18,6 +18,11 @@ from foretune.cli.fit import fit
 from foretune.cli.report import report
 from foretune.cli.runs import runs
 from foretune.cli import data
+from foretune.cli.evaluate import evaluate
+from foretune.cli.export import export
+from foretune.cli.predict import predict
+from foretune.cli.report import report
+from foretune.cli.runs import runs
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -56,6 +61,11 @@ app.command()(runs)
 app.command()(export)
 app.add_typer(data.app)
 app.add_typer(models.app)
+app.command("report")(report)
+app.command("runs")(runs)
+app.command("export")(export)
+app.command("evaluate")(evaluate)
+app.command("predict")(predict)
 app.add_typer(experience.app, name="experience")
 app.command()(doctor.doctor)
 

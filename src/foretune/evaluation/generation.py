@@ -11,7 +11,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from foretune.errors import UsageError
@@ -50,7 +52,7 @@ class Decoder(Protocol):
 def generate(
     model: nn.Module,
     tokenizer: Decoder,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[NDArray[np.integer]],
     *,
     max_new_tokens: int,
     stop_ids: Iterable[int],
@@ -66,7 +68,7 @@ def generate(
 
 def generate_ids(
     model: nn.Module,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[NDArray[np.integer]],
     *,
     max_new_tokens: int,
     stop_ids: Iterable[int],
@@ -75,7 +77,7 @@ def generate_ids(
 ) -> list[list[int] | None]:
     """The new tokens of every prompt, its stop token left out.
 
-    ``prompts``: one (time,) int64 array each, the encoder's input for an encoder–decoder. An answer ends at a stop
+    ``prompts``: one (time,) integer array each, the encoder's input for an encoder–decoder. An answer ends at a stop
     id, after ``max_new_tokens``, or where the model's positions end. ``on_chunk`` is called with the number of
     answered rows after each batch and every few steps inside one; False stops, and rows whose batch was not
     complete are None. The model is left in the mode it was in. Raises `UsageError` for an empty or overlong prompt
@@ -86,7 +88,8 @@ def generate_ids(
     answers: list[list[int] | None] = [None] * len(prompts)
     if not prompts:
         return answers
-    room = [_room(model, i, prompt, max_new_tokens) for i, prompt in enumerate(prompts)]
+    fed = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]  # the template's are int32
+    room = [_room(model, i, prompt, max_new_tokens) for i, prompt in enumerate(fed)]
     stops = frozenset(int(token) for token in stop_ids)
     device = next(model.parameters()).device
     done = 0
@@ -95,9 +98,9 @@ def generate_ids(
         return on_chunk is None or on_chunk(done)
 
     with answering(model):
-        head = shared_head(model, prompts, device)
-        for batch in _batches(model, prompts, room, batch_tokens):
-            chosen = [prompts[i] for i in batch]
+        head = shared_head(model, fed, device)
+        for batch in _batches(model, fed, room, batch_tokens):
+            chosen = [fed[i] for i in batch]
             try:
                 produced = _answer(model, chosen, room[batch[0]], stops, head, device, going_on)
             except Stopped:

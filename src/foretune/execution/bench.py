@@ -197,7 +197,9 @@ class Bench:
             self.tokenizer,
             prompts,
             max_new_tokens=limit,
-            stop_ids=stop_ids(self.tokenizer, plain=self.task.plain_template) if self.kind == "causal" else (),
+            stop_ids=stop_ids(self.tokenizer, plain=self.task.plain_template)
+            if self.kind == "causal"
+            else (int(self.tokenizer.eos_token_id),),
             on_chunk=on_chunk,
         )
 

@@ -141,12 +141,10 @@ def load_checkpoint(bench: Bench, attachment: Any, run_folder: Path, step: int) 
 
 def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool]) -> list[list[float]]:
     """[nll, tokens] of every paragraph of the general text sample."""
-    from foretune.data.example import Example, Turn
 
     if bench.kind != "causal":
         return []
-    examples = [Example((Turn("text", text),), targets=(0,)) for text in general_text()]
-    rows = bench.encode(examples)
+    rows = bench.encode(general_text())
     scores = bench.score_encoded(network, rows, range(len(rows)), on_chunk)
     return [[score.nll, float(score.tokens)] for score in scores]
 

@@ -1,0 +1,171 @@
+"""Any trained system on any file: a run, an adapter over its base, or a model, scored or asked for answers.
+
+Serves ``foretune evaluate`` and ``foretune predict``. An adapter is loaded by peft into the base, which answers with
+it and, switched off, without it: the comparison with the base needs no second model. What this does not do: adapters
+that put vectors before the prompt (prefix and prompt tuning), which the scoring network cannot run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from foretune.catalogue.models import ModelReference
+from foretune.data.example import Example
+from foretune.errors import ModelError, Place, UsageError
+from foretune.evaluation.base import Answer, MetricResult
+from foretune.evaluation.compare import Comparison, compare
+from foretune.evaluation.greedy import learns_prompts
+from foretune.evaluation.metrics import metric
+from foretune.execution.bench import Bench
+from foretune.execution.types import TaskSpec
+from foretune.export import loading
+from foretune.export.adapter import check_weights
+from foretune.export.job import Source, find_source
+from foretune.fit.prepare import write_split
+from foretune.models.kinds import infer_kind
+from foretune.models.load import LoadedModel, load, locate, read_config
+from foretune.report.record import RESULT
+
+SPLIT = "test"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a system is loaded and asked."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_answer_tokens: int = 128
+    context_tokens: int = 2048
+    plain_template: bool = False
+    labels: tuple[str, ...] = ()
+    """Class names in the order of the classifier's head, where the run's record does not know them"""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a system on a file, and what they are beside the base model's."""
+
+    scores: dict[str, MetricResult]
+    base: dict[str, MetricResult]
+    """Empty where the system is no adapter"""
+    comparisons: dict[str, Comparison]
+    """The system against its base"""
+    answers: tuple[Answer, ...]
+
+
+@contextmanager
+def opened(
+    name: str, examples: Sequence[Example], task: str, *, base: Path | None = None, settings: Settings
+) -> Iterator[tuple[Bench, Any]]:
+    """The bench of system ``name`` with ``examples`` as its test split, and its peft model (None without adapter).
+
+    ``name`` is a run folder, an adapter folder, a model folder, a hub id or a catalogue name. Raises `ModelError`
+    when something is missing or does not fit together, `UsageError` when class names are unknown.
+    """
+    source = find_source(Path(name), base) if _is_trained(Path(name)) else None
+    reference = _reference(source, name, settings)
+    encoder = reference.kind == "encoder"
+    labels = _labels(source, settings, Path(name)) if task == "classification" and encoder else ()
+    loaded = load(reference, labels=labels, regression=encoder and task == "regression")
+    adapted = None
+    if source is not None and source.base is not None:
+        adapted = _adapted(loaded, source.trained)
+        loaded = replace(loaded, model=adapted.get_base_model())
+    with TemporaryDirectory(prefix="foretune-") as folder:
+        write_split(Path(folder) / f"{SPLIT}.jsonl", examples)
+        spec = TaskSpec(
+            folder=folder, task=task, model=reference, metric="loss", labels=labels, device=settings.device,
+            context_tokens=settings.context_tokens, max_answer_tokens=settings.max_answer_tokens,
+            plain_template=settings.plain_template,
+        )  # fmt: skip
+        bench = Bench(spec, loaded)
+        bench.model.to(bench.accelerator.device)
+        yield bench, adapted
+
+
+def evaluate_rows(
+    name: str,
+    examples: Sequence[Example],
+    task: str,
+    metrics: Sequence[str],
+    *,
+    base: Path | None = None,
+    settings: Settings,
+    seed: int = 0,
+) -> Evaluation:
+    """Score system ``name`` on ``examples``; an adapter also beside its base, row by row. See `opened` for errors."""
+    chosen = [metric(wanted) for wanted in metrics]
+    generation = any(wanted.needs_generation for wanted in chosen)
+    rows = list(range(len(examples)))
+    with opened(name, examples, task, base=base, settings=settings) as (bench, adapted):
+        answers = bench.answers(bench.network, SPLIT, rows, generation=generation)
+        scores = {wanted.name: wanted.score(answers) for wanted in chosen}
+        if adapted is None:
+            return Evaluation(scores, {}, {}, tuple(answers))
+        with adapted.disable_adapter():
+            untouched = bench.answers(bench.network, SPLIT, rows, generation=generation)
+    before = {wanted.name: wanted.score(untouched) for wanted in chosen}
+    groups = None if any(row.group is None for row in examples) else [row.group for row in examples]
+    comparisons = {
+        wanted.name: compare(
+            scores[wanted.name], before[wanted.name], direction=wanted.direction, groups=groups, seed=seed
+        )
+        for wanted in chosen
+    }
+    return Evaluation(scores, before, comparisons, tuple(answers))
+
+
+def predict_rows(
+    name: str, examples: Sequence[Example], *, base: Path | None = None, untouched: bool = False, settings: Settings
+) -> list[str]:
+    """The answer of system ``name`` to the prompt of every example (the base's own answer when ``untouched``)."""
+    with opened(name, examples, "generation", base=base, settings=settings) as (bench, adapted):
+        if bench.kind == "encoder":
+            raise UsageError("a classifier writes no answers.", remedy="Use foretune evaluate with labelled rows.")
+        with adapted.disable_adapter() if untouched and adapted is not None else nullcontext():
+            return [text or "" for text in bench.write(bench.network, examples)]
+
+
+def _is_trained(folder: Path) -> bool:
+    return (folder / RESULT).is_file() or loading.is_adapter(folder)
+
+
+def _reference(source: Source | None, name: str, settings: Settings) -> ModelReference:
+    weights = name if source is None else str(source.base or source.trained)
+    kind = infer_kind(read_config(locate(weights)))
+    if source is not None and loading.kind_of(source.trained) == "classifier":
+        kind = "encoder"
+    return ModelReference(weights, kind=kind, dtype=settings.dtype)
+
+
+def _adapted(loaded: LoadedModel, folder: Path) -> Any:
+    """The peft model of ``loaded`` with the adapter in ``folder``."""
+    import peft
+
+    check_weights(folder)
+    try:
+        adapted = peft.PeftModel.from_pretrained(loaded.model, str(folder), local_files_only=True)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ModelError(f"the adapter does not fit its base model: {reason}.", place=Place(folder)) from error
+    if learns_prompts(adapted):
+        raise UsageError("adapters that learn a prompt cannot be scored here.", place=Place(folder))
+    return adapted.eval()
+
+
+def _labels(source: Source | None, settings: Settings, folder: Path) -> tuple[str, ...]:
+    """Class names in the order of the head: the user's, or the run record's."""
+    known = settings.labels or (source.labels if source is not None else ())
+    if not known:
+        raise UsageError(
+            "the order of this classifier's classes is not known.",
+            place=Place(folder),
+            remedy="Name the run folder, or give --labels first,second,… in the order of training.",
+        )
+    return known
