@@ -138,6 +138,17 @@ def test_finalists_chosen_by_loss_are_not_shown_as_the_metric(record: RunRecord)
     assert "1.452 ± 0.021 nats per token" in text and "145" not in text
 
 
+def test_profile_is_tidied_but_not_falsified(record: RunRecord) -> None:
+    profile = {
+        "task": "generation", "log10_rows": 1.6, "imbalance": None, "labels": {}, "duplicate_share": 0.25,
+        "prompt_tokens": {"mean": 13.8, "p95": 14.0}, "languages": {"en": 0.75, "de": 0.25},
+        "labels_seen": {"good": 30, "fair": 6, "bad": 4}, "turns": 2.0,
+    }  # fmt: skip
+    text = " ".join(read(render(replace(record, data=replace(record.data, profile=profile)))).text)
+    assert "duplicate share 25.0 %" in text and "mean 13.8, p95 14" in text and "en 75.0 %, de 25.0 %" in text
+    assert "good 30 fair 6 bad 4" in " ".join(text.split()) and "log10" not in text and "imbalance" not in text
+
+
 def test_attribute_injection_is_escaped() -> None:
     assert tag("p", class_='"><script>') == '<p class="&quot;&gt;&lt;script&gt;"></p>'
     assert tag("line", x1=1.0, y1=2.126, hidden=True, role=None) == '<line x1="1" y1="2.13" hidden></line>'
