@@ -44,6 +44,11 @@ def test_adapter_folder_is_whole_and_loads_with_peft(tiny: Tiny, reference: Any,
     assert result.largest < 1e-5 and result.ties == 0
 
 
+def test_pefts_empty_card_is_not_exported(tiny: Tiny, tmp_path: Path) -> None:
+    assert (tiny.adapter / "README.md").is_file()
+    assert not (export_adapter(tiny.adapter, tmp_path / "out", tokenizer=tiny.tokenizer) / "README.md").exists()
+
+
 def test_adapter_export_refuses_pickled_missing_and_nan_weights(tiny: Tiny, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

@@ -254,8 +254,8 @@ def sample() -> RunRecord:
         ),
         trials=trials,
         candidates=(
-            Candidate("r001", Measure(0.617, 0.044, 120), True, Measure(1.452, 0.021, 120)),
-            Candidate("r002", Measure(0.592, 0.045, 120), False, Measure(1.497, 0.021, 120)),
+            Candidate("r001", Measure(0.617, 0.044, 120), True, Measure(1.452, 0.021, 120), "exact_match"),
+            Candidate("r002", Measure(0.592, 0.045, 120), False, Measure(1.497, 0.021, 120), "exact_match"),
         ),
         comparison=Comparison(
             "test",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard
 
+from foretune import files
 from foretune.report.card import render_card, write_card
 from foretune.report.record import ExportInfo, RunRecord, Setting
 from foretune.report.text import summary
@@ -74,6 +75,16 @@ def test_what_servers_cannot_load_is_merged_first(record: RunRecord) -> None:
 
 def test_written_card(record: RunRecord, tmp_path: Path) -> None:
     assert write_card(tmp_path, record).read_text() == render_card(record)
+
+
+def test_card_of_a_finished_folder_enters_its_manifest(record: RunRecord, tmp_path: Path) -> None:
+    with files.atomic_folder(tmp_path / "adapter") as aside:
+        (aside / "README.md").write_text("an older card")
+        (aside / "weights").write_text("w")
+    write_card(tmp_path / "adapter", record)
+    assert files.folder_damage(tmp_path / "adapter") is None
+    (tmp_path / "adapter" / "README.md").write_text("edited")
+    assert files.folder_damage(tmp_path / "adapter") == "README.md is damaged"
 
 
 def test_terminal_summary_is_aligned_and_safe(record: RunRecord) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from foretune.report.html import render, write_report
 from foretune.report.markup import escape, tag
-from foretune.report.record import AnswerPair, BudgetInfo, Phase, RunRecord, Setting
+from foretune.report.record import AnswerPair, BudgetInfo, Candidate, Measure, Phase, RunRecord, Setting
 from foretune.report.wording import verdict
 
 HOSTILE = '</style></title><script>alert(1)</script><img src=x onerror="alert(1)">\x00\x1b[31m\u202e\ud800 & \'"`'
@@ -130,6 +130,23 @@ def test_every_trial_is_in_the_table_with_its_failure(record: RunRecord) -> None
     text = " ".join(read(render(record)).text)
     assert "9.8 GiB wanted" in text and "diverged" in text
     assert "12 trials: 6 stopped early, 4 finished, 1 diverged, 1 out of memory." in text
+
+
+def test_finalists_chosen_by_loss_are_not_shown_as_the_metric(record: RunRecord) -> None:
+    candidates = (Candidate("r001", Measure(1.452, 0.021, 120), True, Measure(1.452, 0.021, 120)),)
+    text = " ".join(read(render(replace(record, candidates=candidates))).text)
+    assert "1.452 ± 0.021 nats per token" in text and "145" not in text
+
+
+def test_profile_is_tidied_but_not_falsified(record: RunRecord) -> None:
+    profile = {
+        "task": "generation", "log10_rows": 1.6, "imbalance": None, "labels": {}, "duplicate_share": 0.25,
+        "prompt_tokens": {"mean": 13.8, "p95": 14.0}, "languages": {"en": 0.75, "de": 0.25},
+        "labels_seen": {"good": 30, "fair": 6, "bad": 4}, "turns": 2.0,
+    }  # fmt: skip
+    text = " ".join(read(render(replace(record, data=replace(record.data, profile=profile)))).text)
+    assert "duplicate share 25.0 %" in text and "mean 13.8, p95 14" in text and "en 75.0 %, de 25.0 %" in text
+    assert "good 30 fair 6 bad 4" in " ".join(text.split()) and "log10" not in text and "imbalance" not in text
 
 
 def test_attribute_injection_is_escaped() -> None:

@@ -33,8 +33,12 @@ def export(
     """
     if merge == gguf:
         raise UsageError("say what to export.", remedy="Use either --merge or --gguf.")
+    from transformers.utils import logging
+
     from foretune.export.job import export_run
 
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     path, check = export_run(folder, output, "gguf" if gguf else "merged", dtype=dtype, base=base)
     if as_json:
         checked = {"probes": check.probes, "tokens": check.tokens, "ties": check.ties, "largest": check.largest}

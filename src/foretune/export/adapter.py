@@ -42,6 +42,7 @@ def export_adapter(
             config = read_config(aside, ADAPTER_CONFIG)
             files.write_json(aside / ADAPTER_CONFIG, {**config, "base_model_name_or_path": base_model})
         tokenizer.save_pretrained(aside)
+        (aside / CARD).unlink(missing_ok=True)  # peft leaves an empty form there
         if card is not None:
             files.write_text(aside / CARD, card)
     return destination

@@ -39,9 +39,16 @@ def render_card(record: RunRecord, *, adapter: bool = True) -> str:
 
 
 def write_card(folder: Path, record: RunRecord, *, adapter: bool = True) -> Path:
-    """Write ``README.md`` into ``folder``; returns its path. Raises `OutputError`."""
+    """Write ``README.md`` into ``folder`` and into its manifest, where it has one; returns its path.
+
+    Raises `OutputError`.
+    """
     path = folder / CARD
     files.write_text(path, render_card(record, adapter=adapter))
+    manifest = folder / files.MANIFEST
+    if manifest.is_file():
+        known = files.read_json(manifest)
+        files.write_json(manifest, {**known, "files": {**known["files"], CARD: files.sha256_file(path)}})
     return path
 
 

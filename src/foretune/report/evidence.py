@@ -180,18 +180,17 @@ def _candidates(record: RunRecord) -> Markup | None:
         return None
     numbers = {trial.run: number for number, trial in enumerate(record.trials, 1)}
     compared = record.comparison
-    info = compared.info(compared.metric) if compared else None
-    rows = []
+    chosen_by = record.candidates[0].metric
+    info = compared.info(chosen_by) if compared else MetricInfo(chosen_by, chosen_by)
+    columns = [Column("finalist"), Column(info.label, number=True), Column("")]
+    rows: list[list[object]] = []
     for item in record.candidates:
-        score = value_text(info, item.score, error=True) if info else f"{item.score.value:.4g}"
-        loss = f"{item.loss.value:.3f}" if item.loss else NOT_MEASURED
-        rows.append([f"trial {numbers.get(item.run, item.run)}", score, loss, "exported" if item.chosen else ""])
-    columns = [
-        Column("finalist"),
-        Column(info.label if info else "score", number=True),
-        Column("loss", number=True),
-        Column(""),
-    ]
+        cells = [value_text(info, item.score, error=True)]
+        if chosen_by != "loss":
+            cells.append(f"{item.loss.value:.3f}" if item.loss else NOT_MEASURED)
+        rows.append([f"trial {numbers.get(item.run, item.run)}", *cells, "exported" if item.chosen else ""])
+    if chosen_by != "loss":
+        columns.insert(2, Column("validation loss", number=True))
     classes = ["winner" if item.chosen else "" for item in record.candidates]
     return join(
         [

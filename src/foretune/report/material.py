@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 from foretune.report.commands import usage_commands
 from foretune.report.markup import Markup, join, link_id, tag
 from foretune.report.record import AnswerPair, RunRecord, Setting, Trial
 from foretune.report.tables import Column, Section, clipped, definitions, folded, nested, shown, table, words
 from foretune.report.wording import NOT_MEASURED, change_of, choose_examples, counted, status_word
-from foretune.units import format_count, format_duration
+from foretune.units import format_count, format_duration, format_share
 
 MOST_EXAMPLES = 12
 LONGEST_ANSWER = 3000  # characters of a prompt or an answer that are shown
+_SHOWN_ELSEWHERE = ("task", "rows", "log10_rows", "fingerprint")
+_ONE_LINE = 4  # numbers of a profile that stand on one line
+_WHOLE = 0.01  # rounding within which shares add up to one
 _CHANGE_MARK = {"improved": "▲ ", "worsened": "▼ ", "still right": "● ", "still wrong": "○ ", "not judged": ""}
 
 
@@ -120,9 +125,32 @@ def data(record: RunRecord) -> Section:
     for title, lines in (("Split", item.split_report), ("Problems", item.problems)):
         if lines:
             body += [tag("h3", title), tag("ul", *(tag("li", clipped(entry)) for entry in lines))]
-    if item.profile:
-        body += [tag("h3", "Profile"), tag("div", nested(item.profile), class_="profile")]
+    profile = _tidy(item.profile)
+    if profile:
+        body += [tag("h3", "Profile"), tag("div", nested(profile), class_="profile")]
     return Section("Data", lead, tuple(body))
+
+
+def _tidy(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile without what stands elsewhere or is empty; shares as per cent, small tables on one line."""
+    tidy: dict[str, Any] = {}
+    for name, value in profile.items():
+        if name in _SHOWN_ELSEWHERE or value is None or value in ({}, [], ""):
+            continue
+        tidy[name] = _tidy_value(name, value)
+    return tidy
+
+
+def _tidy_value(name: str, value: Any) -> Any:
+    if isinstance(value, float) and name.endswith("share") and 0 <= value <= 1:
+        return format_share(value)
+    if not isinstance(value, Mapping) or not all(isinstance(v, int | float) for v in value.values()):
+        return value
+    if all(isinstance(v, float) for v in value.values()) and abs(sum(value.values()) - 1) < _WHOLE:
+        return ", ".join(f"{part} {format_share(share)}" for part, share in value.items())
+    if len(value) <= _ONE_LINE and any(isinstance(v, float) for v in value.values()):
+        return ", ".join(f"{words(str(part))} {shown(number)}" for part, number in value.items())
+    return value
 
 
 def trials(record: RunRecord) -> Section | None:

@@ -164,12 +164,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A finalist evaluated again on all validation rows."""
+    """A finalist evaluated again on all validation rows; ``score`` is what it was chosen by."""
 
     run: str
     score: Measure
     chosen: bool = False
     loss: Measure | None = None
+    metric: str = "loss"
+    """The name of the metric that ``score`` is."""
 
 
 @dataclass(frozen=True)
