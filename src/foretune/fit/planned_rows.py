@@ -103,8 +103,6 @@ def _splits(spec: FitSpec, result: ReadResult, extra: dict[str, int]) -> tuple[i
     if not test and spec.data.test_share > 0:
         test = max(1, round(spec.data.test_share * whole))
         train -= test
-    if spec.data.keep is not None:
-        train = round(train * spec.data.keep)
     return max(0, train), validation, test
 
 
