@@ -52,8 +52,9 @@ def _result(executor: LocalExecutor) -> Mapping[str, Any]:
             if event.kind == "result":
                 return event.payload
             if event.kind == "failed":
+                why = str(event.payload.get("detail")).rstrip(".")
                 raise TrainingError(
-                    f"the probe failed ({event.payload.get('status')}): {str(event.payload.get('detail')).rstrip('.')}.",
+                    f"the probe failed ({event.payload.get('status')}): {why}.",
                     remedy="Plan without --probe; `foretune doctor` checks the machine.",
                 )
 
