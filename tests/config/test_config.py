@@ -141,7 +141,8 @@ def test_advice_yields_to_choices_and_does_not_leave_the_search():
 
 def test_the_written_file_gives_the_same_run(tmp_path):
     first = resolve(
-        sets=["training.lora.rank=4", "training.weight_decay=1e-5", "budget.time=90s", "data.path=rows: [1].jsonl", "data.columns.prompt=no"],
+        sets=["training.lora.rank=4", "training.weight_decay=1e-5",
+              "budget.time=90s", "data.path=rows: [1].jsonl", "data.columns.prompt=no"],
     ).recommend(ADVICE)  # fmt: skip
     path = tmp_path / "resolved.yaml"
     write_resolved(path, first)
