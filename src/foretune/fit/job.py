@@ -166,7 +166,10 @@ class _Fit:
             generation=generation,
             time_s=self._time_s(),
         )
-        schedule = Schedule(prepared.task, self.folder, prepared.rows["validation"], Speeds.of(probe), generation)
+        most_rows = int(self.plan.resolution["evaluation.max_rows"])
+        schedule = Schedule(
+            prepared.task, self.folder, prepared.rows["validation"], most_rows, Speeds.of(probe), generation
+        )
         evaluator = Evaluator(prepared, self.folder, self.executor, self.watch, self._left)
         with self.clock.phase("base model"):
             base = self._base_validation(evaluator, end.validation_rows)
