@@ -12,7 +12,6 @@ import pytest
 
 from foretune.files import folder_damage, read_json, read_lines
 
-from ..whole_fits import Ground
 from .lives import DIED, count_changes, die_at, live
 
 SEED = 20
@@ -55,11 +54,12 @@ def check_no_partial_files(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(ground: Ground, fast_fit: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(finished: Any, fast_fit: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The uninterrupted run, and how many changes of files it makes."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     counter = folder.parent / "count"
     assert live(lambda: fast_fit(output=folder), before=count_changes(folder, counter)) == 0
+    assert outcome(folder) == outcome(finished.folder)
     return {"outcome": outcome(folder), "changes": int(counter.read_text())}
 
 
