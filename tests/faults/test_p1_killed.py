@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from foretune.errors import Interrupted
 from foretune.files import folder_damage, read_json, read_lines
 
 from .lives import DIED, count_changes, die_at, live
@@ -92,4 +94,19 @@ def test_ballistic(whole: dict[str, Any], fast_fit: Callable[..., Any], tmp_path
             break
         assert code == DIED, f"life {life} ended with {code}"
         check_no_partial_files(folder)
+    assert outcome(folder) == whole["outcome"]
+
+
+def test_stopped_by_sigterm_at_any_moment(whole: dict[str, Any], fast_fit: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    draw = np.random.default_rng(SEED)
+    codes = []
+    for _ in range(60):
+        seconds = float(draw.uniform(0.1, 1.2))
+        codes.append(live(lambda: fast_fit(output=folder), limit_s=seconds, deadly=signal.SIGTERM))
+        if codes[-1] == 0:
+            break
+        check_no_partial_files(folder)
+    # while the plan is made nothing is begun yet, and SIGTERM does what it always does
+    assert set(codes) <= {0, Interrupted.exit_code, -signal.SIGTERM} and Interrupted.exit_code in codes
     assert outcome(folder) == whole["outcome"]
