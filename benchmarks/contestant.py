@@ -46,6 +46,9 @@ class Variant:
     """Gradient accumulation: the rows of an update sorted by length and cut into so many micro-batches"""
 
 
+# Not among them: packing (other rows make up an update), liger and FlashAttention (no processor version),
+# torch.compile (minutes of compiling for every new shape), group_by_length (another order of rows; sorting inside an
+# update, which "two-lengths" does, is what is left of it).
 _KEEP = {"gradient_checkpointing": False}
 _BARE = {**_KEEP, "bf16": False}
 _FLAT = {"padding_free": True, "max_length": None}
@@ -59,7 +62,9 @@ VARIANTS: dict[str, Variant] = {
     "four-lengths": Variant("and four length-sorted micro-batches", _BARE, "bfloat16", "bfloat16", 4),
     "padding-free": Variant("no-autocast with rows in one stream", {**_BARE, **_FLAT}, "bfloat16", "bfloat16"),
     "padding-free-2": Variant("the same in two streams", {**_BARE, **_FLAT}, "bfloat16", "bfloat16", 2),
-    "padding-free-autocast": Variant("rows in one stream, else as it comes", {**_KEEP, **_FLAT}),
+    "padding-free-autocast": Variant(
+        "bf16-weights with rows in two streams", {**_KEEP, **_FLAT}, "bfloat16", "float32", 2
+    ),
 }
 
 Tell = Callable[[Mapping[str, Any]], None]
@@ -120,9 +125,7 @@ def run_foretune(order: Mapping[str, Any], pace: Pace) -> None:
             return list(order["updates"][step])
 
     reference = ModelReference(order["model"], dtype="float32" if order["float32"] else "auto")
-    bench = Bench(
-        TaskSpec(order["folder"], "generation", reference, "loss", device="cpu", context_tokens=LONGEST_ROW)
-    )
+    bench = Bench(TaskSpec(order["folder"], "generation", reference, "loss", device="cpu", context_tokens=LONGEST_ROW))
     rows = bench.split("train").rows
     config = {
         "method": "lora", **METHODS["lora"].space.defaults(), "lora.rank": LORA["rank"], "lora.alpha": LORA["alpha"],
