@@ -10,16 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from foretune import __version__
-from foretune.cost.shapes import ModelShapes
 from foretune.evaluation.base import MetricResult
 from foretune.evaluation.compare import Comparison as Compared
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS
 from foretune.evaluation.metrics.labels import calibration
 from foretune.fit.finals import System, differences, general_loss, metric_names, results
-from foretune.fit.plan import Plan
+from foretune.fit.plan import Plan, trainable_parameters
 from foretune.fit.prepare import Prepared
-from foretune.methods.registry import get as get_method
 from foretune.report import record as r
 from foretune.search.runs import Run
 
@@ -41,7 +39,16 @@ LABELS = {
     "mse": "mean squared error",
     "mae": "mean absolute error",
 }
-SHARES = {"exact_match", "token_f1", "rouge_l", "json_validity", "json_match", "accuracy", "balanced_accuracy", "macro_f1"}
+SHARES = {
+    "exact_match",
+    "token_f1",
+    "rouge_l",
+    "json_validity",
+    "json_match",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+}
 UNITS = {"loss": "nats per token", "loss_per_byte": "bits per byte"}
 EXAMPLE_PAIRS = 200
 """Answer pairs kept in the record; the report chooses a few of them."""
@@ -131,6 +138,7 @@ def _data(prepared: Prepared) -> r.DataInfo:
         format=facts["format"],
         task=facts["task"],
         rows=dict(prepared.rows),
+        labels=prepared.task.labels,
         read=facts["read"],
         quarantined=facts["quarantined"],
         problems=tuple(facts["problems"]),
@@ -196,7 +204,7 @@ def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:
         horizon=run.horizon,
         curve=tuple(curve),
         best_step=winner["step"] if is_winner else None,
-        trainable_parameters=trainable(outcome.plan.model.shapes, run.config),
+        trainable_parameters=trainable_parameters(outcome.plan.model.shapes, run.config)[0],
         is_default=run.arm == "default",
         is_winner=is_winner,
         detail=run.detail,
@@ -205,11 +213,6 @@ def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:
 
 def _status(run: Run) -> Any:
     return {"finished": "ok", "idle": "paused", "running": "paused"}.get(run.status, run.status)
-
-
-def trainable(shapes: ModelShapes, config: Mapping[str, Any]) -> int:
-    """Trainable parameters of a configuration, in closed form."""
-    return get_method(str(config["method"])).count(shapes, config)
 
 
 def _comparison(
@@ -232,9 +235,15 @@ def _comparison(
         r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, name in SHARES, UNITS.get(name, ""))
         for name in names
     )
-    rows = len(outcome.systems[0].answers)
     primary = outcome.prepared.task.metric
-    return r.Comparison("test", rows, primary, info, tuple(systems), transitions=_transitions(scored[ "base"][primary], scored["winner"][primary]))
+    return r.Comparison(
+        split="test",
+        rows=len(outcome.systems[0].answers),
+        metric=primary,
+        metrics=info,
+        systems=tuple(systems),
+        transitions=_transitions(scored["base"][primary], scored["winner"][primary]),
+    )
 
 
 def _difference(name: str, against: str, compared: Compared) -> r.Difference:
@@ -245,7 +254,7 @@ def _difference(name: str, against: str, compared: Compared) -> r.Difference:
         compared.difference,
         float(compared.low or 0.0),
         float(compared.high or 0.0),
-        verdict,  # type: ignore[arg-type]
+        verdict,
         compared.p_value,
         compared.method,
     )
@@ -337,5 +346,3 @@ def environment(plan: Plan) -> dict[str, Any]:
     if machine.accelerators:
         found["accelerator"] = machine.accelerators[0].name
     return found
-
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from foretune.errors import TrainingError
@@ -16,6 +15,7 @@ from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.drive import Watch, run_job
+from foretune.execution.orders import subset
 from foretune.execution.types import Executor, Job
 from foretune.files import read_json
 from foretune.fit.folder import RunFolder
@@ -38,12 +38,20 @@ class Evaluator:
     left: Callable[[], float | None]
     """Seconds left of the time budget, or None."""
 
+    def rows(self, split: str, count: int) -> tuple[int, ...]:
+        """``count`` rows of a split, drawn by the seed: a file may be sorted, its first rows are no sample."""
+        return subset(count, self.prepared.rows[split], self.prepared.task.seed)
+
     def answers(self, name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The content of the answers file of ``name``: ``answers``, ``wanted``, ``general``."""
         output = self.folder.answers / f"{name}.json"
         if not output.exists():
             settings = {"output": str(output.resolve()), **payload}
-            run_job(self.executor, Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, self.left()), self.watch)
+            run_job(
+                self.executor,
+                Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, self.left()),
+                self.watch,
+            )
         content: dict[str, Any] = read_json(output)
         return content
 
@@ -53,7 +61,7 @@ def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], en
     table = []
     for finalist in finalists[:FINALISTS]:
         payload = {**checkpoint_of(evaluator.folder, finalist.run, finalist.step), "split": "validation",
-                   "rows": end.validation_rows, "generation": False}  # fmt: skip
+                   "rows": list(evaluator.rows("validation", end.validation_rows)), "generation": False}  # fmt: skip
         content = evaluator.answers(f"validation-{finalist.run.id}", payload)
         answers = [Answer(**value) for value in content["answers"]]
         if not answers:
@@ -100,10 +108,11 @@ def answer_test_rows(
 
     The winner may be the default LoRA itself. Raises `TrainingError` when time left no rows that all answered.
     """
-    common = {"split": "test", "rows": end.test_rows, "generation": generation}
+    common = {"split": "test", "rows": list(evaluator.rows("test", end.test_rows)), "generation": generation}
+    tuned = checkpoint_of(evaluator.folder, winner, winner_step)
     wanted: list[tuple[str, str, dict[str, Any]]] = [
         ("base", "untouched base model", {**common, "forgetting": True}),
-        ("winner", f"fine-tuned ({winner.id})", {**common, **checkpoint_of(evaluator.folder, winner, winner_step), "forgetting": True}),
+        ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, "forgetting": True}),
     ]
     if default is not None and default.id != winner.id:
         wanted.append(("default", "default LoRA", {**common, **checkpoint_of(evaluator.folder, default, default_step)}))
@@ -128,9 +137,7 @@ def _on_common_rows(systems: Sequence[System]) -> list[System]:
             remedy="Run `foretune fit --resume` with more --time to finish the comparison.",
         )
     rows = set.intersection(*({answer.row for answer in system.answers} for system in kept))
-    return [
-        System(s.role, s.name, tuple(a for a in s.answers if a.row in rows), s.general) for s in kept
-    ]
+    return [System(s.role, s.name, tuple(a for a in s.answers if a.row in rows), s.general) for s in kept]
 
 
 def metric_names(primary: str, kind: str, task: str) -> list[str]:
@@ -171,5 +178,3 @@ def general_loss(system: System) -> MetricResult | None:
         return None
     rows = [Answer(i, "", "", nll=nll, tokens=int(tokens)) for i, (nll, tokens) in enumerate(system.general)]
     return METRICS["loss"].score(rows)
-
-
