@@ -76,6 +76,7 @@ def run_fit(
     with FolderLock(output), _interrupts() as interrupted:
         if folder.finished:
             return FitResult(output, read_record(output))
+        folder.clean()
         started = _start(folder, plan, request, command)
         clock = Clock(output / "clock.json")
         watch = Watch(interrupted.is_set, clock.tick, on_event)
@@ -102,13 +103,14 @@ def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> 
     begun = saved_identity(folder.root)
     if begun is None:
         request.save(folder.root)
-        write_resolved(folder.resolved, plan.resolution)
     elif begun != request.identity and not request.resumed:
         raise OutputError(
             "another run was begun in this folder, with other settings.",
             place=Place(folder.root),
             remedy=f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output.",
         )
+    if not folder.resolved.exists():
+        write_resolved(folder.resolved, plan.resolution)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return str(folder.once("run", lambda: {"started": now, "command": command})["started"])
 
