@@ -28,10 +28,10 @@ sys.stderr.write("\\n" + json.dumps([code, [name for name in {heavy!r} if name i
 
 def _run(folder: Path, *arguments: str) -> tuple[int, list[str], str]:
     """(exit code, heavy modules that were loaded, what was printed) of a command in a process of its own."""
-    environment = {**os.environ, "FORETUNE_CACHE": str(folder / "cache"), "FORETUNE_STORE": str(folder / "store.sqlite")}
+    own = {"FORETUNE_CACHE": str(folder / "cache"), "FORETUNE_STORE": str(folder / "store.sqlite")}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT.replace("{heavy!r}", repr(HEAVY)), *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, check=False,
+        cwd=folder, env={**os.environ, **own}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     code, heavy = json.loads(done.stderr.splitlines()[-1])
     return code, heavy, done.stdout

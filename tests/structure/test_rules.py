@@ -50,7 +50,7 @@ def _last(name: str) -> str:
 
 def _writes(name: str, call: ast.Call) -> bool:
     """Whether a call may write to a path: known writers, and opening in any mode but reading."""
-    if name.startswith("files.") or "." not in name and _last(name) in ("write_text", "write_bytes"):
+    if name.startswith("files.") or ("." not in name and _last(name) in ("write_text", "write_bytes")):
         return False  # foretune.files' own functions
     if _last(name) in OPENERS:
         values = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg == "mode")]

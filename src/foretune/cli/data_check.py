@@ -26,7 +26,9 @@ _NARROW_SHARE = 0.005
 
 
 def check(
-    source: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder or a data set of the hub.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DATA", help="A file, a folder, a hub id, or the name of a data set.")
+    ],
     format: Annotated[str | None, typer.Option(help="Row format, if it is not found: messages, alpaca, …")] = None,
     task: Annotated[str | None, typer.Option(help="Task, if the guess is wrong: generation, classification, …")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,
@@ -77,10 +79,11 @@ def _read_all(
     """The main data under ``data`` and what was given for validation and test, read as the same task."""
     from dataclasses import replace
 
+    from foretune.data import corpora
     from foretune.data.read import read
 
     options: dict[str, Any] = {"format": format, "on_bad_row": on_bad_row}
-    results = {"data": read(source, columns=columns, task=task, quarantine=quarantine, **options)}
+    results = {"data": read(corpora.locate(source), columns=columns, task=task, quarantine=quarantine, **options)}
     main = results["data"]
     for name, path in files.items():
         if path is not None:
