@@ -261,7 +261,7 @@ def _difference(name: str, against: str, compared: Compared) -> r.Difference:
         compared.difference,
         float(compared.low or 0.0),
         float(compared.high or 0.0),
-        verdict,  # type: ignore[arg-type]
+        verdict,
         compared.p_value,
         compared.method,
     )

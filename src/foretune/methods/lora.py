@@ -60,7 +60,7 @@ class Lora:
         calibration: Iterable[Any] | None = None,
     ) -> PeftAttachment:
         """Inject fresh LoRA matrices; a classifier's new head is trained along."""
-        config = model.config
+        config: Any = model.config
         if type(model).__name__.endswith("ForSequenceClassification"):
             task_type = TaskType.SEQ_CLS
         else:
