@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-from tests.structure.source import PACKAGE, modules
+from tests.structure.source import PACKAGE, REPOSITORY, modules
 
 
 def _files(folder: str, *shared: str) -> set[str]:
@@ -56,3 +56,18 @@ def test_every_exception_in_these_tests_names_a_module_that_exists():
 
     names = {module.name for module in modules()}
     assert {name for name, _ in (*UPWARDS, *MAY_WRITE, *MAY_RUN_CODE)} <= names
+
+
+def test_every_file_of_the_package_is_shipped():
+    import tomllib
+
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    patterns = project["tool"]["setuptools"]["package-data"]["*"]
+    present = {
+        path
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
+    }
+    assert {"facts.jsonl", "general_text.txt", "schema.sql", "style.css", "py.typed"} <= {path.name for path in present}
+    assert not [path for path in present if not any(path.match(pattern) for pattern in patterns)]
+    assert all((path.parent / "__init__.py").is_file() for path in present)  # data of a package, not of a folder
