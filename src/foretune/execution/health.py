@@ -32,7 +32,7 @@ _PROJECT = "foretune"
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "quantize": ("bitsandbytes",),
     "lm-eval": ("lm-eval",),
-    "corpora": ("mendeleev", "pycountry", "reasoning-gym"),
+    "corpora": ("reasoning-gym",),
 }
 REQUIRED: Mapping[str, str] = {
     "torch": "2.6", "transformers": "5.0", "peft": "0.19", "accelerate": "1.10", "datasets": "4.0",
