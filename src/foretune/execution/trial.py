@@ -20,6 +20,7 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.bench import Bench, peak_memory_bytes
+from foretune.execution.final import FinalTest, answer_test, best_step
 from foretune.files import FolderLock
 from foretune.regularization.registry import build as build_regularizers
 from foretune.search.types import Lease, Observation, Score, Status
@@ -46,6 +47,8 @@ class TrialOrder:
     """Validation rows to answer for the primary metric at a rung; absent rungs measure the loss alone."""
     train_rows: tuple[int, ...] | None = None
     """The rows to train on, or None for all."""
+    test: FinalTest | None = None
+    """Test rows to answer when the lease's last step is reached; None for none."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
@@ -55,6 +58,7 @@ class TrialOrder:
             "evaluation_rows": {str(step): list(rows) for step, rows in self.evaluation_rows.items()},
             "metric_rows": {str(step): list(rows) for step, rows in self.metric_rows.items()},
             "train_rows": None if self.train_rows is None else list(self.train_rows),
+            "test": None if self.test is None else self.test.to_json(),
         }
 
     @classmethod
@@ -66,6 +70,7 @@ class TrialOrder:
             evaluation_rows={int(step): tuple(rows) for step, rows in value["evaluation_rows"].items()},
             metric_rows={int(step): tuple(rows) for step, rows in value["metric_rows"].items()},
             train_rows=None if value["train_rows"] is None else tuple(value["train_rows"]),
+            test=None if value["test"] is None else FinalTest(**value["test"]),
         )
 
 
@@ -115,6 +120,8 @@ class Trial:
                 self._save(training)
                 return self._end(training, "paused")
             self._save(training, {name: [s.value, s.standard_error, s.n] for name, s in metrics.items()})
+            if rung >= lease.to_step and not self._tested(training, network):
+                return self._end(training, "paused")
             observation = self._observation(training.step, "ok", metrics, final=rung >= lease.to_step)
             if observation.final:
                 return observation
@@ -186,6 +193,29 @@ class Trial:
         self.eval_s += time.perf_counter() - started
         return metrics
 
+    def _tested(self, training: Training, network: Network) -> bool:
+        """Whether the test rows asked for are answered; False when told to stop before."""
+        test = self.order.test
+        if test is None:
+            return True
+        started = time.perf_counter()
+
+        def on_chunk(done: int) -> bool:
+            self.report("beat", {"tested": done})
+            return not self.stopped()
+
+        done = answer_test(
+            self.bench,
+            network,
+            training.attachment,
+            self.order.folder,
+            test,
+            step=training.step,
+            on_chunk=on_chunk,
+        )
+        self.eval_s += time.perf_counter() - started
+        return done
+
     def _save(self, training: Training, metrics: Mapping[str, Any] | None = None) -> None:
         lease = self.order.lease
         tensors, facts = training.state()
@@ -207,13 +237,18 @@ class Trial:
             fresh = self._evaluate(training.network, self.order.lease.to_step)
             if fresh is None:
                 return self._end(training, "paused")
-            return self._observation(training.step, "ok", fresh, final=True)
+            metrics = {name: [s.value, s.standard_error, s.n] for name, s in fresh.items()}
+            self._save(training, metrics)
+        if not self._tested(training, training.network):
+            return self._end(training, "paused")
         scores = {name: Score(*parts) for name, parts in metrics.items()}
         return self._observation(training.step, "ok", scores, final=True)
 
     def _end(self, training: Training, status: Status) -> Observation:
         detail = "" if status in ("ok", "paused") else f"at step {training.step}, {training.guard.skipped} bad updates"
-        return self._observation(training.step, status, {}, final=True, detail=detail)
+        # paused means that something of the lease is left to do, if only the evaluation at its last step
+        step = min(training.step, self.order.lease.to_step - 1) if status == "paused" else training.step
+        return self._observation(step, status, {}, final=True, detail=detail)
 
     def _observation(
         self, step: int, status: Status, metrics: Mapping[str, Score], *, final: bool, detail: str = ""
@@ -262,13 +297,8 @@ def loss_of(scores: Sequence[RowScore]) -> Score:
 
 def retained(folder: Path, newest: int) -> set[int]:
     """The steps whose checkpoints are kept: the newest, and the evaluated one with the lowest validation loss."""
-    best: tuple[float, int] | None = None
-    for step in checkpoint.steps(folder):
-        saved = checkpoint.read(folder, step)
-        if saved is not None and saved.facts["metrics"]:
-            loss = saved.facts["metrics"]["loss"][0]
-            best = min(best, (loss, step)) if best is not None else (loss, step)
-    return {newest} | ({best[1]} if best is not None else set())
+    best = best_step(folder)
+    return {newest} if best is None else {newest, best}
 
 
 def subset(count: int, size: int, seed: int) -> tuple[int, ...]:

@@ -1,0 +1,92 @@
+"""The end of a run that is compared and not chosen: its test rows are answered before its last step is reported.
+
+A study wants every run's answers on the test rows, and wants them before the run's checkpoints go. Doing it inside
+the trial keeps the model attached and makes one unit that a kill cannot split: the last observation is reported only
+when the answers lie in their file, and a trial taken up again finds the file or writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from foretune.errors import Place, StoreError
+from foretune.execution.bench import Bench
+from foretune.files import write_json
+from foretune.methods.base import Attachment
+from foretune.training import checkpoint
+from foretune.training.forward import Network
+from foretune.training.optimizer import MasterWeights, OptimizerSettings
+
+
+@dataclass(frozen=True)
+class FinalTest:
+    """What to do with the test rows when a run reaches the end of its lease."""
+
+    output: str
+    """The file of the answers, written whole: ``{"step", "wanted", "answers"}``."""
+    rows: int
+    """The first so many rows of the test split."""
+    generation: bool
+    """Whether answers are written, not only scored."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Answer with the evaluated checkpoint of lowest validation loss, or with the last."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form; ``FinalTest(**value)`` reads it back."""
+        return asdict(self)
+
+
+def best_step(folder: Path) -> int | None:
+    """The evaluated step with the lowest validation loss among a run's valid checkpoints; the earlier of equals."""
+    losses = []
+    for step in checkpoint.steps(folder):
+        saved = checkpoint.read(folder, step)
+        if saved is not None and saved.facts["metrics"]:
+            losses.append((float(saved.facts["metrics"]["loss"][0]), step))
+    return min(losses)[1] if losses else None
+
+
+def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None:
+    """Give an attachment the weights of a run's checkpoint; raises `StoreError` when it is gone or damaged."""
+    saved = checkpoint.read(run_folder, step)
+    if saved is None:
+        raise StoreError(f"the checkpoint of step {step} is missing or damaged.", place=Place(run_folder))
+    masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
+    masters.load_state(saved.tensors())
+
+
+def answer_test(
+    bench: Bench,
+    network: Network,
+    attachment: Attachment,
+    run_folder: Path,
+    test: FinalTest,
+    *,
+    step: int,
+    on_chunk: Callable[[int], bool],
+) -> bool:
+    """Answer the test rows with the chosen checkpoint of a run that stands at ``step``; False when told to stop.
+
+    The attachment keeps the weights it answered with. Nothing is done where the answers are there already.
+    """
+    output = Path(test.output)
+    if output.exists():
+        return True
+    best = best_step(run_folder) if test.checkpoint == "best" else None
+    if best is not None and best != step:
+        load_checkpoint(attachment, run_folder, best)
+        step = best
+    answers = bench.answers(network, "test", range(test.rows), generation=test.generation, on_chunk=on_chunk)
+    missing = test.generation and bench.kind != "encoder" and any(answer.prediction is None for answer in answers)
+    if len(answers) < test.rows or missing:
+        return False
+    content: Mapping[str, Any] = {
+        "step": step,
+        "wanted": test.rows,
+        "answers": [answer.to_json() for answer in answers],
+    }
+    write_json(output, content)
+    return True
