@@ -28,9 +28,9 @@ def test_scalars_follow_yaml_1_2(text, value):
 
 
 def test_quantities_become_numbers():
-    spec = resolve(sets=["budget.time=1h30m", "memory.limit=2GiB", "search.trainable=0.5%", "data.keep=30%"]).spec
+    spec = resolve(sets=["budget.time=1h30m", "memory.limit=2GiB", "data.test_share=0.5%"]).spec
     assert (spec.budget.time, spec.memory.limit) == (5400.0, 2 * 2**30)
-    assert (spec.search.trainable, spec.data.keep) == (0.005, 0.3)
+    assert spec.data.test_share == 0.005
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,8 @@ def test_advice_yields_to_choices_and_does_not_leave_the_search():
 
 def test_the_written_file_gives_the_same_run(tmp_path):
     first = resolve(
-        sets=["training.lora.rank=4", "training.weight_decay=1e-5", "budget.time=90s", "data.path=rows: [1].jsonl",
-              "search.methods=[lora, full]", "data.columns.prompt=no"],
+        sets=["training.lora.rank=4", "training.weight_decay=1e-5",
+              "budget.time=90s", "data.path=rows: [1].jsonl", "data.columns.prompt=no"],
     ).recommend(ADVICE)  # fmt: skip
     path = tmp_path / "resolved.yaml"
     write_resolved(path, first)

@@ -371,3 +371,16 @@ def test_an_export_holds_every_row_and_replaces_only_itself(tmp_path):
         with pytest.raises(OutputError, match="left as it is"):
             export(store, target)
         assert (target / "notes.txt").read_text() == "mine"
+
+
+def test_every_write_is_an_immediate_transaction_that_reaches_the_disk(tmp_path):
+    with filled(tmp_path / "s.sqlite") as store:
+        seen: list[str] = []
+        assert store._connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert store._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        store._connection.set_trace_callback(seen.append)
+        store.record_task("t2", {})
+        store.claim("new", "a", 10)
+        store.record_observation("r0", 70, "validation", {"f1": (1.0, 0.1, 3)})
+        assert sum(line.startswith("BEGIN IMMEDIATE") for line in seen) == 3
+        assert sum(line.startswith("COMMIT") for line in seen) == 3

@@ -135,8 +135,8 @@ def test_a_gpu_is_taken_when_there_is_one(tmp_path):
 
 def test_splits_given_by_file_and_column(tmp_path):
     validation = _rows(tmp_path / "v.jsonl", 7)
-    answer = _plan(tmp_path, options={"data.validation": str(validation), "data.test_share": 0.2, "data.keep": 0.5})
-    assert (answer.rows.train, answer.rows.validation, answer.rows.test) == (40, 7, 20)
+    answer = _plan(tmp_path, options={"data.validation": str(validation), "data.test_share": 0.2})
+    assert (answer.rows.train, answer.rows.validation, answer.rows.test) == (80, 7, 20)
 
 
 def test_short_budgets_evaluate_fewer_rows_unless_told(tmp_path):

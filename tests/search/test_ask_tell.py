@@ -432,3 +432,9 @@ def test_interruptions_do_not_change_which_configurations_are_proposed(actions):
     chaos.crash(0)
     drive(chaos.search, 2, honest)
     assert [run.config for run in chaos.search.runs] == [run.config for run in quiet.runs]
+
+
+def test_asking_for_more_leases_than_workers_promises_no_time_twice():
+    search = grid(budget=Budget("time", 250))
+    assert len(search.ask(3, 0.0)) == 2
+    assert isinstance(search.ask(1, 0.0), Wait)

@@ -261,3 +261,19 @@ def test_every_lease_gives_its_reason():
     assert all(len(lease.why.split()) > 5 for lease in handed)
     assert isinstance(search.ask(1, 0.0), Done)
     assert observe(handed[0], 300, 0).step == 300
+
+
+def test_only_the_better_half_of_a_rung_goes_on():
+    search, _ = searcher(Budget("trials", 4))
+    drive(search, 1)
+    reached = {run.config["learning_rate"]: run.step for run in search.runs}
+    assert reached == {2e-4: 300, 4.4e-4: 300, 1.32e-3: 75, 3.96e-3: 36}
+
+
+def test_a_run_whose_end_cannot_be_paid_is_not_taken_further():
+    strategy, _ = plan(width=576, kind="causal", train_rows=ROWS, budget=Budget("trials", 1), cost=cost)
+    budget = Budget("time", 600)
+    search = AskTell(strategy, budget, cost)
+    drive(search, 1, lambda lease: honest(lease, speed=1.0 if lease.run == "r001" else 1.2))
+    assert [(run.step, run.status) for run in search.runs] == [(300, "finished"), (36, "idle")]
+    assert budget.spent == pytest.approx(343.2)

@@ -41,7 +41,9 @@ def architectures() -> dict[str, Any]:
         "pad_token_id": 0,
     }
     windows = {"head_dim": 8, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}
-    gpt = GPT2Config(vocab_size=97, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, bos_token_id=1, eos_token_id=2)
+    gpt = GPT2Config(
+        vocab_size=97, n_embd=32, n_layer=2, n_head=4, initializer_range=0.2, bos_token_id=1, eos_token_id=2
+    )
     return {
         "llama": (LlamaForCausalLM, LlamaConfig(**small)),
         "qwen2": (Qwen2ForCausalLM, Qwen2Config(**small)),
@@ -62,7 +64,12 @@ PACKS = {
 
 @pytest.mark.parametrize(
     ("name", "attention"),
-    [(name, kind) for name in PACKS for kind in ("sdpa", "eager") if not (kind == "sdpa" and name.startswith("gemma2"))],
+    [
+        (name, kind)
+        for name in PACKS
+        for kind in ("sdpa", "eager")
+        if not (kind == "sdpa" and name.startswith("gemma2"))
+    ],
 )
 def test_every_layout_gives_the_loss_of_separate_rows(name: str, attention: str) -> None:
     kind, config = architectures()[name]
@@ -253,7 +260,9 @@ def test_sequence_to_sequence_losses_are_those_of_transformers(family: str) -> N
     torch.manual_seed(0)
     model: Any
     if family == "t5":
-        model = T5ForConditionalGeneration(T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, **tokens))
+        model = T5ForConditionalGeneration(
+            T5Config(vocab_size=97, d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, **tokens)
+        )
     elif family == "bart":
         model = BartForConditionalGeneration(BartConfig(**size, **tokens))
         model.final_logits_bias.normal_()

@@ -9,7 +9,7 @@ its published hyper-parameter helper): 2.9e-5 at width 4096 (a 7B model; practic
 (135M; practice: 1e-4). For other families they fitted flatter laws; the portfolio's factor of three on each side
 covers the difference up to width 8192. The square root is the scaling of Adam with the batch (Malladi et al. 2022,
 2205.10287), held within a factor of two. A method multiplies (`Declaration.rate_multiplier`: LoRA 10, and 15 for runs
-under 100 steps, same source).
+under 100 steps, same source). Encoder–decoders use the same law.
 
 Encoders with a fresh head follow Devlin et al. 2019 (appendix A.3: 2e-5 to 5e-5 full): 3e-5 at width 768, same width
 law, kept within those bounds before the method multiplies.

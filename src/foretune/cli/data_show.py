@@ -40,11 +40,12 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show rows with their trained tokens marked, and check the target mask of all of them."""
+    from foretune.data import corpora
     from foretune.data.encode import encode_rows
     from foretune.data.mask_check import check_encoding
     from foretune.data.read import read
 
-    found = read(file, task=task)
+    found = read(corpora.locate(file), task=task)
     examples = list(found.examples)
     if row is not None and row > len(examples):
         raise UsageError(f"there is no row {row}: {file} has {len(examples)}.")

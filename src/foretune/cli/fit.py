@@ -12,10 +12,12 @@ from foretune.errors import UsageError
 
 def fit(
     data: Annotated[str | None, typer.Argument(help="A file, a folder, a hub id, or the name of a data set.")] = None,
-    model: Annotated[str | None, typer.Option(help="A folder, a .gguf file, a hub id or a name of the catalogue.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A folder, a .gguf file, a hub id or a name of the catalogue.")
+    ] = None,
     time: Annotated[str | None, typer.Option(help="Time budget for everything, like 10m or 2h.")] = None,
     trials: Annotated[int | None, typer.Option(help="Budget in trials instead of time.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps over all trials, instead of time.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps, instead of time.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run [default: DATA-fit].")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run begun in this folder.")] = None,
     deploy: Annotated[str | None, typer.Option(help="How it will be served: adapter, merged or gguf.")] = None,
@@ -28,7 +30,7 @@ def fit(
     text_column: Annotated[str | None, typer.Option(help="Column of plain text, or of the text to classify.")] = None,
     group_column: Annotated[str | None, typer.Option(help="Column whose equal values stay in one split.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
-    task: Annotated[str | None, typer.Option(help="generation, classification, regression or language-modelling.")] = None,
+    task: Annotated[str | None, typer.Option(help="What is learnt; found from the rows when not given.")] = None,
     metric: Annotated[str | None, typer.Option(help="The primary metric; found from the task when not given.")] = None,
     validation: Annotated[str | None, typer.Option(help="A file of validation rows.")] = None,
     test: Annotated[str | None, typer.Option(help="A file of test rows.")] = None,
@@ -93,9 +95,9 @@ def fit(
             None if config is None else str(config),
             tuple(str(path) for path in plugin or ()),
         )
-        folder = output or job.default_output(data or "data")  # type: ignore[attr-defined]
+        folder = output or job.default_output(data or "data")
     with display(as_json=as_json) as shown:
-        result = job.start(request, folder, command=_command_line(), on_event=shown.event)  # type: ignore[attr-defined]
+        result = job.start(request, folder, command=_command_line(), on_event=shown.event)
         shown.finish(result)
 
 

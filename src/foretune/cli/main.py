@@ -13,13 +13,9 @@ import typer
 
 from foretune import __version__
 from foretune.cli import data, doctor, experience, models, plan
-from foretune.cli.export import export
-from foretune.cli.fit import fit
-from foretune.cli.report import report
-from foretune.cli.runs import runs
-from foretune.cli import data
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
+from foretune.cli.fit import fit
 from foretune.cli.predict import predict
 from foretune.cli.report import report
 from foretune.cli.runs import runs

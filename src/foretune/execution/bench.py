@@ -18,10 +18,11 @@ from accelerate import Accelerator
 
 from foretune.data.encode import EncodedRow, encode_rows, inference_ids
 from foretune.data.example import Example
+from foretune.data.layout import TurnLayout, layout_of
 from foretune.data.mask_check import MaskReport, check_encoding
-from foretune.data.template import prompt_with_examples, stop_ids
+from foretune.data.template import answer_text, prompt_with_examples, stop_ids
 from foretune.evaluation.base import Answer
-from foretune.evaluation.generation import generate
+from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import cache_folder, read_lines
@@ -30,6 +31,10 @@ from foretune.methods.registry import get as get_method
 from foretune.models.load import LoadedModel, load
 from foretune.seeding import torch_generator
 from foretune.training.forward import Network
+
+FEWEST_ANSWER_TOKENS = 16
+ANSWER_FACTOR = 2
+"""Generated answers may be this many times the longest training answer: more cannot be right, and costs time."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class Bench:
         self.accelerator = Accelerator(cpu=task.device == "cpu")
         loaded = loaded or load(
             task.model,
-            labels=task.labels,
-            regression=task.task == "regression",
+            labels=task.labels if task.model.kind == "encoder" else (),
+            regression=task.task == "regression" and task.model.kind == "encoder",
             device=str(self.accelerator.device),
         )
         self._loaded = loaded
@@ -180,28 +185,39 @@ class Bench:
         self, network: Network, examples: Sequence[Example], on_chunk: Callable[[int], bool] = lambda done: True
     ) -> list[str | None]:
         """Greedy answers to the prompts of ``examples``; None for those not reached when told to stop."""
-        limit = self.task.max_answer_tokens
+        plain = self.task.plain_template
+        causal = self.kind == "causal"
+        layout = layout_of(self.tokenizer, plain=plain) if causal else None
         prompts = [
             inference_ids(
                 example,
                 self.tokenizer,
                 kind=self.kind,
                 context_tokens=self.task.context_tokens,
-                answer_tokens=limit,
-                plain=self.task.plain_template,
+                answer_tokens=self.answer_tokens,
+                layout=layout,
             )
             for example in examples
         ]
-        return generate(
+        written = generate_ids(
             network.model,
-            self.tokenizer,
             prompts,
-            max_new_tokens=limit,
-            stop_ids=stop_ids(self.tokenizer, plain=self.task.plain_template)
-            if self.kind == "causal"
-            else (int(self.tokenizer.eos_token_id),),
+            max_new_tokens=self.answer_tokens,
+            stop_ids=stop_ids(self.tokenizer, plain=plain) if causal else (int(self.tokenizer.eos_token_id),),
             on_chunk=on_chunk,
         )
+        return [None if ids is None else self._text(ids, layout) for ids in written]
+
+    def _text(self, ids: Sequence[int], layout: TurnLayout | None) -> str:
+        if layout is not None:
+            return answer_text(ids, self.tokenizer, layout=layout)
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+
+    @cached_property
+    def answer_tokens(self) -> int:
+        """Longest generated answer: as set, or twice the longest answer of the training rows where that is less."""
+        longest = max((row.targets for row in self.split("train").rows), default=0)
+        return min(self.task.max_answer_tokens, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * longest))
 
     def _answer(self, example: Example, score: RowScore, text: str | None) -> Answer:
         prediction = text

@@ -28,7 +28,7 @@ def matmul_rate(machine: Machine) -> float:
     known = _stored(path)
     if known is not None:
         return known
-    rate = measure() * machine.threads**_SCALING
+    rate: float = measure() * machine.threads**_SCALING
     with contextlib.suppress(OutputError):  # a cache that cannot be written only means measuring again
         write_json(path, {"matmul_operations_per_s": rate, "processor": machine.processor, "threads": machine.threads})
     return rate

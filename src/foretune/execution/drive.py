@@ -41,7 +41,7 @@ class JobFailed(TrainingError):
     """A job that is no trial (probe, evaluation, export) failed for good."""
 
 
-class Stopped(Exception):  # noqa: N818 - an order, not an error
+class Stopped(Exception):
     """The user asked to stop while a job ran."""
 
 

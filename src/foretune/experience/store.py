@@ -195,8 +195,8 @@ class Store:
 
     def claim(self, run: str, owner: str, seconds: float) -> int | None:
         """Take a run for ``seconds``; returns the attempt, or None while another holds it or when it has ended."""
-        name("run", run), name("owner", owner)
-        now = self._clock()
+        now, owner = self._clock(), name("owner", owner)
+        name("run", run)
         with self._transaction() as connection:
             ended = connection.execute("SELECT 1 FROM run WHERE id = ? AND status <> ?", (run, RUNNING)).fetchone()
             held = connection.execute("SELECT owner, attempt, until_s FROM lease WHERE run = ?", (run,)).fetchone()

@@ -73,7 +73,7 @@ def start(request: Any, output: Path, *, command: str = "foretune.fit", on_event
 
 
 def default_output(data: str) -> Path:
-    """A new folder in the working directory named after the data: ``facts-fit``, ``facts-fit-2``, …"""
+    """A new folder in the working directory named after the data: ``facts-fit``, then ``facts-fit-2`` and so on."""
     stem = Path(data).stem.replace(":", "-") or "data"
     candidates = (Path(f"{stem}-fit" if number == 1 else f"{stem}-fit-{number}") for number in range(1, 10_000))
     return next(path for path in candidates if not path.exists())

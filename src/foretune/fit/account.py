@@ -41,7 +41,16 @@ LABELS = {
     "mse": "mean squared error",
     "mae": "mean absolute error",
 }
-SHARES = {"exact_match", "token_f1", "rouge_l", "json_validity", "json_match", "accuracy", "balanced_accuracy", "macro_f1"}
+SHARES = {
+    "exact_match",
+    "token_f1",
+    "rouge_l",
+    "json_validity",
+    "json_match",
+    "accuracy",
+    "balanced_accuracy",
+    "macro_f1",
+}
 UNITS = {"loss": "nats per token", "loss_per_byte": "bits per byte"}
 EXAMPLE_PAIRS = 200
 """Answer pairs kept in the record; the report chooses a few of them."""
@@ -131,6 +140,7 @@ def _data(prepared: Prepared) -> r.DataInfo:
         format=facts["format"],
         task=facts["task"],
         rows=dict(prepared.rows),
+        labels=prepared.task.labels,
         read=facts["read"],
         quarantined=facts["quarantined"],
         problems=tuple(facts["problems"]),
@@ -232,9 +242,15 @@ def _comparison(
         r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, name in SHARES, UNITS.get(name, ""))
         for name in names
     )
-    rows = len(outcome.systems[0].answers)
     primary = outcome.prepared.task.metric
-    return r.Comparison("test", rows, primary, info, tuple(systems), transitions=_transitions(scored[ "base"][primary], scored["winner"][primary]))
+    return r.Comparison(
+        split="test",
+        rows=len(outcome.systems[0].answers),
+        metric=primary,
+        metrics=info,
+        systems=tuple(systems),
+        transitions=_transitions(scored["base"][primary], scored["winner"][primary]),
+    )
 
 
 def _difference(name: str, against: str, compared: Compared) -> r.Difference:
@@ -245,7 +261,7 @@ def _difference(name: str, against: str, compared: Compared) -> r.Difference:
         compared.difference,
         float(compared.low or 0.0),
         float(compared.high or 0.0),
-        verdict,  # type: ignore[arg-type]
+        verdict,
         compared.p_value,
         compared.method,
     )
@@ -337,5 +353,3 @@ def environment(plan: Plan) -> dict[str, Any]:
     if machine.accelerators:
         found["accelerator"] = machine.accelerators[0].name
     return found
-
-

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from foretune.errors import TrainingError
@@ -43,7 +42,11 @@ class Evaluator:
         output = self.folder.answers / f"{name}.json"
         if not output.exists():
             settings = {"output": str(output.resolve()), **payload}
-            run_job(self.executor, Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, self.left()), self.watch)
+            run_job(
+                self.executor,
+                Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, self.left()),
+                self.watch,
+            )
         content: dict[str, Any] = read_json(output)
         return content
 
@@ -101,9 +104,10 @@ def answer_test_rows(
     The winner may be the default LoRA itself. Raises `TrainingError` when time left no rows that all answered.
     """
     common = {"split": "test", "rows": end.test_rows, "generation": generation}
+    tuned = checkpoint_of(evaluator.folder, winner, winner_step)
     wanted: list[tuple[str, str, dict[str, Any]]] = [
         ("base", "untouched base model", {**common, "forgetting": True}),
-        ("winner", f"fine-tuned ({winner.id})", {**common, **checkpoint_of(evaluator.folder, winner, winner_step), "forgetting": True}),
+        ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, "forgetting": True}),
     ]
     if default is not None and default.id != winner.id:
         wanted.append(("default", "default LoRA", {**common, **checkpoint_of(evaluator.folder, default, default_step)}))
@@ -128,9 +132,7 @@ def _on_common_rows(systems: Sequence[System]) -> list[System]:
             remedy="Run `foretune fit --resume` with more --time to finish the comparison.",
         )
     rows = set.intersection(*({answer.row for answer in system.answers} for system in kept))
-    return [
-        System(s.role, s.name, tuple(a for a in s.answers if a.row in rows), s.general) for s in kept
-    ]
+    return [System(s.role, s.name, tuple(a for a in s.answers if a.row in rows), s.general) for s in kept]
 
 
 def metric_names(primary: str, kind: str, task: str) -> list[str]:
@@ -171,5 +173,3 @@ def general_loss(system: System) -> MetricResult | None:
         return None
     rows = [Answer(i, "", "", nll=nll, tokens=int(tokens)) for i, (nll, tokens) in enumerate(system.general)]
     return METRICS["loss"].score(rows)
-
-

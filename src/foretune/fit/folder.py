@@ -1,9 +1,9 @@
 """A run's folder: what is where, the clock that survives a kill, and results that are computed once.
 
-    request.json    what was asked for, word for word                   clock.json   seconds used so far, by phase
-    task/           the splits                                          journal.jsonl every ask and tell
-    trials/<run>/   checkpoints                                         answers/     what systems answered
-    adapter/ …      what is handed over                                 result.json, report.html, resolved.yaml
+request.json    what was asked for, word for word                   clock.json   seconds used so far, by phase
+task/           the splits                                          journal.jsonl every ask and tell
+trials/<run>/   checkpoints                                         answers/     what systems answered
+adapter/ …      what is handed over                                 result.json, report.html, resolved.yaml
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class RunFolder:
     def check_free(self) -> None:
         """Refuse a folder that holds something else; raises `OutputError`."""
         if self.root.exists() and not self.root.is_dir():
-            raise OutputError("this is a file, not a folder.", place=Place(self.root), remedy="Choose another --output.")
+            raise OutputError(
+                "this is a file, not a folder.", place=Place(self.root), remedy="Choose another --output."
+            )
         if self.root.is_dir():
             remove_leftovers(self.root)
             others = [path.name for path in self.root.iterdir() if path.name != ".lock"]

@@ -82,7 +82,9 @@ class Recorder:
         if self._store is not None:
             self._store.close()
 
-    def run(self, run: str, config: Mapping[str, Any], *, seed: int, horizon: int, arm: str = "", pair: str = "") -> None:
+    def run(
+        self, run: str, config: Mapping[str, Any], *, seed: int, horizon: int, arm: str = "", pair: str = ""
+    ) -> None:
         """A run was started (or is known already)."""
         if self._store is None:
             return

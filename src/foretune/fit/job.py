@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,11 @@ from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, fingerprint, write_json
-from foretune.fit.account import Outcome, record
+from foretune.fit.account import VERSIONED, Outcome, environment, record
 from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation
 from foretune.fit.folder import Clock, RunFolder
-from foretune.fit.plan import Plan
+from foretune.fit.history import SPEED, Recorder
+from foretune.fit.plan import Plan, operations_per_token
 from foretune.fit.prepare import Prepared, prepare
 from foretune.fit.request import FitRequest, saved_identity
 from foretune.fit.schedule import Schedule, Speeds, plan_end
@@ -33,6 +34,7 @@ from foretune.report.card import write_card
 from foretune.report.html import write_report
 from foretune.report.record import ExportInfo, RunRecord, read_record, write_record
 from foretune.search.runs import Run
+from foretune.search.types import Lease, Observation
 from foretune.training import checkpoint
 
 PROBE_ROWS = 64
@@ -86,7 +88,9 @@ def run_fit(
                 return FitResult(output, job.run())
         except Stopped:
             raise Interrupted(
-                "interrupted; nothing is lost.", place=Place(output), remedy=f"Continue with: foretune fit --resume {output}"
+                "interrupted; nothing is lost.",
+                place=Place(output),
+                remedy=f"Continue with: foretune fit --resume {output}",
             ) from None
 
 
@@ -124,7 +128,6 @@ class _Fit:
         with self.clock.phase("reading and splitting"):
             prepared = self._prepared()
         self.on_event("prepared", prepared.to_json())
-        self.watch.tick()
         with self.clock.phase("probe"):
             probe = self.folder.once("probe", lambda: self._job("probe", prepared, self._probe_payload(prepared)))
         self.on_event("probe", probe)
@@ -145,11 +148,11 @@ class _Fit:
         search = open_search(
             self.plan, prepared, schedule, budget_of(self.plan, self.clock, end), self.folder.journal, self.folder.once
         )
+        recorder = self._recorder(prepared, probe)
         self.on_event("search", {"horizon": search.horizon.steps, "why": search.horizon.why, "note": end.note})
         with self.clock.phase("trials"):
-            reason = run_trials(
-                search, self.executor, schedule, self.watch, self.clock, self._time_s(), end
-            )
+            watch = replace(self.watch, on_event=self._recorded(recorder, search))
+            reason = run_trials(search, self.executor, schedule, watch, self.clock, self._time_s(), end)
         self.on_event("searched", {"why": reason})
         finalists = search.strategy.finalists(search.core.runs)
         with self.clock.phase("re-evaluation"):
@@ -180,9 +183,64 @@ class _Fit:
             started=self.started,
             generation=generation,
             command=self.command,
-            run_id=f"{Path(self.folder.root).name}-{fingerprint([self.started, str(self.folder.root.resolve())], 6)}",
+            run_id=self._run_id(),
         )
-        return self._hand_over(record(outcome), search)
+        result = self._hand_over(record(outcome), search)
+        self._remember(recorder, search, result)
+        return result
+
+    def _recorder(self, prepared: Prepared, probe: Mapping[str, Any]) -> Recorder:
+        profile = prepared.facts["profile"]
+        return Recorder(
+            prefix=self._run_id(),
+            task=profile["fingerprint"],
+            task_features={**profile, "base_loss": probe["base_loss"], "metric": prepared.task.metric},
+            model=str(probe["weights_hash"])[:16],
+            model_features={
+                "name": Path(self.plan.model.source).name,
+                "kind": self.plan.model.shapes.kind,
+                "parameters": self.plan.model.shapes.parameters,
+                "width": self.plan.model.shapes.width,
+                "layers": self.plan.model.shapes.layers,
+                "vocabulary": self.plan.model.shapes.vocabulary,
+            },
+            machine=self.plan.machine,
+            versions={name: str(value) for name, value in environment(self.plan).items() if name in VERSIONED},
+        )
+
+    def _recorded(self, recorder: Recorder, search: Search) -> OnEvent:
+        """Passes events on and adds runs and observations to the experience."""
+
+        def see(kind: str, payload: Mapping[str, Any]) -> None:
+            if kind == "lease":
+                lease = Lease.from_json(payload["lease"])
+                run = search.core.run(lease.run)
+                recorder.run(lease.run, lease.config, seed=lease.seed, horizon=lease.horizon, arm=run.arm)
+            elif kind == "observation":
+                recorder.observation(payload["lease"]["run"], Observation.from_json(payload["observation"]))
+            self.on_event(kind, payload)
+
+        return see
+
+    def _remember(self, recorder: Recorder, search: Search, result: RunRecord) -> None:
+        """How the runs ended, the test scores of the winner, and the forecast beside the truth."""
+        runs = search.core.runs
+        layout = self.plan.placement.layout
+        rows = {row.quantity: (row.low, row.value, row.high, row.measured) for row in result.forecast}
+        names = {"peak memory": "memory_bytes", "whole run": "seconds"}
+        kept = {names[quantity]: values for quantity, values in rows.items() if quantity in names}
+        for work, quantity in (("train", "training speed"), ("score", "scoring speed")):
+            if quantity in rows:
+                factor = operations_per_token(self.plan, work)
+                low, value, high, measured = rows[quantity]
+                speeds = (low * factor, value * factor, high * factor, None if measured is None else measured * factor)
+                kept[f"{SPEED}:{work}:{layout.device}:{layout.dtype}"] = speeds
+        recorder.forecast(runs[0].id, kept)
+        recorder.finished(runs)
+        recorder.close()
+
+    def _run_id(self) -> str:
+        return f"{Path(self.folder.root).name}-{fingerprint([self.started, str(self.folder.root.resolve())], 6)}"
 
     # -- parts
 
@@ -279,5 +337,3 @@ class _Fit:
             kept = {result.winner.best_step} if result.winner is not None and run.id == result.winner.run else set()
             checkpoint.retain(self.folder.trial(run.id), {step for step in kept if step is not None})
         return result
-
-

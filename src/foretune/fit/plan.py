@@ -20,6 +20,7 @@ from foretune.cost.correction import Outcome, correction
 from foretune.cost.forecast import SEARCH_PHASES, Forecast, forecast
 from foretune.cost.machine import Machine
 from foretune.cost.memory import Layout
+from foretune.cost.operations import row_operations, scoring_operations
 from foretune.cost.phases import fixed_phases, unit_times
 from foretune.cost.placement import Freedom, Placement, place
 from foretune.cost.rates import Rates, Throughput, from_accelerator, from_history, from_matmul
@@ -355,3 +356,15 @@ def _notes(
     elif request.budget.kind == "time" and answer.trials.value < 2:
         notes.append("the time budget leaves no room for a second trial: the default LoRA is all that will run")
     return tuple(note for note in notes if note)
+
+
+def operations_per_token(plan: Plan, work: str) -> float:
+    """Operations of training or scoring one real token under ``plan``: turns tokens per second into a rate."""
+    shapes, row = plan.model.shapes, plan.rows.count.row
+    if work == "score":
+        return scoring_operations(shapes, row) / row.total
+    _, full = trainable_parameters(shapes, plan.config)
+    checkpointing = plan.placement.layout.gradient_checkpointing
+    return row_operations(shapes, row, trainable=plan.trainable, full=full, checkpointing=checkpointing).training / (
+        row.total
+    )

@@ -1,11 +1,11 @@
-"""``plan --probe``: a few rows are prepared as a task, and the model is loaded and measured on them.
+"""``plan --probe``: a few rows are prepared as a task, and a worker loads the model and is measured on them.
 
-This is the one part of a plan that takes longer than seconds and imports torch; it is imported only when asked for.
+This is the one part of a plan that takes longer than seconds. The worker is the one that a fit starts, so what it
+measures is what a fit will do; torch is imported there, not here.
 """
 
 from __future__ import annotations
 
-import importlib
 import math
 import tempfile
 from collections.abc import Mapping
@@ -15,24 +15,48 @@ from typing import TYPE_CHECKING, Any
 from foretune.catalogue.models import ModelReference
 from foretune.cost.request import Measured
 from foretune.errors import TrainingError, UsageError
-from foretune.execution.types import SPLITS, TaskSpec
+from foretune.execution.local import LocalExecutor
+from foretune.execution.types import SPLITS, Job, TaskSpec
 from foretune.files import canonical_json, write_text
+from foretune.fit.plan import context_tokens
 
 if TYPE_CHECKING:
     from foretune.fit.plan import Draft
 
 _PROBE_ROWS = 64  # a few updates and a few scored rows
-_MODULE = "foretune.execution.probe"
+_POLL_S = 1.0
 
 
 def measure(draft: Draft) -> Measured:
     """Load the model of ``draft`` and time training and scoring on some of its rows.
 
-    Raises `TrainingError` when the probe measured nothing, and whatever loading the model raises.
+    Raises `TrainingError` when the worker failed or measured nothing.
     """
     with tempfile.TemporaryDirectory(prefix="foretune-probe-") as folder:
-        task = task_spec(draft, Path(folder))
-        return measured(importlib.import_module(_MODULE).probe(task))
+        root = Path(folder)
+        task = task_spec(draft, root / "task")
+        payload = {
+            "config": dict(draft.config),
+            "rows": _PROBE_ROWS,
+            "generation": draft.rows.task == "generation" and draft.resolution.spec.evaluation.generation,
+        }
+        with LocalExecutor(root / "logs") as executor:
+            executor.submit(Job("probe", "probe", task, payload))
+            return measured(_result(executor))
+
+
+def _result(executor: LocalExecutor) -> Mapping[str, Any]:
+    """The payload of the probe's result event. Raises `TrainingError` when it failed."""
+    while True:
+        for event in executor.poll(_POLL_S):
+            if event.kind == "result":
+                return event.payload
+            if event.kind == "failed":
+                why = str(event.payload.get("detail")).rstrip(".")
+                raise TrainingError(
+                    f"the probe failed ({event.payload.get('status')}): {why}.",
+                    remedy="Plan without --probe; `foretune doctor` checks the machine.",
+                )
 
 
 def task_spec(draft: Draft, folder: Path) -> TaskSpec:
@@ -59,7 +83,7 @@ def task_spec(draft: Draft, folder: Path) -> TaskSpec:
         ),
         metric=spec.data.metric or "loss",
         labels=tuple(labels) if draft.rows.task == "classification" else (),
-        context_tokens=spec.data.context_tokens or max(layout.longest_row, 1),
+        context_tokens=context_tokens(spec, shapes),
         seed=spec.search.seed,
         device="cuda" if layout.device == "cuda" else "cpu",
         micro_batch_tokens=layout.micro_batch_tokens,

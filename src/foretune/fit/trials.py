@@ -16,9 +16,10 @@ from foretune.fit.schedule import End, Schedule
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
 from foretune.search.horizon import Horizon
-from foretune.search.zero_shot import ZeroShot, plan as zero_shot_plan
+from foretune.search.zero_shot import ZeroShot
+from foretune.search.zero_shot import plan as zero_shot_plan
 
-SEARCH = "search"
+SEARCH = "search-start"
 
 
 @dataclass(frozen=True)
@@ -48,25 +49,15 @@ def open_search(
 ) -> Search:
     """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume."""
     spec = plan.resolution.spec
-    fixed = plan.resolution.fixed_training()
-    facts = {
-        "width": plan.model.shapes.width,
-        "kind": prepared.task.model.kind,
-        "train_rows": prepared.rows["train"],
-        "fixed": fixed,
-        "max_trials": spec.search.max_trials,
-    }
-    decided = remember(
-        SEARCH, lambda: {"spent": budget.spent, "total": budget.total, "reserve": budget.reserve, **facts}
-    )
+    decided = remember(SEARCH, lambda: {"spent": budget.spent, "total": budget.total, "reserve": budget.reserve})
     budget.spent = decided["spent"]
     strategy, horizon = zero_shot_plan(
-        width=facts["width"],
-        kind=facts["kind"],
-        train_rows=facts["train_rows"],
+        width=plan.model.shapes.width,
+        kind=prepared.task.model.kind,
+        train_rows=prepared.rows["train"],
         budget=budget,
         cost=lambda config, start, stop: schedule.cost(config, start, stop, stop),
-        fixed=fixed,
+        fixed=plan.resolution.fixed_training(),
         max_trials=spec.search.max_trials,
     )
     core = AskTell(
@@ -106,4 +97,3 @@ def run_trials(
             remedy="Give more time, a smaller model or shorter rows; the logs in the run folder say more.",
         )
     return reason
-

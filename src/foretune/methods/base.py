@@ -41,8 +41,10 @@ class Infeasible:
 class Attachment(Protocol):
     """A method attached to a model."""
 
-    model: nn.Module
-    """What the training loop calls: the adapted model."""
+    @property
+    def model(self) -> Any:
+        """What the training loop calls: the adapted transformers model."""
+        ...
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """Groups of trainable parameters: ``{"names": [...], "params": [...], "lr": float, "weight_decay": bool}``."""
@@ -80,8 +82,15 @@ class Attachment(Protocol):
 class Method(Protocol):
     """One way of fine-tuning."""
 
-    name: str
-    traits: Traits
+    @property
+    def name(self) -> str:
+        """What it is called in configurations."""
+        ...
+
+    @property
+    def traits(self) -> Traits:
+        """What it promises."""
+        ...
 
     def space(self) -> Space:
         """The settings this method has, with their defaults."""

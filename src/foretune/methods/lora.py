@@ -20,7 +20,6 @@ from foretune.methods.base import Infeasible, KnobChoice
 from foretune.methods.hf_peft import PeftAttachment
 from foretune.models.modules import linear_targets
 
-
 TARGET_ROLES: dict[str, tuple[str, ...] | None] = {
     "all-linear": None,
     "attention": ("query", "key", "value", "output", "query_key_value"),
@@ -61,14 +60,17 @@ class Lora:
         calibration: Iterable[Any] | None = None,
     ) -> PeftAttachment:
         """Inject fresh LoRA matrices; a classifier's new head is trained along."""
-        architecture = type(model).__name__
-        task_type = TaskType.SEQ_CLS if architecture.endswith("ForSequenceClassification") else None
-        config = LoraConfig(
+        config: Any = model.config
+        if type(model).__name__.endswith("ForSequenceClassification"):
+            task_type = TaskType.SEQ_CLS
+        else:
+            task_type = TaskType.SEQ_2_SEQ_LM if config.is_encoder_decoder else TaskType.CAUSAL_LM
+        settings = LoraConfig(
             r=int(fields["lora.rank"]),
-            lora_alpha=float(fields["lora.alpha"]),  # type: ignore[arg-type]
+            lora_alpha=float(fields["lora.alpha"]),
             lora_dropout=float(fields["lora.dropout"]),
             target_modules=linear_targets(model, str(fields["lora.targets"])),
             task_type=task_type,
             bias="none",
         )
-        return PeftAttachment(model, config, self.traits, seed=generator.initial_seed())
+        return PeftAttachment(model, settings, self.traits, seed=generator.initial_seed())

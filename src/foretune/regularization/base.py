@@ -43,12 +43,20 @@ class Forward(Protocol):
     matrix never has to exist.
     """
 
-    hidden: torch.Tensor
-    """(targets, width): final hidden states at the scored positions (class logits for classifiers)"""
-    labels: torch.Tensor
-    """(targets,) int64 token ids or class numbers; float for regression"""
-    row: torch.Tensor
-    """(targets,) int64 row number within the update"""
+    @property
+    def hidden(self) -> torch.Tensor:
+        """(targets, width): final hidden states at the scored positions (class logits for classifiers)."""
+        ...
+
+    @property
+    def labels(self) -> torch.Tensor:
+        """(targets,) int64 token ids or class numbers; float for regression."""
+        ...
+
+    @property
+    def row(self) -> torch.Tensor:
+        """(targets,) int64 row number within the update."""
+        ...
 
     def log_probs(self, chunk: slice) -> torch.Tensor:
         """(chunk, vocabulary or classes) float32 log-probabilities."""

@@ -47,7 +47,7 @@ class Neftune(Regularizer):
         """Draw the noise of this micro-batch: (batch, time, width), scaled by each row's own length."""
         lengths = torch.zeros_like(batch.segments, dtype=torch.float32)
         for line in range(batch.segments.shape[0]):
-            for segment in batch.segments[line].unique():
+            for segment in sorted(set(batch.segments[line].tolist())):
                 here = batch.segments[line] == segment
                 lengths[line][here] = 1.0 if segment == PADDING else float(here.sum())
         scale = self.alpha / (lengths * self._width).sqrt()

@@ -7,8 +7,9 @@ first extra configuration is drawn, so the sequence is the same whatever the num
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,15 @@ from foretune.catalogue.methods import declaration, resolve
 from foretune.catalogue.priors import rounded
 from foretune.catalogue.space import Choice, Condition, Number, Parameter, Space, Value
 from foretune.catalogue.training import TRAINING_MENU
-from foretune.files import fingerprint
+from foretune.files import canonical_json, fingerprint
 from foretune.seeding import derive
 
 RATE_DECADE = 10.0
 """Rates stay within one decade of the rule's."""
 RATE_SPAN = 5.0
 """Rates are drawn within this factor of the centre."""
+REMEMBERED = 8
+"""Sequences kept: one a search is enough, a study runs a few side by side."""
 SEQUENCE_BITS = 10
 """The sequence has 2**10 members: more than a search of full runs can start."""
 
@@ -64,10 +67,28 @@ def search_space(centres: Mapping[str, Centre], fixed: Collection[str]) -> Space
     return Space(tuple(kept))
 
 
-def extras(
+def extra(
+    number: int, centres: Mapping[str, Centre], fixed: Collection[str], seed: int, exclude: Collection[str]
+) -> Mapping[str, Value] | None:
+    """Configuration ``number`` (from 0) of the sequence, or None beyond its end.
+
+    Configurations are complete and distinct; none has a fingerprint in ``exclude``.
+    """
+    key = canonical_json([{name: asdict(c) for name, c in centres.items()}, sorted(fixed), seed, sorted(exclude)])
+    drawn, rest = _memory.setdefault(key, ([], _extras(centres, fixed, seed, exclude)))
+    drawn.extend(islice(rest, number + 1 - len(drawn)) if number >= len(drawn) else ())
+    if len(_memory) > REMEMBERED:
+        del _memory[next(iter(_memory))]
+    return drawn[number] if number < len(drawn) else None
+
+
+_memory: dict[str, tuple[list[dict[str, Value]], Iterator[dict[str, Value]]]] = {}
+"""Sequences under way, by all that defines them: a searcher asks for one member after the other."""
+
+
+def _extras(
     centres: Mapping[str, Centre], fixed: Collection[str], seed: int, exclude: Collection[str]
 ) -> Iterator[dict[str, Value]]:
-    """Distinct complete configurations, in order, none of which has a fingerprint in ``exclude``."""
     space = search_space(centres, fixed)
     if not space.parameters:
         return

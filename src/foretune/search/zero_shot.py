@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from foretune.catalogue.methods import resolve
@@ -25,7 +24,7 @@ from foretune.catalogue.priors import DEFAULT_LORA, Recommendation, portfolio, r
 from foretune.catalogue.training import AMOUNT
 from foretune.files import fingerprint
 from foretune.search.budget import Budget
-from foretune.search.extras import Centre, extras, fixed_for, methods_for
+from foretune.search.extras import Centre, extra, fixed_for, methods_for
 from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT, level_step
 from foretune.search.horizon import EARLY_LEVEL, Horizon, horizon, total_steps
 from foretune.search.ranking import Finalist, clearly_above, finalists, has_risen, ranking_at, score_at
@@ -140,8 +139,7 @@ class ZeroShot:
             return None
         earlier = [fingerprint(dict(config)) for config in (self.baseline, *(e.config for e in self.portfolio))]
         number = sum(run.arm == "extra" for run in view.runs)
-        drawn = extras(self._centres(first_pass), tuple(self.fixed), view.seed, earlier)
-        config = next(islice(drawn, number, None), None)
+        config = extra(number, self._centres(first_pass), tuple(self.fixed), view.seed, earlier)
         if config is None or not view.affords(config, 0, self.horizon, new=True):
             return None
         why = f"extra configuration {number + 1}: {config['method']} at {config['learning_rate']:.3g}, drawn around the"

@@ -33,7 +33,8 @@ class Checkpoint:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Masters and moments by name."""
-        return load_file(self.folder / "state.safetensors")
+        tensors: dict[str, torch.Tensor] = load_file(self.folder / "state.safetensors")
+        return tensors
 
 
 def save(run_folder: Path, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> Path:

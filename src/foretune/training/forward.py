@@ -205,9 +205,10 @@ class Network:
         return hidden
 
     def _probe_ids(self, rows: int) -> torch.Tensor:
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
+        vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
         ids = torch.arange(rows * PROBE_TOKENS).reshape(rows, PROBE_TOKENS) * 7 + 11
-        return (ids % vocabulary).to(self.model.device)
+        device: torch.device = self.model.device
+        return (ids % vocabulary).to(device)
 
     def _close(self, one: torch.Tensor, other: torch.Tensor) -> bool:
         tolerance = RELATIVE_TOLERANCE.get(one.dtype, RELATIVE_TOLERANCE[torch.float32])
