@@ -227,13 +227,15 @@ class GridSpec(Section):
     @model_validator(mode="after")
     def _consistent(self) -> GridSpec:
         if self.control not in self.arms:
-            raise ValueError(f"control: there is no arm {self.control!r}. {_nearest_key(self.control, list(self.arms))}")
+            hint = _nearest_key(self.control, list(self.arms))
+            raise ValueError(f"control: there is no arm {self.control!r}. {hint}")
         for key, values in (("seeds", self.seeds), ("sizes", self.sizes)):
             if len(set(values)) != len(values) or not values:
                 raise ValueError(f"{key}: the same value is given twice" if values else f"{key}: none is given")
         rates = self.learning_rate
         if rates.pilot is not None and rates.pilot not in self.tasks:
-            raise ValueError(f"learning_rate.pilot: there is no task {rates.pilot!r}. {_nearest_key(rates.pilot, list(self.tasks))}")
+            hint = _nearest_key(rates.pilot, list(self.tasks))
+            raise ValueError(f"learning_rate.pilot: there is no task {rates.pilot!r}. {hint}")
         own = [name for name, settings in self.arms.items() if "learning_rate" in settings]
         if rates.sweep is not None and own:
             raise ValueError(f"arms.{own[0]}.learning_rate: rates are swept; leave it out or leave the sweep out")

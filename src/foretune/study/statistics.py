@@ -69,7 +69,8 @@ class Difference:
         if self.verdict != "not resolved":
             return self.verdict
         if self.pairs < LEAST_REPETITIONS:
-            return f"not resolved ({self.pairs} pair{'' if self.pairs == 1 else 's'}, at least {LEAST_REPETITIONS} needed)"
+            counted = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
+            return f"not resolved ({counted}, at least {LEAST_REPETITIONS} needed)"
         return f"not resolved ({self.pairs} pairs, smallest detectable effect {self.detectable:.2g})"
 
 
@@ -223,4 +224,3 @@ def spread(blocks: Mapping[Block, Values], control: str) -> float | None:
                 squares += float(np.var(differences, ddof=1)) * (len(differences) - 1)
                 freedom += len(differences) - 1
     return math.sqrt(squares / freedom) if freedom and squares > 0 else None
-

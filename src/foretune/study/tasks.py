@@ -42,7 +42,6 @@ class StudyTask:
     best: bool
     """Whether the checkpoint of lowest validation loss is tested, not the last"""
     width: int
-    parameters: int
     facts: Mapping[str, Any]
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +67,7 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
     }
     rows = {split: _limit(folder / "task" / f"{split}.jsonl", limits[split]) for split in SPLITS}
     primary = _primary(grid, prepared.task, Place(str(grid.tasks[name].path)))
+    shapes = made.model.shapes
     return StudyTask(
         name=name,
         model=model,
@@ -76,9 +76,18 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
         primary=primary,
         generation=_generation(grid, prepared.task, primary),
         best=grid.evaluation.checkpoint == "best",
-        width=made.model.shapes.width,
-        parameters=made.model.shapes.parameters,
-        facts={**prepared.facts, "machine": made.machine.fingerprint, "all_train_rows": prepared.rows["train"]},
+        width=shapes.width,
+        facts={
+            **prepared.facts,
+            "model": {
+                "name": Path(made.model.source).name,
+                "kind": shapes.kind,
+                "parameters": shapes.parameters,
+                "width": shapes.width,
+                "layers": shapes.layers,
+                "vocabulary": shapes.vocabulary,
+            },
+        },
     )
 
 
@@ -112,9 +121,7 @@ def _limit(path: Path, most: int | None) -> int:
 def _primary(grid: GridSpec, task: TaskSpec, place: Place) -> str:
     name = task.metric if grid.primary == "metric" else metric(grid.primary).name
     if name in LIKELIHOODS and task.task == "regression":
-        raise UsageError(
-            "a regression has no loss that is compared here.", place=place, remedy="Set primary: metric."
-        )
+        raise UsageError("a regression has no loss that is compared here.", place=place, remedy="Set primary: metric.")
     return name
 
 
@@ -129,5 +136,3 @@ def _generation(grid: GridSpec, task: TaskSpec, primary: str) -> bool:
             remedy="Set primary: loss, or let answers be generated.",
         )
     return possible and (needed if grid.evaluation.generation is None else grid.evaluation.generation)
-
-
