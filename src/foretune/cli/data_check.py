@@ -77,10 +77,11 @@ def _read_all(
     """The main data under ``data`` and what was given for validation and test, read as the same task."""
     from dataclasses import replace
 
+    from foretune.data import corpora
     from foretune.data.read import read
 
     options: dict[str, Any] = {"format": format, "on_bad_row": on_bad_row}
-    results = {"data": read(source, columns=columns, task=task, quarantine=quarantine, **options)}
+    results = {"data": read(corpora.locate(source), columns=columns, task=task, quarantine=quarantine, **options)}
     main = results["data"]
     for name, path in files.items():
         if path is not None:

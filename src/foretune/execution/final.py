@@ -8,35 +8,17 @@ when the answers lie in their file, and a trial taken up again finds the file or
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from foretune.errors import Place, StoreError
 from foretune.execution.bench import Bench
+from foretune.execution.orders import FinalTest
 from foretune.files import write_json
 from foretune.methods.base import Attachment
 from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
-
-
-@dataclass(frozen=True)
-class FinalTest:
-    """What to do with the test rows when a run reaches the end of its lease."""
-
-    output: str
-    """The file of the answers, written whole: ``{"step", "wanted", "answers"}``."""
-    rows: int
-    """The first so many rows of the test split."""
-    generation: bool
-    """Whether answers are written, not only scored."""
-    checkpoint: Literal["best", "last"] = "best"
-    """Answer with the evaluated checkpoint of lowest validation loss, or with the last."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON form; ``FinalTest(**value)`` reads it back."""
-        return asdict(self)
 
 
 def best_step(folder: Path) -> int | None:

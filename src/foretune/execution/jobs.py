@@ -19,7 +19,8 @@ from foretune.evaluation.forgetting import general_text
 from foretune.evaluation.retrieval import retrieve
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.final import load_checkpoint
-from foretune.execution.trial import Trial, TrialOrder, loop_settings, loss_of
+from foretune.execution.orders import TrialOrder, subset
+from foretune.execution.trial import Trial, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
 from foretune.export.verify import DEFAULT_PROBES, answer_probes, verify
 from foretune.files import write_json
@@ -46,9 +47,10 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
     started = time.perf_counter()
     validation = bench.split("validation").rows
     count = min(int(payload["rows"]), len(validation))
-    bench.score(bench.network, "validation", list(range(min(2, count))))  # the first pass warms up
+    chosen = subset(count, len(validation), bench.task.seed)
+    bench.score(bench.network, "validation", chosen[:2])  # the first pass warms up
     scoring = time.perf_counter()
-    scores = bench.score(bench.network, "validation", list(range(count)))
+    scores = bench.score(bench.network, "validation", chosen)
     score_s = time.perf_counter() - scoring
     report("beat", {})
     steps: list[StepReport] = []
@@ -61,22 +63,22 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
             network, attachment, rows, source, loop_settings(lease, bench), backward=bench.accelerator.backward
         )
         training.run(PROBE_UPDATES, on_step=lambda step: steps.append(step) or True)  # type: ignore[func-returns-value]
-        chosen = [i for step in range(1, PROBE_UPDATES) for i in source.rows(step)]
+        trained = [i for step in range(1, PROBE_UPDATES) for i in source.rows(step)]
         trainable = attachment.statistics()["trainable_parameters"]
     report("beat", {})
     answering = time.perf_counter()
     generated = 0
     if payload["generation"] and bench.kind != "encoder":
-        answers = bench.answers(bench.network, "validation", list(range(min(PROBE_ANSWERS, count))), generation=True)
+        answers = bench.answers(bench.network, "validation", chosen[:PROBE_ANSWERS], generation=True)
         generated = len(answers)
     answer_s = time.perf_counter() - answering
     row_tokens = [_row_tokens(row) for row in rows]
     return {
         "base_loss": loss_of(scores).value,
         "score_rows_per_s": count / score_s,
-        "score_tokens_per_s": sum(_row_tokens(validation[i]) for i in range(count)) / score_s,
-        "train_rows_per_s": len(chosen) / sum(step.seconds for step in steps[1:]),
-        "train_tokens_per_s": sum(row_tokens[i] for i in chosen) / sum(step.seconds for step in steps[1:]),
+        "score_tokens_per_s": sum(_row_tokens(validation[i]) for i in chosen) / score_s,
+        "train_rows_per_s": len(trained) / sum(step.seconds for step in steps[1:]),
+        "train_tokens_per_s": sum(row_tokens[i] for i in trained) / sum(step.seconds for step in steps[1:]),
         "answer_s": answer_s / generated if generated else 0.0,
         "mean_row_tokens": float(np.mean(row_tokens)),
         "trainable_parameters": int(trainable),
@@ -92,7 +94,7 @@ def _row_tokens(row: Any) -> int:
 
 
 def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
-    """Score one system on rows of a split and write its answers to ``payload["output"]``.
+    """Score one system on the ``rows`` (indices) of a split and write its answers to ``payload["output"]``.
 
     The system is the base, the base with ``shots`` retrieved examples in the prompt, or the checkpoint of a run.
     ``forgetting`` adds the losses on the general text sample.
@@ -104,7 +106,7 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
         return not stopped()
 
     def measure(network: Any) -> dict[str, Any]:
-        chosen = list(range(int(payload["rows"])))
+        chosen = [int(row) for row in payload["rows"]]
         split = payload["split"]
         shots = None
         if payload.get("shots"):

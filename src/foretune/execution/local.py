@@ -102,13 +102,14 @@ class LocalExecutor:
         command: Sequence[str] | None = None,
         silence_allowance_s: float = SILENCE_ALLOWANCE_S,
     ) -> None:
-        """``threads`` per worker (default: the processors shared out evenly)."""
+        """``threads`` per worker (default: ``OMP_NUM_THREADS``, else the processors shared out evenly)."""
         self._command = list(command or worker_command())
         self._workers = workers
         self._log_folder = log_folder
         self._silence_s = silence_allowance_s
         cores = len(os.sched_getaffinity(0))
-        count = threads or max(1, cores // workers)
+        wished = os.environ.get("OMP_NUM_THREADS", "")
+        count = threads or (int(wished) if wished.isdigit() and int(wished) else max(1, cores // workers))
         self._environment = {
             "FORETUNE_THREADS": str(count),
             "OMP_NUM_THREADS": str(count),

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,11 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.bench import Bench, peak_memory_bytes
-from foretune.execution.final import FinalTest, answer_test, best_step
+from foretune.execution.final import answer_test, best_step
+from foretune.execution.orders import TrialOrder
 from foretune.files import FolderLock
 from foretune.regularization.registry import build as build_regularizers
 from foretune.search.types import Lease, Observation, Score, Status
-from foretune.seeding import generator
 from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
@@ -32,46 +31,6 @@ from foretune.training.optimizer import OptimizerSettings
 
 SAFETY_CHECKPOINT_S = 120.0
 """Between rungs, a checkpoint at least this often bounds what a kill can cost."""
-
-
-@dataclass(frozen=True)
-class TrialOrder:
-    """A lease with what the trial needs beside it."""
-
-    lease: Lease
-    folder: Path
-    """The run's own folder: checkpoints live here."""
-    evaluation_rows: Mapping[int, tuple[int, ...]]
-    """Validation rows to score at each rung."""
-    metric_rows: Mapping[int, tuple[int, ...]]
-    """Validation rows to answer for the primary metric at a rung; absent rungs measure the loss alone."""
-    train_rows: tuple[int, ...] | None = None
-    """The rows to train on, or None for all."""
-    test: FinalTest | None = None
-    """Test rows to answer when the lease's last step is reached; None for none."""
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON form that `from_json` reads back."""
-        return {
-            "lease": self.lease.to_json(),
-            "folder": str(self.folder),
-            "evaluation_rows": {str(step): list(rows) for step, rows in self.evaluation_rows.items()},
-            "metric_rows": {str(step): list(rows) for step, rows in self.metric_rows.items()},
-            "train_rows": None if self.train_rows is None else list(self.train_rows),
-            "test": None if self.test is None else self.test.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> TrialOrder:
-        """The inverse of `to_json`."""
-        return cls(
-            lease=Lease.from_json(value["lease"]),
-            folder=Path(value["folder"]),
-            evaluation_rows={int(step): tuple(rows) for step, rows in value["evaluation_rows"].items()},
-            metric_rows={int(step): tuple(rows) for step, rows in value["metric_rows"].items()},
-            train_rows=None if value["train_rows"] is None else tuple(value["train_rows"]),
-            test=None if value["test"] is None else FinalTest(**value["test"]),
-        )
 
 
 class Trial:
@@ -299,9 +258,3 @@ def retained(folder: Path, newest: int) -> set[int]:
     """The steps whose checkpoints are kept: the newest, and the evaluated one with the lowest validation loss."""
     best = best_step(folder)
     return {newest} if best is None else {newest, best}
-
-
-def subset(count: int, size: int, seed: int) -> tuple[int, ...]:
-    """``count`` of ``size`` rows, drawn from the stream "subset"; smaller subsets are contained in larger ones."""
-    order = generator(seed, "subset").permutation(size)
-    return tuple(sorted(int(i) for i in order[:count]))

@@ -10,16 +10,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from foretune import __version__
-from foretune.cost.shapes import ModelShapes
 from foretune.evaluation.base import MetricResult
 from foretune.evaluation.compare import Comparison as Compared
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS
 from foretune.evaluation.metrics.labels import calibration
 from foretune.fit.finals import System, differences, general_loss, metric_names, results
-from foretune.fit.plan import Plan
+from foretune.fit.plan import Plan, trainable_parameters
 from foretune.fit.prepare import Prepared
-from foretune.methods.registry import get as get_method
 from foretune.report import record as r
 from foretune.search.runs import Run
 
@@ -206,7 +204,7 @@ def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:
         horizon=run.horizon,
         curve=tuple(curve),
         best_step=winner["step"] if is_winner else None,
-        trainable_parameters=trainable(outcome.plan.model.shapes, run.config),
+        trainable_parameters=trainable_parameters(outcome.plan.model.shapes, run.config)[0],
         is_default=run.arm == "default",
         is_winner=is_winner,
         detail=run.detail,
@@ -215,11 +213,6 @@ def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:
 
 def _status(run: Run) -> Any:
     return {"finished": "ok", "idle": "paused", "running": "paused"}.get(run.status, run.status)
-
-
-def trainable(shapes: ModelShapes, config: Mapping[str, Any]) -> int:
-    """Trainable parameters of a configuration, in closed form."""
-    return get_method(str(config["method"])).count(shapes, config)
 
 
 def _comparison(

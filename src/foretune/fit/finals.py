@@ -15,6 +15,7 @@ from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.drive import Watch, run_job
+from foretune.execution.orders import subset
 from foretune.execution.types import Executor, Job
 from foretune.files import read_json
 from foretune.fit.folder import RunFolder
@@ -37,6 +38,10 @@ class Evaluator:
     left: Callable[[], float | None]
     """Seconds left of the time budget, or None."""
 
+    def rows(self, split: str, count: int) -> tuple[int, ...]:
+        """``count`` rows of a split, drawn by the seed: a file may be sorted, its first rows are no sample."""
+        return subset(count, self.prepared.rows[split], self.prepared.task.seed)
+
     def answers(self, name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
         """The content of the answers file of ``name``: ``answers``, ``wanted``, ``general``."""
         output = self.folder.answers / f"{name}.json"
@@ -56,7 +61,7 @@ def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], en
     table = []
     for finalist in finalists[:FINALISTS]:
         payload = {**checkpoint_of(evaluator.folder, finalist.run, finalist.step), "split": "validation",
-                   "rows": end.validation_rows, "generation": False}  # fmt: skip
+                   "rows": list(evaluator.rows("validation", end.validation_rows)), "generation": False}  # fmt: skip
         content = evaluator.answers(f"validation-{finalist.run.id}", payload)
         answers = [Answer(**value) for value in content["answers"]]
         if not answers:
@@ -103,7 +108,7 @@ def answer_test_rows(
 
     The winner may be the default LoRA itself. Raises `TrainingError` when time left no rows that all answered.
     """
-    common = {"split": "test", "rows": end.test_rows, "generation": generation}
+    common = {"split": "test", "rows": list(evaluator.rows("test", end.test_rows)), "generation": generation}
     tuned = checkpoint_of(evaluator.folder, winner, winner_step)
     wanted: list[tuple[str, str, dict[str, Any]]] = [
         ("base", "untouched base model", {**common, "forgetting": True}),

@@ -278,7 +278,9 @@ class _Fit:
         from foretune.evaluation.metrics import METRICS
 
         def measure() -> dict[str, Any]:
-            content = evaluator.answers("validation-base", {"split": "validation", "rows": rows, "generation": False})
+            chosen = list(evaluator.rows("validation", rows))
+            payload = {"split": "validation", "rows": chosen, "generation": False}
+            content = evaluator.answers("validation-base", payload)
             result = METRICS["loss"].score([Answer(**value) for value in content["answers"]])
             return {"loss": [result.value, result.standard_error, len(content["answers"])]}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.evaluation.metrics import METRICS
-from foretune.execution.trial import TrialOrder
+from foretune.execution.orders import TrialOrder
 from foretune.execution.types import Job, TaskSpec
 from foretune.fit.folder import RunFolder
 from foretune.search.fidelity import evaluation_rows, rungs

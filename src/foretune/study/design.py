@@ -14,8 +14,7 @@ from typing import Any
 
 from foretune.catalogue.priors import learning_rate
 from foretune.errors import UsageError
-from foretune.execution.final import FinalTest
-from foretune.execution.trial import TrialOrder, subset
+from foretune.execution.orders import FinalTest, TrialOrder, subset
 from foretune.execution.types import Job
 from foretune.search.grid import Cell
 from foretune.search.horizon import total_steps

@@ -328,7 +328,9 @@ def presets() -> dict[str, Path]:
 
 def _explained(error: ValidationError, path: Path, places: Mapping[tuple[str, ...], Place]) -> UsageError:
     """Our error for the first complaint of pydantic: key, line and what would be right."""
-    first = error.errors(include_url=False)[0]
+    complaints = error.errors(include_url=False)
+    # a misspelt key is also a missing one: say what is there and wrong before what is not there
+    first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
     at = tuple(str(part) for part in first["loc"])
     message = str(first["msg"]).removeprefix("Value error, ")
     if not at and (said := re.match(r"([\w.+-]+)(?:: | = )", message)):  # from a check of the whole grid

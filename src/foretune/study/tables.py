@@ -75,7 +75,7 @@ def remarks(summary: Summary) -> list[str]:
         lines.append(summary.pooled_note)
     lines.append(
         "One pair is two runs with the same rows, order and seed. Intervals are Student's over pairs and speak of "
-        "these test rows; a verdict needs the interval to exclude zero and p ≤ 0.05 after Holm's correction over the arms."
+        "these test rows; a verdict needs the interval to exclude zero and p ≤ 0.05 after Holm's correction over arms."
     )
     lines += summary.notes
     hours = f"{summary.train_hours:.2g} run-hours, {format_duration(summary.used_s)} in all"

@@ -14,7 +14,7 @@ from typing import Any
 from foretune.config.spec import ModelSettings
 from foretune.errors import BudgetError, Place, UsageError
 from foretune.evaluation.metrics import metric
-from foretune.execution.trial import subset
+from foretune.execution.orders import subset
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import write_text
 from foretune.fit.folder import RunFolder

@@ -12,12 +12,12 @@ import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors.torch import load_file, save_file
+from typing import TYPE_CHECKING, Any
 
 from foretune.files import atomic_folder, folder_damage, read_json, remove_leftovers, write_json
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 _PREFIX = "step-"
@@ -33,12 +33,16 @@ class Checkpoint:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Masters and moments by name."""
+        from safetensors.torch import load_file
+
         tensors: dict[str, torch.Tensor] = load_file(self.folder / "state.safetensors")
         return tensors
 
 
 def save(run_folder: Path, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> Path:
     """Write the checkpoint of ``step``; an older one of the same step is replaced. Raises `OutputError`."""
+    from safetensors.torch import save_file
+
     final = run_folder / f"{_PREFIX}{step:08d}"
     with atomic_folder(final) as aside:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, aside / "state.safetensors")
