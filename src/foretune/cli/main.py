@@ -14,6 +14,7 @@ import typer
 from foretune import __version__
 from foretune.cli import data, doctor, experience, models, plan
 from foretune.cli.chat import chat
+from foretune.cli import data, doctor, experience, models, plan, study
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
 from foretune.cli.fit import fit
@@ -60,6 +61,7 @@ app.add_typer(data.app)
 app.add_typer(models.app)
 app.add_typer(experience.app, name="experience")
 app.command()(doctor.doctor)
+app.add_typer(study.app, name="study")
 
 
 def main() -> None:
