@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
-from foretune.cli import data, doctor, experience, models, plan
-from foretune.cli.chat import chat
 from foretune.cli import data, doctor, experience, models, plan, study
+from foretune.cli.chat import chat
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
 from foretune.cli.fit import fit
