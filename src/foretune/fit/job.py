@@ -71,6 +71,7 @@ def run_fit(
     folder = RunFolder(output)
     folder.check_free()
     with FolderLock(output), interrupts() as interrupted:
+        _check_same(folder, request)
         if folder.finished:
             return FitResult(output, read_record(output))
         folder.clean()
@@ -95,17 +96,23 @@ def run_fit(
             ) from None
 
 
-def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> str:
-    """Write what the run is, or check that it is the one begun here; returns when it was started."""
+def _check_same(folder: RunFolder, request: FitRequest) -> None:
+    """Refuse a request that is not the one begun (or finished) in this folder."""
     begun = saved_identity(folder.root)
-    if begun is None:
+    if begun is None or begun == request.identity or request.resumed:
+        return
+    remedy = "Choose another --output."
+    if not folder.finished:
+        remedy = f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output."
+    raise OutputError(
+        "another run was begun in this folder, with other settings.", place=Place(folder.root), remedy=remedy
+    )
+
+
+def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> str:
+    """Write what the run is; returns when it was started."""
+    if not folder.started:
         request.save(folder.root)
-    elif begun != request.identity and not request.resumed:
-        raise OutputError(
-            "another run was begun in this folder, with other settings.",
-            place=Place(folder.root),
-            remedy=f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output.",
-        )
     if not folder.resolved.exists():
         write_resolved(folder.resolved, plan.resolution)
     now = datetime.now(UTC).isoformat(timespec="seconds")
