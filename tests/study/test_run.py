@@ -225,8 +225,11 @@ def test_folders_and_sizes_that_cannot_be_used_are_refused(write_grid: WriteGrid
     assert "there is no study to run" in str(run("run").exception)
 
 
-def test_a_paused_test_evaluation_is_taken_up_again(write_grid: WriteGrid, places: Path) -> None:
+def test_a_paused_test_evaluation_is_taken_up_again(
+    write_grid: WriteGrid, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stop after the last step but before the test answers must not count as a finished run."""
+    monkeypatch.setattr("foretune.evaluation.likelihood.CHUNK_ROWS", 2)
     from dataclasses import replace
 
     from foretune.execution.bench import Bench
@@ -241,7 +244,7 @@ def test_a_paused_test_evaluation_is_taken_up_again(write_grid: WriteGrid, place
     cell = cells(grid, [task], {}, {("tiny", "near"): 5.0})[0]
     lease = Lease("l", 1, "r", cell.config, 0, 4, 0.0, seed=0, rungs=(1, 2, 4), horizon=4)
     order = TrialOrder.from_json(job(task, cell, lease, places / "r", places / "a.json", None).payload)
-    bench, testing = Bench(replace(task.spec, micro_batch_tokens=8)), [False]  # one row a chunk
+    bench, testing = Bench(task.spec), [False]
 
     def report(kind: str, payload: Any) -> None:
         testing[0] = testing[0] or "tested" in payload
