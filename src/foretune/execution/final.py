@@ -13,22 +13,12 @@ from typing import Any
 
 from foretune.errors import Place, StoreError
 from foretune.execution.bench import Bench
-from foretune.execution.orders import FinalTest
+from foretune.execution.orders import FinalTest, subset
 from foretune.files import write_json
 from foretune.methods.base import Attachment
 from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
-
-
-def best_step(folder: Path) -> int | None:
-    """The evaluated step with the lowest validation loss among a run's valid checkpoints; the earlier of equals."""
-    losses = []
-    for step in checkpoint.steps(folder):
-        saved = checkpoint.read(folder, step)
-        if saved is not None and saved.facts["metrics"]:
-            losses.append((float(saved.facts["metrics"]["loss"][0]), step))
-    return min(losses)[1] if losses else None
 
 
 def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None:
@@ -48,20 +38,23 @@ def answer_test(
     test: FinalTest,
     *,
     step: int,
+    best: int,
     on_chunk: Callable[[int], bool],
 ) -> bool:
     """Answer the test rows with the chosen checkpoint of a run that stands at ``step``; False when told to stop.
+
+    ``best`` is the step with the lowest validation loss.
 
     The attachment keeps the weights it answered with. Nothing is done where the answers are there already.
     """
     output = Path(test.output)
     if output.exists():
         return True
-    best = best_step(run_folder) if test.checkpoint == "best" else None
-    if best is not None and best != step:
+    if test.checkpoint == "best" and best != step:
         load_checkpoint(attachment, run_folder, best)
         step = best
-    answers = bench.answers(network, "test", range(test.rows), generation=test.generation, on_chunk=on_chunk)
+    chosen = subset(test.rows, len(bench.split("test").rows), bench.task.seed)
+    answers = bench.answers(network, "test", chosen, generation=test.generation, on_chunk=on_chunk)
     missing = test.generation and bench.kind != "encoder" and any(answer.prediction is None for answer in answers)
     if len(answers) < test.rows or missing:
         return False
