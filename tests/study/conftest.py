@@ -71,7 +71,9 @@ def write_grid(places: Path, tiny_model: Path) -> Callable[..., Path]:
             **changes,
         }
         path = places / "grid.yaml"
-        path.write_text(yaml.safe_dump({key: value for key, value in grid.items() if value is not None}))
+        path.write_text(
+            yaml.safe_dump({key: value for key, value in grid.items() if value is not None}, sort_keys=False)
+        )
         return path
 
     return write

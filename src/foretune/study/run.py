@@ -229,8 +229,11 @@ class _Study:
         def measure() -> dict[str, Any]:
             output = (folder.root / "base-answers.json").resolve()
             payload = {
-                "output": str(output), "split": "test", "rows": task.rows["test"], "generation": task.generation,
-            }  # fmt: skip
+                "output": str(output),
+                "split": "test",
+                "rows": list(range(task.rows["test"])),
+                "generation": task.generation,
+            }
             run_job(self.executor, Job(f"base-{task.model}-{task.name}", "evaluate", task.spec, payload), self.watch)
             found = scored(read_answers(output)[1], task)
             return {name: [s.value, s.standard_error, s.n] for name, s in found.items()}
