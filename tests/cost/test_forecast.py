@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from foretune.cost.correction import Outcome, correction
+from foretune.cost.correction import Correction, Outcome, correction
 from foretune.cost.forecast import DEFAULT_RUN_SHARE, forecast
 from foretune.cost.interval import Interval
 from foretune.cost.machine import Machine
@@ -227,9 +227,12 @@ def test_corrections_are_shrunk_then_learnt():
 
 
 def test_a_learnt_correction_enters_the_next_forecast():
-    slower = correction([Outcome("seconds_per_token", 1, 1.5)] * 30)
-    plain, learnt = unit_times(_request()), unit_times(_request(correction=slower))
-    assert learnt.step.value / plain.step.value == pytest.approx(1.5, rel=0.05)
+    learnt = correction([Outcome("run_seconds", 1, 1.5)] * 30 + [Outcome("memory_bytes", 1e9, 1.2e9)] * 30)
+    before, after = (_forecast(_request(budget=Budget("trials", 2), correction=c)) for c in (Correction(), learnt))
+    for name in ("default LoRA", "other trials"):
+        plain, corrected = (next(p.seconds.value for p in f.phases if p.name == name) for f in (before, after))
+        assert corrected / plain == pytest.approx(1.5, rel=0.05)
+    assert after.memory_bytes.value / before.memory_bytes.value == pytest.approx(1.2, rel=0.05)
 
 
 def test_an_interval_must_be_ordered():
