@@ -209,9 +209,17 @@ def folder_damage(folder: Path) -> str | None:
     return None
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether this is what a killed writer leaves aside, by its name."""
+    return path.name.startswith(".") and path.suffix in (".part", ".old")
+
+
 def remove_leftovers(folder: Path) -> int:
-    """Remove the ``.part`` and ``.old`` leftovers of a killed writer directly in ``folder``; returns how many."""
-    leftovers = [path for path in folder.glob(".*") if path.suffix in (".part", ".old")]
+    """Remove the leftovers of a killed writer directly in ``folder``; returns how many.
+
+    Only where no other process may be writing: its unfinished files have such names too.
+    """
+    leftovers = [path for path in folder.glob(".*") if is_leftover(path)]
     for path in leftovers:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

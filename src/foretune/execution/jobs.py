@@ -117,7 +117,12 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
             network, split, chosen, generation=bool(payload["generation"]), shots=shots, on_chunk=on_chunk
         )
         general = _general_losses(bench, network, on_chunk) if payload.get("forgetting") else None
-        return {"answers": [answer.to_json() for answer in answers], "wanted": len(chosen), "general": general}
+        return {
+            "answers": [answer.to_json() for answer in answers],
+            "wanted": len(chosen),
+            "general": general,
+            "complete": not stopped(),
+        }
 
     if payload.get("run_folder"):
         with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):

@@ -1,20 +1,22 @@
 """One lease, carried out: attach, resume, train to each rung, evaluate there, write a checkpoint, detach.
 
 A rung is always evaluated on the same leading rows of the validation split (nested sets), and its checkpoint is
-written before its observation is reported, so whatever was told can be continued from. A stop, by order or by the
-clock, ends at the next step with a checkpoint; nothing trained is lost.
+written before its observation is reported, so whatever was told can be continued from. Every checkpoint carries all
+observations of its run so far: one that was lost on the way, because somebody was killed between writing and hearing
+it, is reported again by the next attempt. A stop, by order or by the clock, ends at the next step with a checkpoint;
+nothing trained is lost. Where all checkpoints are gone the run starts again, and repeats itself exactly.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from foretune.data.update import Epochs
-from foretune.errors import StoreError
 from foretune.evaluation.base import Answer
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
@@ -28,6 +30,7 @@ from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
 from foretune.training.optimizer import OptimizerSettings
 
+logger = logging.getLogger(__name__)
 SAFETY_CHECKPOINT_S = 120.0
 """Between rungs, a checkpoint at least this often bounds what a kill can cost."""
 
@@ -51,6 +54,8 @@ class Trial:
         self.train_s = 0.0
         self.eval_s = 0.0
         self.tokens = 0
+        self.seen: dict[int, Observation] = {}
+        """Observations at rungs, of earlier leases and attempts too."""
         self.last_saved = time.perf_counter()
 
     def run(self) -> Observation:
@@ -67,22 +72,24 @@ class Trial:
     def _carry_out(self, training: Training, network: Network) -> Observation:
         lease = self.order.lease
         self._resume(training)
-        for rung in [*lease.rungs, lease.to_step]:
-            if rung <= training.step:
-                continue
-            status = self._train_to(training, rung)
-            if status != "ok":
-                return self._end(training, status)
-            metrics = self._evaluate(network, rung)
-            if metrics is None:
+        for rung in sorted({*lease.rungs, lease.to_step}):
+            if rung not in self.seen:
+                status = self._train_to(training, rung)
+                if status == "paused":
+                    return self._paused(training, training.step)
+                if status != "ok":
+                    detail = f"at step {training.step}, {training.guard.skipped} bad updates"
+                    return self._observation(training.step, status, {}, detail=detail)
+                metrics = self._evaluate(network, rung)
+                if metrics is None:
+                    return self._paused(training, rung - 1)  # a rung counts once it is evaluated
+                self.seen[rung] = self._observation(rung, "ok", metrics)
                 self._save(training)
-                return self._end(training, "paused")
-            self._save(training, {name: [s.value, s.standard_error, s.n] for name, s in metrics.items()})
-            observation = self._observation(training.step, "ok", metrics, final=rung >= lease.to_step)
+            observation = replace(self.seen[rung], final=rung >= lease.to_step)
             if observation.final:
                 return observation
             self.report("rung", observation.to_json())
-        return self._finished_before(training)
+        raise AssertionError("unreachable: the last rung ends the lease")
 
     def _training(self, attachment: Any, network: Network) -> Training:
         lease, bench = self.order.lease, self.bench
@@ -104,10 +111,11 @@ class Trial:
         saved = checkpoint.newest(self.order.folder, at_most=lease.to_step)
         if saved is not None and saved.facts["seed"] == lease.seed:
             training.load_state(saved.step, saved.tensors(), saved.facts)
+            seen = [Observation.from_json(value) for value in saved.facts["seen"]]
+            self.seen = {observation.step: observation for observation in seen}
+            self.train_s, self.tokens = saved.facts["since_s"], saved.facts["since_tokens"]
         elif lease.from_step > 0:
-            raise StoreError(
-                f"run {lease.run} has no valid checkpoint at or before step {lease.to_step}; it starts again."
-            )
+            logger.warning("run %s has no valid checkpoint; it starts again", lease.run)
 
     def _train_to(self, training: Training, rung: int) -> Status:
         lease = self.order.lease
@@ -122,8 +130,6 @@ class Trial:
             return not self.stopped()
 
         status = training.run(rung, on_step=on_step)
-        if status == "paused":
-            self._save(training)
         return status
 
     def _evaluate(self, network: Network, rung: int) -> dict[str, Score] | None:
@@ -149,38 +155,24 @@ class Trial:
         self.eval_s += time.perf_counter() - started
         return metrics
 
-    def _save(self, training: Training, metrics: Mapping[str, Any] | None = None) -> None:
+    def _save(self, training: Training) -> None:
         lease = self.order.lease
         tensors, facts = training.state()
         fence = {"lease": lease.id, "attempt": lease.attempt, "run": lease.run, "seed": lease.seed}
-        checkpoint.save(
-            self.order.folder,
-            training.step,
-            tensors,
-            {**facts, **fence, "metrics": metrics, "config": dict(lease.config)},
-        )
+        seen = [observation.to_json() for _, observation in sorted(self.seen.items())]
+        since = {"since_s": self.train_s, "since_tokens": self.tokens}  # trained since the last observation
+        facts = {**facts, **fence, **since, "seen": seen, "config": dict(lease.config)}
+        checkpoint.save(self.order.folder, training.step, tensors, facts)
         self.last_saved = time.perf_counter()
-        checkpoint.retain(self.order.folder, retained(self.order.folder, training.step))
+        checkpoint.retain(self.order.folder, retained(self.seen.values(), training.step))
 
-    def _finished_before(self, training: Training) -> Observation:
-        """The lease was already carried out by an earlier attempt that died before it could report."""
-        saved = checkpoint.read(self.order.folder, training.step)
-        metrics = {} if saved is None or saved.facts["metrics"] is None else saved.facts["metrics"]
-        if not metrics:
-            fresh = self._evaluate(training.network, self.order.lease.to_step)
-            if fresh is None:
-                return self._end(training, "paused")
-            return self._observation(training.step, "ok", fresh, final=True)
-        scores = {name: Score(*parts) for name, parts in metrics.items()}
-        return self._observation(training.step, "ok", scores, final=True)
+    def _paused(self, training: Training, reached: int) -> Observation:
+        """The end of a lease that was told to stop, with a checkpoint to go on from."""
+        observation = self._observation(reached, "paused", {})
+        self._save(training)
+        return observation
 
-    def _end(self, training: Training, status: Status) -> Observation:
-        detail = "" if status in ("ok", "paused") else f"at step {training.step}, {training.guard.skipped} bad updates"
-        return self._observation(training.step, status, {}, final=True, detail=detail)
-
-    def _observation(
-        self, step: int, status: Status, metrics: Mapping[str, Score], *, final: bool, detail: str = ""
-    ) -> Observation:
+    def _observation(self, step: int, status: Status, metrics: Mapping[str, Score], *, detail: str = "") -> Observation:
         observation = Observation(
             step=step,
             metrics=metrics,
@@ -190,7 +182,6 @@ class Trial:
             status=status,
             tokens=self.tokens,
             detail=detail,
-            final=final,
         )
         self.train_s = self.eval_s = 0.0
         self.tokens = 0
@@ -223,12 +214,12 @@ def loss_of(scores: Sequence[RowScore]) -> Score:
     return Score(result.value, result.standard_error, len(scores))
 
 
-def retained(folder: Path, newest: int) -> set[int]:
-    """The steps whose checkpoints are kept: the newest, and the evaluated one with the lowest validation loss."""
-    best: tuple[float, int] | None = None
-    for step in checkpoint.steps(folder):
-        saved = checkpoint.read(folder, step)
-        if saved is not None and saved.facts["metrics"]:
-            loss = saved.facts["metrics"]["loss"][0]
-            best = min(best, (loss, step)) if best is not None else (loss, step)
-    return {newest} | ({best[1]} if best is not None else set())
+def retained(seen: Iterable[Observation], newest: int) -> set[int]:
+    """The steps whose checkpoints are kept: the newest, the last evaluated one, and the one with the lowest loss.
+
+    The last two are what `search.ranking.finalists` may choose; of equal losses it takes the later.
+    """
+    scored = [(observation.metrics["loss"].value, -observation.step) for observation in seen]
+    if not scored:
+        return {newest}
+    return {newest, max(-step for _, step in scored), -min(scored)[1]}

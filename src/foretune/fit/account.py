@@ -50,6 +50,8 @@ SHARES = {
     "macro_f1",
 }
 UNITS = {"loss": "nats per token", "loss_per_byte": "bits per byte"}
+ROW_UNITS = {"classification": "nats per row", "regression": "squared error"}
+"""The unit of the loss where a row has one label and no tokens."""
 EXAMPLE_PAIRS = 200
 """Answer pairs kept in the record; the report chooses a few of them."""
 RIGHT = 1.0
@@ -232,7 +234,7 @@ def _comparison(
         )
         systems.append(r.SystemResult(system.role, system.name, measures, own, _calibration(outcome, system)))  # type: ignore[arg-type]
     info = tuple(
-        r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, name in SHARES, UNITS.get(name, ""))
+        r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, name in SHARES, _unit(outcome, name))
         for name in names
     )
     primary = outcome.prepared.task.metric
@@ -244,6 +246,12 @@ def _comparison(
         systems=tuple(systems),
         transitions=_transitions(scored["base"][primary], scored["winner"][primary]),
     )
+
+
+def _unit(outcome: Outcome, name: str) -> str:
+    if name == "loss" and outcome.prepared.task.model.kind == "encoder":
+        return ROW_UNITS[outcome.prepared.task.task]
+    return UNITS.get(name, "")
 
 
 def _difference(name: str, against: str, compared: Compared) -> r.Difference:

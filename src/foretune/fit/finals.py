@@ -43,13 +43,17 @@ class Evaluator:
         return subset(count, self.prepared.rows[split], self.prepared.task.seed)
 
     def answers(self, name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of the answers file of ``name``: ``answers``, ``wanted``, ``general``."""
+        """The content of the answers file of ``name``: ``answers``, ``wanted``, ``general``.
+
+        One that an interrupt or the end of the time left incomplete is answered again where time is left.
+        """
         output = self.folder.answers / f"{name}.json"
-        if not output.exists():
+        left = self.left()
+        if not output.exists() or (not read_json(output)["complete"] and (left is None or left > 0)):
             settings = {"output": str(output.resolve()), **payload}
             run_job(
                 self.executor,
-                Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, self.left()),
+                Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, left),
                 self.watch,
             )
         content: dict[str, Any] = read_json(output)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from foretune.errors import OutputError, Place
-from foretune.files import read_json, remove_leftovers, write_json
+from foretune.files import is_leftover, read_json, remove_leftovers, write_json
 
 SAVE_S = 2.0
 """How often the clock is written: the most that a kill can make the budget forget."""
@@ -102,14 +102,18 @@ class RunFolder:
                 "this is a file, not a folder.", place=Place(self.root), remedy="Choose another --output."
             )
         if self.root.is_dir():
-            remove_leftovers(self.root)
-            others = [path.name for path in self.root.iterdir() if path.name != ".lock"]
+            others = [path.name for path in self.root.iterdir() if path.name != ".lock" and not is_leftover(path)]
             if others and not self.started:
                 raise OutputError(
                     f"this folder holds other files ({', '.join(sorted(others)[:3])}).",
                     place=Place(self.root),
                     remedy="Choose an empty folder for --output.",
                 )
+
+    def clean(self) -> None:
+        """Remove what a killed process left half written; only for who holds the folder's lock."""
+        for folder in (self.root, self.task, self.answers):
+            remove_leftovers(folder)
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """The JSON result ``name``, computed at most once however often the run is resumed."""

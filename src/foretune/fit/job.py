@@ -76,6 +76,7 @@ def run_fit(
     with FolderLock(output), _interrupts() as interrupted:
         if folder.finished:
             return FitResult(output, read_record(output))
+        folder.clean()
         started = _start(folder, plan, request, command)
         clock = Clock(output / "clock.json")
         watch = Watch(interrupted.is_set, clock.tick, on_event)
@@ -102,13 +103,14 @@ def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> 
     begun = saved_identity(folder.root)
     if begun is None:
         request.save(folder.root)
-        write_resolved(folder.resolved, plan.resolution)
     elif begun != request.identity and not request.resumed:
         raise OutputError(
             "another run was begun in this folder, with other settings.",
             place=Place(folder.root),
             remedy=f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output.",
         )
+    if not folder.resolved.exists():
+        write_resolved(folder.resolved, plan.resolution)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return str(folder.once("run", lambda: {"started": now, "command": command})["started"])
 
@@ -164,7 +166,10 @@ class _Fit:
             generation=generation,
             time_s=self._time_s(),
         )
-        schedule = Schedule(prepared.task, self.folder, prepared.rows["validation"], Speeds.of(probe), generation)
+        most_rows = int(self.plan.resolution["evaluation.max_rows"])
+        schedule = Schedule(
+            prepared.task, self.folder, prepared.rows["validation"], most_rows, Speeds.of(probe), generation
+        )
         evaluator = Evaluator(prepared, self.folder, self.executor, self.watch, self._left)
         with self.clock.phase("base model"):
             base = self._base_validation(evaluator, end.validation_rows)

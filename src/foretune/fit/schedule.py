@@ -92,12 +92,14 @@ class Schedule:
     task: TaskSpec
     folder: RunFolder
     validation_rows: int
+    most_rows: int
+    """Most validation rows scored at a rung"""
     speeds: Speeds
     generation: bool
 
     def rows_at(self, horizon: int, step: int) -> tuple[int, ...]:
         """The validation rows scored at a step."""
-        return evaluation_rows(self.validation_rows, horizon, step, self.task.seed)
+        return evaluation_rows(self.validation_rows, horizon, step, self.task.seed, most=self.most_rows)
 
     def answered_at(self, horizon: int, step: int) -> tuple[int, ...]:
         """The validation rows answered for the primary metric at a step."""

@@ -279,5 +279,5 @@ class AskTell:
                 self._ledger.apply(event)
             except (ForetuneError, KeyError, TypeError, ValueError) as error:
                 raise self._journal.damaged(number, f"does not fit ({error})") from error
-        if any(order.open and not order.queued for order in self._ledger.orders.values()):
+        if any(order.open for order in self._ledger.orders.values()):
             self._commit({"event": "resume"})

@@ -90,7 +90,7 @@ class Ledger:
                 self._stall(self.orders[event["lease"]])
             case "resume":  # the workers of the process before are gone, or are strangers to this one
                 for order in self.orders.values():
-                    order.queued = order.open
+                    order.queued, order.stalls = order.open, 0  # an interrupted process is no stalled lease
             case "drop":
                 self._close(self.orders[event["lease"]], "idle")
             case "charge":
