@@ -141,7 +141,7 @@ def test_splits_given_by_file_and_column(tmp_path):
 
 def test_short_budgets_evaluate_fewer_rows_unless_told(tmp_path):
     data = _rows(tmp_path / "many.jsonl", 4000)
-    fields = {"model": "SmolLM2-135M-Instruct", "machine": MACHINE, "matmul": lambda machine: 2.4e11, "time": "4m"}
+    fields = {"model": "SmolLM2-135M-Instruct", "machine": MACHINE, "matmul": lambda machine: 2.4e11, "time": "1m"}
     answer = plan(data, **fields)
     assert answer.resolution["evaluation.max_rows"] < 200
     assert answer.resolution.values["evaluation.max_rows"].origin == "recommended"

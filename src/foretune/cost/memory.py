@@ -110,18 +110,20 @@ class Peak:
     """Keys and values of the answers written at once"""
     mapped: float = field(default=0.0)
     """Pages of the weight files, which the system can take back"""
+    second: float = field(default=0.0)
+    """The model that is loaded beside this one to check an export"""
 
     @property
     def needed(self) -> float:
         """What cannot be taken back at the worst moment: training, answering, or two models while handing over."""
         common = self.framework + self.weights
         training = self.trained + self.activations + self.logits + self.slack
-        return common + max(training, self.trained + self.cache, self.weights)
+        return common + max(training, self.trained + self.cache, self.second)
 
     @property
     def total(self) -> float:
         """What the system reports as the peak."""
-        return max(self.needed, self.framework + 2 * self.weights + self.mapped)
+        return max(self.needed, self.framework + self.weights + self.second + self.mapped)
 
     @property
     def interval(self) -> Interval:
@@ -241,9 +243,12 @@ def cache_bytes(shapes: ModelShapes, layout: Layout) -> float:
 
 def peak(shapes: ModelShapes, layout: Layout, *, trainable: int, full: bool) -> Peak:
     """The peak of a worker that trains ``trainable`` parameters."""
+    weights = weight_bytes(shapes, layout)
+    checked = layout.device == "cpu" and layout.quantize == "none" and shapes.kind != "seq2seq"
     logits = 0.0 if shapes.kind == "encoder" else _LOGIT_BYTES * layout.targets * shapes.vocabulary
     parts = Peak(
-        weights=weight_bytes(shapes, layout),
+        weights=weights,
+        second=weights if checked else 0.0,
         trained=trained_bytes(trainable, layout),
         activations=activation_bytes(shapes, layout, full=full),
         logits=logits,
