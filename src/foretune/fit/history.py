@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foretune.cost.correction import Outcome
+from foretune.cost.forecast import MEMORY
 from foretune.cost.machine import Machine
+from foretune.cost.phases import RUN_SECONDS
 from foretune.cost.rates import Throughput
 from foretune.errors import ForetuneError
 from foretune.experience.records import RunRecord
@@ -23,7 +25,8 @@ logger = logging.getLogger(__name__)
 FIT = "fit"
 SPEED = "operations_per_s"
 """Quantities of this kind are measured speeds: ``operations_per_s:train:cpu:bfloat16``."""
-MAIN_FORECASTS = ("seconds", "memory_bytes")
+CORRECTED = (RUN_SECONDS, MEMORY)
+"""Quantities whose forecasts learn from their truths."""
 
 
 def known_history() -> tuple[list[Throughput], list[Outcome]]:
@@ -45,7 +48,7 @@ def known_history() -> tuple[list[Throughput], list[Outcome]]:
             work, device, dtype = parts
             machine = machines.get(row["run"], "")
             throughputs.append(Throughput(machine, device, dtype, work, row["measured"]))  # type: ignore[arg-type]
-        elif kind in MAIN_FORECASTS:
+        elif kind in CORRECTED:
             outcomes.append(Outcome(kind, row["predicted"], row["measured"]))
     return throughputs, outcomes
 

@@ -18,7 +18,7 @@ from foretune.cost.interval import Interval
 from foretune.cost.phases import RUN_SECONDS, UnitTimes, fixed_phases, unit_times
 from foretune.cost.request import EvaluationSettings, ForecastRequest, Measured
 from foretune.errors import BudgetError
-from foretune.fit.schedule import ANSWERED_ROWS, ANSWERED_RUNGS
+from foretune.fit.schedule import ANSWERED_ROWS, ANSWERED_RUNGS, Speeds, plan_end
 from foretune.search.budget import Budget as SearchBudget
 from foretune.search.fidelity import evaluation_counts, level_step, rungs
 from foretune.search.zero_shot import plan as zero_shot_plan
@@ -41,7 +41,7 @@ def evaluation_settings(spec: FitSpec, kind: str, task: str, validation_rows: in
         generation=generates,
         max_answer_tokens=chosen.max_answer_tokens,
         retrieved_examples=chosen.retrieved_examples if generates and kind == "causal" else 0,
-        rung_rows=evaluation_counts(validation_rows),
+        rung_rows=evaluation_counts(validation_rows, most=chosen.max_rows),
         rung_answers=answered if generates and spec.data.metric not in _SCORED_METRICS else 0,
     )
 
@@ -55,7 +55,8 @@ def affordable_evaluation(
     units = unit_times(request)
     limit = _EVALUATION_SHARE * request.budget.total
     for rows in _EVALUATION_ROWS:
-        fewer = replace(request, evaluation=replace(request.evaluation, max_rows=rows))
+        on_the_way = evaluation_counts(request.data.validation_rows, most=rows)
+        fewer = replace(request, evaluation=replace(request.evaluation, max_rows=rows, rung_rows=on_the_way))
         before, after = fixed_phases(fewer, units)
         needed = sum(phase.seconds.value for phase in (*before, *after) if phase.in_budget)
         if needed <= limit:
@@ -71,11 +72,19 @@ def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRe
     if request.budget.kind != "time":
         return request
     units, first = unit_times(request), unit_times(request, request.first_run)
-    before, after = fixed_phases(request, units)
-    reserve, spent = (sum(p.seconds.value for p in phases if p.in_budget) for phases in (after, before))
+    before, _ = fixed_phases(request, units)
+    spent = sum(phase.seconds.value for phase in before if phase.in_budget)
+    settings, row_s = request.evaluation, first.step.value / request.first_run.rows_per_update
+    end = plan_end(
+        Speeds(1 / row_s, 1 / units.score_row.value, units.generate_row.value),
+        rows={"validation": request.data.validation_rows, "test": request.data.test_rows},
+        most_rows=settings.max_rows,
+        shots=settings.retrieved_examples,
+        generation=settings.generation,
+        time_s=request.budget.total,
+    )
 
     def cost(config: Mapping[str, Any], start: int, stop: int) -> float:
-        row_s = first.step.value / request.first_run.rows_per_update
         seconds = (stop - start) * int(config["rows_per_update"]) * row_s
         return seconds + _evaluated(request, units, stop, start, stop).value
 
@@ -84,7 +93,9 @@ def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRe
             width=request.shapes.width,
             kind=request.shapes.kind,
             train_rows=request.data.train_rows,
-            budget=SearchBudget("time", request.budget.total, reserve=reserve, workers=request.workers, spent=spent),
+            budget=SearchBudget(
+                "time", request.budget.total, reserve=end.reserve_s, workers=request.workers, spent=spent
+            ),
             cost=cost,
             fixed=resolution.fixed_training(),
             max_trials=resolution.spec.search.max_trials,

@@ -194,7 +194,7 @@ def _before_answer(example: Example, write: Writer | None) -> str:
     return "\n".join(message["content"] for message in messages) if text is None else text
 
 
-def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def _common_prefix(rows: Sequence[list[int]]) -> int:
     """Tokens that all rows begin with, at least one token of each row left over."""
     first, last = min(rows), max(rows)  # in the order of lists, all others lie between these two
     longest = max(0, min(map(len, rows)) - 1)
