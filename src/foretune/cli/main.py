@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
-from foretune.cli import data, doctor, experience, models, plan
+from foretune.cli import data, doctor, experience, models, plan, study
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
 from foretune.cli.fit import fit
@@ -64,6 +64,7 @@ app.command("evaluate")(evaluate)
 app.command("predict")(predict)
 app.add_typer(experience.app, name="experience")
 app.command()(doctor.doctor)
+app.add_typer(study.app, name="study")
 
 
 def main() -> None:

@@ -7,20 +7,17 @@ where it was; a finished phase is never repeated. The time budget covers all of 
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.config.resolve import write_resolved
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.execution.drive import Stopped, Watch, run_job
+from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, fingerprint, write_json
@@ -76,7 +73,7 @@ def run_fit(
     """
     folder = RunFolder(output)
     folder.check_free()
-    with FolderLock(output), _interrupts() as interrupted:
+    with FolderLock(output), interrupts() as interrupted:
         if folder.finished:
             return FitResult(output, read_record(output))
         folder.clean()
@@ -116,27 +113,6 @@ def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> 
         write_resolved(folder.resolved, plan.resolution)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return str(folder.once("run", lambda: {"started": now, "command": command})["started"])
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass
