@@ -126,12 +126,12 @@ def test_padded_rows_pay_for_their_neighbours():
 
 
 def test_a_probe_narrows_and_is_believed():
-    before, after = unit_times(_request()), unit_times(_request(measured=Measured(200.0, 800.0, 2**31)))
+    before, after = unit_times(_request()), unit_times(_request(measured=Measured(200.0, 800.0, 2**30)))
     assert after.train_tokens_per_s.value == pytest.approx(200)
     assert after.step.value == pytest.approx(16 * 71 / 200)
     assert after.step.high / after.step.low < before.step.high / before.step.low / 2
-    measured = _forecast(_request(measured=Measured(200.0, 800.0, 2**31)))
-    assert measured.memory_bytes.value == 2**31
+    measured = _forecast(_request(measured=Measured(200.0, 800.0, 2**30)))
+    assert measured.memory_bytes.value == 2**30
     assert "probe" in measured.source
 
 

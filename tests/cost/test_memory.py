@@ -160,12 +160,20 @@ def test_the_peak_meets_what_was_measured_on_two_cores(shapes, row, rank, change
     assert forecast.interval.holds(measured_mib * 2**20)
 
 
-def test_the_mapped_file_is_reported_but_not_needed():
-    layout = Layout(stored_bytes=4 * SMOLLM2.parameters, row=FACTS, longest_row=53)
-    mapped = peak(SMOLLM2, layout, trainable=1, full=False)
-    assert mapped.needed < mapped.total
-    assert (
-        mapped.total == mapped.framework + 2 * mapped.weights + 4 * SMOLLM2.parameters
-    )  # measured: 1,274 while loading
+def test_the_second_model_of_an_export_counts_where_it_is_loaded():
+    layout = Layout(row=FACTS, longest_row=53)
+    plain = peak(SMOLLM2, layout, trainable=1, full=False)
+    assert plain.second == plain.weights
+    assert replace(plain, trained=0, activations=0, logits=0, slack=0).total == plain.framework + 2 * plain.weights
     quantised = peak(SMOLLM2, replace(layout, quantize="4bit"), trainable=1, full=False)
     assert quantised.second == 0.0  # a 4-bit base is not loaded again to check
+
+
+def test_answers_take_at_most_a_gibibyte_of_keys_and_values():
+    seven = ModelShapes.from_config(
+        {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "vocab_size": 32000}
+    )  # fmt: skip
+    cache = peak(seven, Layout(row=FACTS, answer_tokens=128), trainable=1, full=False).cache
+    assert 2**30 <= cache < 1.05 * 2**30  # logits included
+    assert peak(SMOLLM2, Layout(row=FACTS, answer_tokens=0), trainable=1, full=False).cache == 0.0

@@ -181,12 +181,11 @@ def _stopped_by_clock(request: ForecastRequest, phases: tuple[Phase, ...], whole
 
 
 def _memory(request: ForecastRequest, placement: Placement) -> Interval:
-    """Peak of all workers on one device; what a probe measured replaces the arithmetic, but for the export."""
-    peak = placement.peak
+    """Peak of all workers on one device; a probe's measurement replaces the arithmetic."""
     if request.measured is not None and request.measured.peak_bytes > 0:
-        one = Interval.around(max(float(request.measured.peak_bytes), peak.exporting), _MEASURED_MEMORY)
+        one = Interval.around(float(request.measured.peak_bytes), _MEASURED_MEMORY)
     else:
-        one = request.correction.apply(MEMORY, peak.interval)
+        one = request.correction.apply(MEMORY, placement.peak.interval)
     return one.times(request.workers)
 
 

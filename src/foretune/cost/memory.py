@@ -7,8 +7,8 @@ result; packed attention also its documents cut apart, keys and values repeated 
 with what autograd really saves. With gradient checkpointing a layer keeps its input only, and one layer at a time is
 whole. A micro-batch holds at most an update, whose shared head counts once.
 
-Loading maps the stored file beside the weights that are made from it; those pages belong to the peak that the system
-reports, but it takes them back when memory is short, so whether a model fits (`Peak.needed`) leaves them out.
+Loading maps the stored file beside the weights that are made from it. Those pages are not counted: the system takes
+them back when memory is short.
 
 On a processor the C library's heap does not give back what was freed between tensors that live on, and the kernels
 keep compiled code: `_HEAP_ACTIVATIONS`, `_HEAP_LOGITS` and `_KERNELS_BYTES` are fitted to
@@ -39,7 +39,7 @@ FRAMEWORK_BYTES = {"cpu": 520 * 2**20, "cuda": 560 * 2**20}  # measured: torch, 
 _SPREAD = 0.15  # relative half-width before anything was measured
 _HEAP_ACTIVATIONS, _HEAP_LOGITS = 0.45, 0.5
 _KERNELS_BYTES = 100 * 2**20
-_ANSWERED_TOGETHER, _CACHE_POSITIONS = 128, 16_384  # of one batch in `evaluation.generation`
+_ANSWERED_TOGETHER, _CACHE_POSITIONS, _CACHE_BYTES = 128, 16_384, 2**30  # of one batch in `evaluation.generation`
 _CUDA_SLACK = 0.06  # the caching allocator's rounding and fragmentation
 
 
@@ -62,8 +62,6 @@ class Layout:
     rows_per_update: int = 16
     answer_tokens: int = 0
     """Longest generated answer; 0 where none is"""
-    stored_bytes: int = 0
-    """Bytes of the weight files, which are mapped while the model is loaded"""
 
     @property
     def tokens(self) -> float:
@@ -108,27 +106,14 @@ class Peak:
     slack: float = field(default=0.0)
     cache: float = field(default=0.0)
     """Keys and values of the answers written at once"""
-    mapped: float = field(default=0.0)
-    """Pages of the weight files, which the system can take back"""
     second: float = field(default=0.0)
     """The model that is loaded beside this one to check an export"""
 
     @property
-    def needed(self) -> float:
-        """What cannot be taken back at the worst moment: training, answering, or two models while handing over."""
-        common = self.framework + self.weights
-        training = self.trained + self.activations + self.logits + self.slack
-        return common + max(training, self.trained + self.cache, self.second)
-
-    @property
-    def exporting(self) -> float:
-        """What the system reports while a model is loaded, at the latest to check an export."""
-        return self.framework + self.weights + self.second + self.mapped
-
-    @property
     def total(self) -> float:
-        """What the system reports as the peak."""
-        return max(self.needed, self.exporting)
+        """The worst moment: training, answering, or two models while an export is checked."""
+        training = self.trained + self.activations + self.logits + self.slack
+        return self.framework + self.weights + max(training, self.trained + self.cache, self.second)
 
     @property
     def interval(self) -> Interval:
@@ -242,7 +227,8 @@ def cache_bytes(shapes: ModelShapes, layout: Layout) -> float:
         return 0.0
     each = 2 * layout.width_bytes * shapes.kv_heads * shapes.head_dim * shapes.layers
     positions = (layout.row.total if layout.row else layout.longest_row) + layout.answer_tokens
-    rows = min(_ANSWERED_TOGETHER, _CACHE_POSITIONS / positions)
+    together = min(_ANSWERED_TOGETHER * positions, _CACHE_POSITIONS, _CACHE_BYTES / each)
+    rows = max(1.0, together / positions)
     return rows * (positions * each + _LOGIT_BYTES * shapes.vocabulary)
 
 
@@ -259,9 +245,8 @@ def peak(shapes: ModelShapes, layout: Layout, *, trainable: int, full: bool) -> 
         logits=logits,
         framework=FRAMEWORK_BYTES[layout.device],
         cache=cache_bytes(shapes, layout),
-        mapped=layout.stored_bytes if layout.device == "cpu" else 0.0,
     )
     if layout.device == "cuda":
-        return replace(parts, slack=_CUDA_SLACK * (parts.needed - parts.framework))
+        return replace(parts, slack=_CUDA_SLACK * (parts.total - parts.framework))
     heap = _HEAP_ACTIVATIONS * parts.activations + _HEAP_LOGITS * parts.logits
     return replace(parts, slack=heap + _KERNELS_BYTES)

@@ -57,13 +57,13 @@ def place(
     needed = peak(shapes, tried, trainable=trainable, full=full)
     weights_alone = needed.weights + needed.trained + needed.framework > room
     for candidate, said in _ladder(tried, freedom, full=full, weights_first=weights_alone):
-        if needed.needed <= room:
+        if needed.total <= room:
             break
         smaller = peak(shapes, candidate, trainable=trainable, full=full)
-        if smaller.needed < needed.needed:
+        if smaller.total < needed.total:
             tried, needed = candidate, smaller
             changes = [change for change in changes if not change.startswith(_SMALLER)] + [said]
-    return Placement(tried, needed, room_bytes, needed.needed <= room, tuple(changes))
+    return Placement(tried, needed, room_bytes, needed.total <= room, tuple(changes))
 
 
 def _ladder(layout: Layout, freedom: Freedom, *, full: bool, weights_first: bool) -> Iterator[tuple[Layout, str]]:
@@ -87,7 +87,7 @@ def refuse_if_too_large(placement: Placement) -> None:
     """Raise `BudgetError` when even the smallest layout does not fit, saying what would."""
     if placement.fits:
         return
-    need = placement.peak.needed / _SAFE_SHARE
+    need = placement.peak.total / _SAFE_SHARE
     raise BudgetError(
         f"this model needs about {format_bytes(need)} and {format_bytes(placement.room_bytes)} are free"
         + (f", although {' and '.join(placement.changes)}." if placement.changes else "."),

@@ -43,6 +43,8 @@ _CALIBRATED_FACTOR = 1.8
 _TABLE_FACTOR = 2.2
 _UNKNOWN_FACTOR = 4.0
 _HISTORY_FLOOR = 1.15  # runs differ this much though nothing changed
+_SIMILAR = 2.5  # models whose parameters differ by less run at about the same rate
+_NEWEST = 20  # runs that count: a machine changes
 _EIGHTY_PERCENT = 1.2816  # standard deviations on either side that hold 80 % of a normal distribution
 PROBE_FACTOR = 1.15
 
@@ -57,6 +59,8 @@ class Throughput:
     dtype: str
     work: Work
     operations_per_s: float
+    parameters: int = 0
+    """Of the model; 0 where it is not known"""
 
 
 @dataclass(frozen=True)
@@ -86,25 +90,39 @@ def from_accelerator(name: str, dtype: str) -> Rates:
     return Rates(train, score, f"the maker's figure for {name}" if key else f"a guess: {name} is not in the table")
 
 
-def from_history(records: Sequence[Throughput], machine: str, device: str, dtype: str) -> Rates | None:
-    """Rates from earlier runs on this machine in this type; None when either kind of work was never measured."""
+def from_history(
+    records: Sequence[Throughput], machine: str, device: str, dtype: str, parameters: int = 0
+) -> Rates | None:
+    """Rates from earlier runs on this machine in this type; None when either kind of work was never measured.
+
+    Runs of models of about this size (within `_SIMILAR`) count alone where there are any: small matrices are
+    multiplied more slowly. Otherwise all do, with a wider interval.
+    """
     found = {}
     for work in ("train", "score"):
-        rates = [
-            record.operations_per_s
+        here = [
+            record
             for record in records
             if (record.machine, record.device, record.dtype, record.work) == (machine, device, dtype, work)
             and record.operations_per_s > 0
         ]
-        if not rates:
+        if not here:
             return None
-        logs = [math.log(rate) for rate in rates]
+        similar = [record for record in here if _similar(record.parameters, parameters)]
+        logs = [math.log(record.operations_per_s) for record in similar or here][-_NEWEST:]
         # one run tells nothing about the spread: as much as two that differ by the calibrated factor
         spread = statistics.stdev(logs) if len(logs) > 1 else math.log(_CALIBRATED_FACTOR) / _EIGHTY_PERCENT / 2
         factor = max(_HISTORY_FLOOR, math.exp(_EIGHTY_PERCENT * spread * math.sqrt(1 + 1 / len(logs))))
-        found[work] = (Interval.around(math.exp(statistics.median(logs)), factor), len(rates))
+        if not similar:
+            factor = max(factor, _CALIBRATED_FACTOR)
+        found[work] = (Interval.around(math.exp(statistics.median(logs)), factor), len(logs))
     count = min(found["train"][1], found["score"][1])
     return Rates(found["train"][0], found["score"][0], f"{count} earlier run{'s' if count > 1 else ''} on this machine")
+
+
+def _similar(one: int, other: int) -> bool:
+    """Whether two models are of about the same size; not known counts as similar."""
+    return one <= 0 or other <= 0 or max(one, other) <= _SIMILAR * min(one, other)
 
 
 def seconds(operations: float, rate: Interval) -> Interval:

@@ -18,7 +18,6 @@ from foretune.cost.shapes import ModelShapes, read_config
 from foretune.errors import ModelError, Place
 from foretune.models.fetch import fetched
 
-_STORED_BYTES = 4  # of each parameter of a GGUF or catalogue model, which is converted to float32
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 
 # The sizes of the catalogue's models, so that they can be planned before they are fetched. A test holds each to the
@@ -52,12 +51,6 @@ class ModelFacts:
     """Where configuration and tokenizer lie; None for a GGUF file or a model that is not fetched"""
     fetch_bytes: int = 0
     note: str = ""
-
-    @property
-    def stored_bytes(self) -> int:
-        """Bytes of the weight files; what a model takes in float32 where they are still to be made."""
-        files = [] if self.folder is None else list(self.folder.glob("*.safetensors"))
-        return sum(file.stat().st_size for file in files) or _STORED_BYTES * self.shapes.parameters
 
     @property
     def tokenizer(self) -> Path | None:

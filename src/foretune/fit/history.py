@@ -30,24 +30,27 @@ CORRECTED = (RUN_SECONDS, MEMORY)
 
 
 def known_history() -> tuple[list[Throughput], list[Outcome]]:
-    """Speeds measured on any machine before, and forecasts with their truths."""
+    """Speeds measured on any machine before, oldest first, and forecasts with their truths."""
     try:
         with Store() as store:
             columns, rows = store.table("forecast")
-            machines = {row.record.id: row.record.hardware for row in store.runs()}
+            runs = {row.record.id: (number, row.record) for number, row in enumerate(store.runs())}
+            _, models = store.table("model")
     except ForetuneError as error:
         logger.warning("earlier runs are not used: %s", error)
         return [], []
+    sizes = {key: int(json.loads(features).get("parameters", 0)) for key, features, *_ in models}
+    known = [row for values in rows if (row := dict(zip(columns, values, strict=True)))["run"] in runs]
     throughputs, outcomes = [], []
-    for values in rows:
-        row = dict(zip(columns, values, strict=True))
+    for row in sorted(known, key=lambda row: runs[row["run"]][0]):
         if row["measured"] is None:
             continue
         kind, *parts = str(row["quantity"]).split(":")
+        record = runs[row["run"]][1]
         if kind == SPEED and len(parts) == 3:
             work, device, dtype = parts
-            machine = machines.get(row["run"], "")
-            throughputs.append(Throughput(machine, device, dtype, work, row["measured"]))  # type: ignore[arg-type]
+            speed, size = row["measured"], sizes.get(record.model, 0)
+            throughputs.append(Throughput(record.hardware, device, dtype, work, speed, size))  # type: ignore[arg-type]
         elif kind in CORRECTED:
             outcomes.append(Outcome(kind, row["predicted"], row["measured"]))
     return throughputs, outcomes

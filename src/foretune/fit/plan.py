@@ -31,7 +31,7 @@ from foretune.fit.find_model import ModelFacts, find_model
 from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
 from foretune.search.zero_shot import DEFAULT_METHODS
-from foretune.units import format_bytes, format_duration
+from foretune.units import format_bytes, format_duration, format_share
 
 DEFAULT_TIME_S = 1800.0
 _DEFAULT_CONTEXT_TOKENS = 2048
@@ -163,7 +163,7 @@ def plan(
     measured = None
     if probe is not None:
         measured = probe(Draft(resolution, facts, rows, placement.layout, advised))
-    rates = _rates(machine, placement.layout, history, matmul)
+    rates = _rates(machine, placement.layout, facts.shapes, history, matmul)
     budget, budget_advice = _budget(resolution.spec)
     request = ForecastRequest(
         shapes=facts.shapes, machine=machine, rates=rates,
@@ -277,7 +277,6 @@ def _layout(
         row=row,
         rows_per_update=int(config["rows_per_update"]),
         answer_tokens=spec.evaluation.max_answer_tokens if generates else 0,
-        stored_bytes=facts.stored_bytes,
     )
 
 
@@ -291,9 +290,13 @@ def _freedom(resolution: Resolution) -> Freedom:
 
 
 def _rates(
-    machine: Machine, layout: Layout, history: Sequence[Throughput], matmul: Callable[[Machine], float] | None
+    machine: Machine,
+    layout: Layout,
+    shapes: ModelShapes,
+    history: Sequence[Throughput],
+    matmul: Callable[[Machine], float] | None,
 ) -> Rates:
-    known = from_history(history, machine.fingerprint, layout.device, layout.dtype)
+    known = from_history(history, machine.fingerprint, layout.device, layout.dtype, shapes.parameters)
     if known is not None:
         return known
     if layout.device == "cuda":
@@ -345,7 +348,7 @@ def _notes(
         )
     if answer.horizon_share < 1 and request.budget.kind == "time":
         notes.append(
-            f"the time budget shortens every run to {answer.horizon_share:.0%} of its"
+            f"the time budget shortens every run to {format_share(answer.horizon_share)} of its"
             f" {request.run.epochs:g} epochs ({answer.steps_per_run} steps)"
         )
     paid = sum(p.seconds.value for p in answer.phases if p.in_budget and p.name not in SEARCH_PHASES)
