@@ -155,18 +155,9 @@ def test_the_peak_meets_what_was_measured_on_two_cores(shapes, row, rank, change
     """Peak resident memory of a worker that loads, scores and trains three updates of 16 rows; no export."""
     layout = Layout(**{"longest_row": row.longest, "row": row, "adapter_rank": rank or 0, **changes})
     trainable = shapes.parameters if rank is None else shapes.lora_parameters(rank)
-    forecast = replace(peak(shapes, layout, trainable=trainable, full=rank is None), second=0.0)
+    forecast = peak(shapes, layout, trainable=trainable, full=rank is None)
     assert forecast.total / 2**20 == pytest.approx(measured_mib, rel=0.1)  # the aim of the specification
     assert forecast.interval.holds(measured_mib * 2**20)
-
-
-def test_the_second_model_of_an_export_counts_where_it_is_loaded():
-    layout = Layout(row=FACTS, longest_row=53)
-    plain = peak(SMOLLM2, layout, trainable=1, full=False)
-    assert plain.second == plain.weights
-    assert replace(plain, trained=0, activations=0, logits=0, slack=0).total == plain.framework + 2 * plain.weights
-    quantised = peak(SMOLLM2, replace(layout, quantize="4bit"), trainable=1, full=False)
-    assert quantised.second == 0.0  # a 4-bit base is not loaded again to check
 
 
 def test_answers_take_at_most_a_gibibyte_of_keys_and_values():

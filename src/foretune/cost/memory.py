@@ -1,4 +1,4 @@
-"""Peak memory of a worker: the largest of loading, training, answering and handing over.
+"""Peak memory of a worker: the larger of training and answering.
 
 Training holds the weights, what is trained, what is kept for the backward pass, and the head's chunk. The bytes kept
 per token and layer are counted tensor by tensor from the modelling code of transformers 5 (norms keep a float32 copy
@@ -106,14 +106,12 @@ class Peak:
     slack: float = field(default=0.0)
     cache: float = field(default=0.0)
     """Keys and values of the answers written at once"""
-    second: float = field(default=0.0)
-    """The model that is loaded beside this one to check an export"""
 
     @property
     def total(self) -> float:
-        """The worst moment: training, answering, or two models while an export is checked."""
+        """The worst moment: training or answering."""
         training = self.trained + self.activations + self.logits + self.slack
-        return self.framework + self.weights + max(training, self.trained + self.cache, self.second)
+        return self.framework + self.weights + max(training, self.trained + self.cache)
 
     @property
     def interval(self) -> Interval:
@@ -234,12 +232,9 @@ def cache_bytes(shapes: ModelShapes, layout: Layout) -> float:
 
 def peak(shapes: ModelShapes, layout: Layout, *, trainable: int, full: bool) -> Peak:
     """The peak of a worker that trains ``trainable`` parameters."""
-    weights = weight_bytes(shapes, layout)
-    checked = layout.device == "cpu" and layout.quantize == "none" and shapes.kind != "seq2seq"
     logits = 0.0 if shapes.kind == "encoder" else _LOGIT_BYTES * layout.targets * shapes.vocabulary
     parts = Peak(
-        weights=weights,
-        second=weights if checked else 0.0,
+        weights=weight_bytes(shapes, layout),
         trained=trained_bytes(trainable, layout),
         activations=activation_bytes(shapes, layout, full=full),
         logits=logits,

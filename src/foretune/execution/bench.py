@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ class Bench:
             device=str(self.accelerator.device),
         )
         forget_peak()
-        self._loaded = loaded
+        self._loaded: LoadedModel | None = loaded
         self.model: Any = loaded.model
         self.tokenizer: Any = loaded.tokenizer
         self.kind = loaded.kind
@@ -84,6 +85,17 @@ class Bench:
         mine = self.task
         same = (task.model, task.labels, task.task, task.device) == (mine.model, mine.labels, mine.task, mine.device)
         return Bench(task, self._loaded if same else None)
+
+    def unload(self) -> None:
+        """Let go of the model; this bench can do nothing more, and a job that follows gets another one."""
+        self._loaded = self.model = self.network = None  # type: ignore[assignment]
+        gc.collect()
+        give_back_memory()
+
+    @property
+    def unloaded(self) -> bool:
+        """Whether the model was let go."""
+        return self._loaded is None
 
     @cached_property
     def pad_id(self) -> int:

@@ -100,8 +100,8 @@ def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRe
             fixed=resolution.fixed_training(),
             max_trials=resolution.spec.search.max_trials,
         )
-    except BudgetError:  # the forecast itself says what a budget that is too small would have to be
-        return request
+    except BudgetError:  # not even a step beside what is kept for the end; the forecast says what would be needed
+        return replace(request, horizon_steps=1)
     return replace(request, horizon_steps=found.steps)
 
 
