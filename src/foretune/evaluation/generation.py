@@ -35,6 +35,8 @@ from foretune.seeding import generator
 
 BATCH_TOKENS = 16_384
 """Cache positions of one batch (rows × longest row with its answer): 0.4 GB of keys and values for SmolLM2-135M."""
+CACHE_BYTES = 2**30
+"""Keys and values of one batch take at most this: a 7B model keeps half a megabyte for each position."""
 LARGEST_BATCH_ROWS = 128
 """More rows no longer raise tokens per second on a processor."""
 OUT_OF_MEMORY = "can't allocate memory"
@@ -99,7 +101,7 @@ def generate_ids(
 
     with answering(model):
         head = shared_head(model, fed, device)
-        for batch in _batches(model, fed, rooms, batch_tokens):
+        for batch in _batches(model, fed, rooms, min(batch_tokens, _affordable_positions(model))):
             chosen = [fed[i] for i in batch]
             try:
                 produced = _answer(model, chosen, rooms[batch[0]], stops, head, device, going_on)
@@ -128,6 +130,19 @@ def room(model: nn.Module, index: int, prompt: Prompt, wanted: int) -> int:
             remedy="Shorten the prompts (context_tokens).",
         )
     return min(wanted, positions - used)
+
+
+def _affordable_positions(model: nn.Module) -> int:
+    """Cache positions whose keys and values take `CACHE_BYTES`; unlimited where the configuration does not say."""
+    config = base_of(model).config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    if not heads or not layers:
+        return BATCH_TOKENS
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    each: int = 2 * layers * kept * width * next(model.parameters()).element_size()
+    return max(1, CACHE_BYTES // each)
 
 
 def _batches(model: nn.Module, prompts: Sequence[Prompt], rooms: Sequence[int], batch_tokens: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS
 from foretune.evaluation.metrics.labels import calibration
 from foretune.fit.finals import System, differences, general_loss, metric_names, results
+from foretune.fit.hindsight import Seen, forecast_rows
 from foretune.fit.plan import Plan, trainable_parameters
 from foretune.fit.prepare import Prepared
 from foretune.report import record as r
@@ -62,6 +63,8 @@ class Outcome:
     """What the phases of a fit produced."""
 
     plan: Plan
+    refined: Plan
+    """The plan with its forecast made again from what the probe measured"""
     prepared: Prepared
     probe: Mapping[str, Any]
     runs: Sequence[Run]
@@ -77,6 +80,11 @@ class Outcome:
     generation: bool
     command: str
     run_id: str
+
+    @property
+    def seen(self) -> Seen:
+        """What is compared with the forecasts."""
+        return Seen(self.plan, self.refined, self.probe, self.runs, self.used_s)
 
 
 def record(outcome: Outcome) -> r.RunRecord:
@@ -94,7 +102,7 @@ def record(outcome: Outcome) -> r.RunRecord:
         model=_model(plan, prepared, outcome.probe),
         data=_data(prepared),
         budget=_budget(outcome),
-        forecast=forecast_rows(plan, outcome.probe, outcome.phases, outcome.used_s),
+        forecast=forecast_rows(outcome.seen),
         trials=tuple(_trial(run, outcome, winner) for run in outcome.runs),
         candidates=tuple(
             r.Candidate(c["run"], r.Measure(*c["loss"]), chosen=c is winner, loss=r.Measure(*c["loss"]))
@@ -160,24 +168,6 @@ def _budget(outcome: Outcome) -> r.BudgetInfo:
         "steps": float(sum(run.step for run in outcome.runs)),
     }
     return r.BudgetInfo(budget.kind, budget.total, used[budget.kind], phases, price_per_hour=price)
-
-
-def forecast_rows(
-    plan: Plan, probe: Mapping[str, Any], phases: Mapping[str, float], used_s: float
-) -> tuple[r.ForecastRow, ...]:
-    """Forecast beside truth."""
-    forecast = plan.forecast
-    units = forecast.units
-    quantities = [
-        ("peak memory", "bytes", forecast.memory_bytes, float(probe["peak_bytes"])),
-        ("training speed", "tokens/s", units.train_tokens_per_s, float(probe["train_tokens_per_s"])),
-        ("scoring speed", "tokens/s", units.score_tokens_per_s, float(probe["score_tokens_per_s"])),
-        ("whole run", "s", forecast.seconds, used_s),
-    ]
-    return tuple(
-        r.ForecastRow(name, unit, interval.low, interval.value, interval.high, measured)
-        for name, unit, interval, measured in quantities
-    )
 
 
 def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:

@@ -24,9 +24,12 @@ from foretune.files import FolderLock, fingerprint, write_json
 from foretune.fit.account import VERSIONED, Outcome, environment, record
 from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation
 from foretune.fit.folder import Clock, RunFolder
-from foretune.fit.history import SPEED, Recorder
-from foretune.fit.plan import Plan, operations_per_token
+from foretune.fit.hindsight import learnt_rows
+from foretune.fit.history import Recorder
+from foretune.fit.outlook import replan
+from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared, prepare
+from foretune.fit.probe_plan import measured
 from foretune.fit.request import FitRequest, saved_identity
 from foretune.fit.schedule import Schedule, Speeds, plan_end
 from foretune.fit.trials import Search, budget_of, open_search, run_trials, time_budget
@@ -140,6 +143,8 @@ class _Fit:
         with self.clock.phase("probe"):
             probe = self.folder.once("probe", lambda: self._job("probe", prepared, self._probe_payload(prepared)))
         self.on_event("probe", probe)
+        refined = replan(self.plan, measured(probe), self.clock.spent("reading and splitting", "probe"))
+        self.on_event("forecast", refined.forecast.to_json())
         generation = self._generation(prepared)
         end = plan_end(
             Speeds.of(probe),
@@ -181,6 +186,7 @@ class _Fit:
             exported = self._exported(prepared, winner, candidates[0]["step"])
         outcome = Outcome(
             plan=self.plan,
+            refined=refined,
             prepared=prepared,
             probe=probe,
             runs=search.core.runs,
@@ -198,7 +204,7 @@ class _Fit:
             run_id=self._run_id(),
         )
         result = self._hand_over(record(outcome), search)
-        self._remember(recorder, search, result)
+        self._remember(recorder, search, outcome)
         return result
 
     def _recorder(self, prepared: Prepared, probe: Mapping[str, Any]) -> Recorder:
@@ -234,20 +240,10 @@ class _Fit:
 
         return see
 
-    def _remember(self, recorder: Recorder, search: Search, result: RunRecord) -> None:
+    def _remember(self, recorder: Recorder, search: Search, outcome: Outcome) -> None:
         """How the runs ended, the test scores of the winner, and the forecast beside the truth."""
         runs = search.core.runs
-        layout = self.plan.placement.layout
-        rows = {row.quantity: (row.low, row.value, row.high, row.measured) for row in result.forecast}
-        names = {"peak memory": "memory_bytes", "whole run": "seconds"}
-        kept = {names[quantity]: values for quantity, values in rows.items() if quantity in names}
-        for work, quantity in (("train", "training speed"), ("score", "scoring speed")):
-            if quantity in rows:
-                factor = operations_per_token(self.plan, work)
-                low, value, high, measured = rows[quantity]
-                speeds = (low * factor, value * factor, high * factor, None if measured is None else measured * factor)
-                kept[f"{SPEED}:{work}:{layout.device}:{layout.dtype}"] = speeds
-        recorder.forecast(runs[0].id, kept)
+        recorder.forecast(runs[0].id, learnt_rows(outcome.seen))
         recorder.finished(runs)
         recorder.close()
 
