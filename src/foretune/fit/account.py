@@ -21,6 +21,7 @@ from foretune.fit.plan import Plan, trainable_parameters
 from foretune.fit.prepare import Prepared
 from foretune.report import record as r
 from foretune.search.runs import Run
+from foretune.search.types import Score
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "numpy")
 LABELS = {
@@ -119,6 +120,23 @@ def record(outcome: Outcome) -> r.RunRecord:
         environment=environment(plan),
         base_validation=r.CurvePoint(0, 0, 0.0, r.Measure(*outcome.base_validation["loss"])),
     )
+
+
+def tested(outcome: Outcome) -> list[tuple[str, int, dict[str, Score]]]:
+    """(run, step, test scores) of the runs that answered the test rows."""
+    names = metric_names(outcome.prepared.task.metric, outcome.prepared.task.model.kind, outcome.prepared.task.task)
+    steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
+    default = next((run for run in outcome.runs if run.arm == "default"), None)
+    runs = {"winner": str(outcome.candidates[0]["run"]), "default": None if default is None else default.id}
+    found = []
+    for system in outcome.systems:
+        run = runs.get(system.role)
+        if run is None:
+            continue
+        scored = {name: METRICS[name].score(system.answers) for name in names}
+        scores = {name: Score(m.value, m.standard_error, len(system.answers)) for name, m in scored.items()}
+        found.append((run, steps.get(run, 0 if default is None else default.step), scores))
+    return found
 
 
 def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelInfo:

@@ -21,7 +21,7 @@ from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, fingerprint, write_json
-from foretune.fit.account import VERSIONED, Outcome, environment, record
+from foretune.fit.account import VERSIONED, Outcome, environment, record, tested
 from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation
 from foretune.fit.folder import Clock, RunFolder
 from foretune.fit.hindsight import learnt_rows
@@ -244,6 +244,8 @@ class _Fit:
         """How the runs ended, the test scores of the winner, and the forecast beside the truth."""
         runs = search.core.runs
         recorder.forecast(runs[0].id, learnt_rows(outcome.seen))
+        for run, step, scores in tested(outcome):
+            recorder.observation(run, Observation(step, scores), split="test")
         recorder.finished(runs)
         recorder.close()
 
