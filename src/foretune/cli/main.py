@@ -6,7 +6,9 @@ imported inside the command. A test holds ``foretune --help`` to that.
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -63,8 +65,15 @@ app.command()(doctor.doctor)
 app.add_typer(study.app, name="study")
 
 
+def _quiet_libraries() -> None:
+    """Keep remarks of libraries about themselves off the terminal: they are no concern of the user's."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
+
 def main() -> None:
     """Run the command line; every `ForetuneError` becomes one paragraph on stderr and its exit code."""
+    _quiet_libraries()
     try:
         app()
     except ForetuneError as error:

@@ -74,6 +74,27 @@ def locate(source: str, *, progress: Progress | None = None) -> Path | str:
     )
 
 
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+"""What is downloaded of a hub model: no pickled weights, no other formats. Python files are only run when told to."""
+
+
+def bring(source: str, *, revision: str | None = None, progress: Progress | None = None) -> Path | str:
+    """Like `locate`, and a hub model is downloaded when it is not in the local cache; raises `ModelError`.
+
+    Called before a time budget begins, so that a download is not charged to it.
+    """
+    where = locate(source, progress=progress)
+    if isinstance(where, Path) or hub_snapshot(where, revision) is not None:
+        return where
+    from huggingface_hub import snapshot_download
+
+    if progress is not None:
+        progress(f"downloading {where}")
+    with complaints.explained(where, ModelReference(where, revision=revision)):
+        snapshot_download(where, revision=revision, allow_patterns=list(HUB_FILES))
+    return where
+
+
 def load(
     reference: ModelReference,
     *,
