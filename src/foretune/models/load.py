@@ -23,7 +23,7 @@ from foretune.catalogue.models import DEFAULT_MODEL, MODELS, ModelKind, ModelRef
 from foretune.errors import ModelError, Place, UsageError
 from foretune.files import MANIFEST, fingerprint, read_json, sha256_file
 from foretune.models import complaints
-from foretune.models.fetch import convert_gguf, fetch, hub_snapshot
+from foretune.models.fetch import convert_gguf, fetch, hub_snapshot, models_folder
 from foretune.packages import Progress
 from foretune.seeding import derive
 
