@@ -91,7 +91,7 @@ def generate_ids(
     if not prompts:
         return answers
     fed = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]  # the template's are int32
-    room = [_room(model, i, prompt, max_new_tokens) for i, prompt in enumerate(fed)]
+    rooms = [room(model, i, prompt, max_new_tokens) for i, prompt in enumerate(fed)]
     stops = frozenset(int(token) for token in stop_ids)
     device = next(model.parameters()).device
     done = 0
@@ -101,10 +101,10 @@ def generate_ids(
 
     with answering(model):
         head = shared_head(model, fed, device)
-        for batch in _batches(model, fed, room, min(batch_tokens, _affordable_positions(model))):
+        for batch in _batches(model, fed, rooms, min(batch_tokens, _affordable_positions(model))):
             chosen = [fed[i] for i in batch]
             try:
-                produced = _answer(model, chosen, room[batch[0]], stops, head, device, going_on)
+                produced = _answer(model, chosen, rooms[batch[0]], stops, head, device, going_on)
             except Stopped:
                 break
             for i, tokens in zip(batch, produced, strict=True):
@@ -115,7 +115,7 @@ def generate_ids(
     return answers
 
 
-def _room(model: nn.Module, index: int, prompt: Prompt, wanted: int) -> int:
+def room(model: nn.Module, index: int, prompt: Prompt, wanted: int) -> int:
     """How many new tokens prompt ``index`` may have."""
     if len(prompt) == 0:
         raise UsageError(f"prompt {index} is empty.", remedy="Every prompt needs at least one token.")
@@ -145,12 +145,12 @@ def _affordable_positions(model: nn.Module) -> int:
     return max(1, CACHE_BYTES // each)
 
 
-def _batches(model: nn.Module, prompts: Sequence[Prompt], room: Sequence[int], batch_tokens: int) -> list[list[int]]:
+def _batches(model: nn.Module, prompts: Sequence[Prompt], rooms: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Prompt numbers in batches of near length and equal room; equal length where nothing may be padded."""
     unpadded = learns_prompts(model)
     kinds: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
-        kinds[room[i], len(prompt) if unpadded else 0].append(i)
+        kinds[rooms[i], len(prompt) if unpadded else 0].append(i)
     batches: list[list[int]] = []
     for (new_tokens, _), members in sorted(kinds.items()):
         batch: list[int] = []

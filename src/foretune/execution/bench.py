@@ -233,8 +233,10 @@ class Bench:
     @cached_property
     def answer_tokens(self) -> int:
         """Longest generated answer: as set, or twice the longest answer of the training rows where that is less."""
-        longest = max((row.targets for row in self.split("train").rows), default=0)
-        return min(self.task.max_answer_tokens, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * longest))
+        lengths = [row.targets for row in self.split("train").rows]
+        if not lengths:
+            return self.task.max_answer_tokens
+        return min(self.task.max_answer_tokens, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * max(lengths)))
 
     def _answer(self, example: Example, score: RowScore, text: str | None) -> Answer:
         prediction = text
