@@ -176,7 +176,7 @@ def _stopped_by_clock(request: ForecastRequest, phases: tuple[Phase, ...], whole
     """A time budget ends the search: what it pays for takes at most the budget, whatever the speed."""
     outside = total(phase.seconds for phase in phases if not phase.in_budget)
     inside = total(phase.seconds for phase in phases if phase.in_budget)
-    limit = request.budget.total
+    limit = max(request.budget.total, request.spent_s)
     return outside + Interval(min(inside.low, limit), min(inside.value, limit), min(inside.high, limit))
 
 
