@@ -29,6 +29,7 @@ SAME_LAYER = {
     ("cost", "catalogue"): "what a model costs depends on its kind",
     ("evaluation", "training"): "scoring runs the training loop's forward pass, so that both see the same loss",
     ("export", "report"): "an export reads the run's record and writes a model card",
+    ("study", "fit"): "a study prepares tasks, keeps time and remembers runs as a fit does",
 }
 """Imports between parts of one layer that are wanted, with the reason; never in both directions."""
 UPWARDS = {
