@@ -12,7 +12,7 @@ import pytest
 from . import tiny
 from .inline import InlineExecutor
 
-__all__ = ["Ground", "fast_fit", "ground"]
+__all__ = ["Ground", "fast_fit", "finished", "ground"]
 
 SETTINGS: Mapping[str, Any] = {
     "budget.steps": 12,
@@ -60,3 +60,9 @@ def fast_fit(ground: Ground) -> Callable[..., Any]:
                                 options={k: v for k, v in options.items() if v is not None}, **extra)  # fmt: skip
 
     return run
+
+
+@pytest.fixture(scope="session")
+def finished(fast_fit: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The result of a fit that nothing disturbed; it also loads what forked processes then need not load."""
+    return fast_fit(output=tmp_path_factory.mktemp("finished") / "run")

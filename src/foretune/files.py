@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from foretune.errors import OutputError, Place
 
 MANIFEST = "manifest.json"
 _HASH_CHUNK_BYTES = 1 << 20
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def cache_folder() -> Path:
@@ -70,19 +72,28 @@ def explained(path: Path) -> Iterator[None]:
     """Turn the operating system's refusals into an `OutputError` that names the place and the remedy."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        number = _error_number(error)
+        if number in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(_existing_parent(path)).free
             raise OutputError(
                 f"the disk is full ({free // 2**20} MiB free); nothing was written half.",
                 place=Place(path),
                 remedy="Free some space and run the same command again: it resumes.",
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise OutputError(
                 "this folder cannot be written.", place=Place(path), remedy="Choose another --output."
             ) from error
         raise
+
+
+def _error_number(error: Exception) -> int | None:
+    """The system's error number; safetensors, written in Rust, only says it in its text: ``(os error 28)``."""
+    if isinstance(error, OSError):
+        return error.errno
+    said = _RUST_ERROR.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+    return None if said is None else int(said[1])
 
 
 def _existing_parent(path: Path) -> Path:
@@ -195,13 +206,15 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 def folder_damage(folder: Path) -> str | None:
     """Why a folder written by `atomic_folder` cannot be trusted, or None when every hash agrees."""
     try:
-        hashes = read_json(folder / MANIFEST)["files"]
+        hashes = dict(read_json(folder / MANIFEST)["files"])
     except FileNotFoundError:
         return f"{MANIFEST} is missing"
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         return f"{MANIFEST} is damaged"
     for name, expected in hashes.items():
         path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            return f"{MANIFEST} names {name}, which lies outside"
         if not path.is_file():
             return f"{name} is missing"
         if sha256_file(path) != expected:

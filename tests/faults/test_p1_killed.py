@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from foretune.errors import Interrupted
 from foretune.files import folder_damage, read_json, read_lines
 
-from ..whole_fits import Ground
 from .lives import DIED, count_changes, die_at, live
 
 SEED = 20
@@ -55,11 +56,12 @@ def check_no_partial_files(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole(ground: Ground, fast_fit: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def whole(finished: Any, fast_fit: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The uninterrupted run, and how many changes of files it makes."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     counter = folder.parent / "count"
     assert live(lambda: fast_fit(output=folder), before=count_changes(folder, counter)) == 0
+    assert outcome(folder) == outcome(finished.folder)
     return {"outcome": outcome(folder), "changes": int(counter.read_text())}
 
 
@@ -92,4 +94,19 @@ def test_ballistic(whole: dict[str, Any], fast_fit: Callable[..., Any], tmp_path
             break
         assert code == DIED, f"life {life} ended with {code}"
         check_no_partial_files(folder)
+    assert outcome(folder) == whole["outcome"]
+
+
+def test_stopped_by_sigterm_at_any_moment(whole: dict[str, Any], fast_fit: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    draw = np.random.default_rng(SEED)
+    codes = []
+    for _ in range(60):
+        seconds = float(draw.uniform(0.1, 1.2))
+        codes.append(live(lambda: fast_fit(output=folder), limit_s=seconds, deadly=signal.SIGTERM))
+        if codes[-1] == 0:
+            break
+        check_no_partial_files(folder)
+    # while the plan is made nothing is begun yet, and SIGTERM does what it always does
+    assert set(codes) <= {0, Interrupted.exit_code, -signal.SIGTERM} and Interrupted.exit_code in codes
     assert outcome(folder) == whole["outcome"]

@@ -28,8 +28,8 @@ SAME_LAYER = {
     ("config", "catalogue"): "the settings of a trial are declared in the catalogue",
     ("cost", "catalogue"): "what a model costs depends on its kind",
     ("evaluation", "training"): "scoring runs the training loop's forward pass, so that both see the same loss",
+    ("study", "fit"): "a study reads rows, forecasts and fills the experience as a fit does",
     ("export", "report"): "an export reads the run's record and writes a model card",
-    ("study", "fit"): "a study prepares tasks, keeps time and remembers runs as a fit does",
 }
 """Imports between parts of one layer that are wanted, with the reason; never in both directions."""
 UPWARDS = {

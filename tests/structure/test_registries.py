@@ -69,5 +69,12 @@ def test_every_file_of_the_package_is_shipped():
         if path.is_file() and path.suffix not in (".py", ".pyc") and "__pycache__" not in path.parts
     }
     assert {"facts.jsonl", "general_text.txt", "schema.sql", "style.css", "py.typed"} <= {path.name for path in present}
-    assert not [path for path in present if not any(path.match(pattern) for pattern in patterns)]
-    assert all((path.parent / "__init__.py").is_file() for path in present)  # data of a package, not of a folder
+    assert not [path for path in present if not any(_matches(path, pattern) for pattern in patterns)]
+    assert not [pattern for pattern in patterns if not any(_matches(path, pattern) for path in present)]
+
+
+def _matches(path: Path, pattern: str) -> bool:
+    """As setuptools sees it: the pattern starts at the nearest package, and no star crosses a folder."""
+    package = next(folder for folder in path.parents if (folder / "__init__.py").is_file())
+    inside = path.relative_to(package)
+    return len(inside.parts) == len(Path(pattern).parts) and inside.match(pattern)

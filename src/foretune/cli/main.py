@@ -13,6 +13,7 @@ import typer
 
 from foretune import __version__
 from foretune.cli import data, doctor, experience, models, plan, study
+from foretune.cli.chat import chat
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
 from foretune.cli.fit import fit
@@ -32,9 +33,6 @@ app = typer.Typer(
 )
 
 
-app.add_typer(data.app, name="data")
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"foretune {__version__}")
@@ -52,16 +50,14 @@ def _root(
 
 app.command()(fit)
 app.command()(plan.plan)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(chat)
 app.command()(report)
 app.command()(runs)
 app.command()(export)
 app.add_typer(data.app)
 app.add_typer(models.app)
-app.command("report")(report)
-app.command("runs")(runs)
-app.command("export")(export)
-app.command("evaluate")(evaluate)
-app.command("predict")(predict)
 app.add_typer(experience.app, name="experience")
 app.command()(doctor.doctor)
 app.add_typer(study.app, name="study")

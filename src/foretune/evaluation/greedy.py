@@ -240,7 +240,7 @@ def greedy(
     finished: set[int] = set()
     logits = steps.first()
     for step in range(limit):
-        tokens = _best(logits) if step > 0 or forced is None else torch.full_like(_best(logits), forced)
+        tokens = best_tokens(logits) if step > 0 or forced is None else torch.full_like(best_tokens(logits), forced)
         for row, token in zip(alive, tokens.tolist(), strict=True):
             if row in finished:
                 continue
@@ -261,7 +261,7 @@ def greedy(
     return answers
 
 
-def _best(logits: torch.Tensor) -> torch.Tensor:
+def best_tokens(logits: torch.Tensor) -> torch.Tensor:
     """(batch,): the arg max of ``logits: (batch, vocabulary)``, refused where it is NaN or infinite."""
     best = logits.argmax(dim=-1)
     if not torch.isfinite(logits.gather(1, best[:, None])).all():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from foretune.errors import ForetuneError, Place, TrainingError
+from foretune.errors import ForetuneError, OutputError, Place, TrainingError
 from foretune.execution.types import Event, Executor, Job
 from foretune.search.ask_tell import AskTell
 from foretune.search.types import Done, Lease, Observation, Wait
@@ -102,7 +102,8 @@ def drive(
     """Run trials until the searcher is done, time is over or a stop is ordered; the reason in words.
 
     ``order`` turns a lease into a job. With ``charge_overhead`` what a lease took beyond its measured training and
-    evaluation (loading, checkpoints) is charged as well. Raises `Stopped`.
+    evaluation (loading, checkpoints) is charged as well. Raises `Stopped`, and a `ForetuneError` when a worker
+    cannot write.
     """
     active: dict[str, tuple[Lease, float]] = {}
     measured: dict[str, float] = {}
@@ -135,6 +136,8 @@ def drive(
             if event.job not in active:
                 continue
             lease, since = active[event.job]
+            if event.payload.get("exit_code") == OutputError.exit_code:
+                raise _as_error(event)  # a full disk is not the trial's fault: it stays open and is resumed
             observation = _observation(event, searcher, lease)
             if observation is None:
                 searcher.heartbeat(lease.id, time.monotonic())

@@ -147,6 +147,7 @@ def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool])
 def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
     """Write the adapter of a run's checkpoint to ``payload["output"]`` and check that it answers as here.
 
+    The check loads what was written afresh; the bench lets go of its own model first, so that one fits where one fits.
     Raises `ModelError` (and leaves nothing) when the written folder answers differently.
     """
     output, base = Path(payload["output"]), Path(bench.folder_or_id)
@@ -159,6 +160,7 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
         reference = answer_probes(network.model, bench.tokenizer, DEFAULT_PROBES)
     report("beat", {})
     dtype = str(bench.model.dtype).removeprefix("torch.")
+    bench.unload()
     check = verify(reference, output, DEFAULT_PROBES, dtype=dtype, base=base, labels=bench.task.labels)
     return {"output": str(output), "statistics": statistics, "verified": True, "detail": check.detail}
 

@@ -1,1 +1,0 @@
-"""The studies that are shipped, one YAML file each."""
