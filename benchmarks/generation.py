@@ -1,20 +1,22 @@
-"""Generation: Foretune's loop against ``model.generate`` on the same prompts, tokens compared.
+"""Generation: Foretune's greedy loop against ``model.generate`` on the same prompts, tokens compared.
 
-    python benchmarks/generation.py FOLDER [--rows 64] [--new-tokens 64] [--batch 64] [--dtype bfloat16]
+    python benchmarks/generation.py [--quick] [--model NAME] [--rows 64] [--new-tokens 64] [--repeats 3]
 
-FOLDER is a causal model with a chat template. Both take length-sorted batches of the same size; the ratio of the two
-times of one run is what counts. Answers may part where two logits tie in bf16; the share of equal answers is printed.
+The model is a causal one with a chat template. Both answer in length-sorted batches of the same size, in turns whose
+order alternates, in one process; the ratio is that of processor times of a repeat, and the median over repeats is
+reported. Answers may part where two logits tie in bf16, so the share of equal answers is reported beside it.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from common import finish, median, model_folder, parser, record
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from foretune.evaluation.generation import generate_ids
@@ -56,34 +58,62 @@ def theirs(model: Any, prompts: list[np.ndarray], new_tokens: int, batch: int, s
     return answers
 
 
+def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What ``work`` gives, with its processor seconds and seconds."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = work()
+    return result, time.process_time() - cpu, time.perf_counter() - wall
+
+
+def arguments_of() -> argparse.Namespace:
+    """The command line, with what ``--quick`` shortens."""
+    made = parser(__doc__)
+    made.add_argument("--rows", type=int, default=64)
+    made.add_argument("--new-tokens", type=int, default=64)
+    made.add_argument("--batch", type=int, default=64, help="rows of a batch of model.generate")
+    made.add_argument("--repeats", type=int, default=3)
+    made.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    arguments = made.parse_args()
+    if arguments.quick:
+        arguments.rows, arguments.new_tokens, arguments.repeats = 16, 24, 1
+    return arguments
+
+
 def main() -> None:
-    """Run both and print one JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder")
-    parser.add_argument("--rows", type=int, default=64)
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--dtype", default="bfloat16")
-    arguments = parser.parse_args()
-    model = AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=getattr(torch, arguments.dtype)).eval()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.folder)
+    """Run both in turns and print one JSON object."""
+    arguments = arguments_of()
+    torch.set_num_threads(arguments.threads)
+    folder = model_folder(arguments.model)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, arguments.dtype)).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     prompts, stop = prompts_of(tokenizer, arguments.rows), int(tokenizer.eos_token_id)
-    seconds: dict[str, list[float]] = {"foretune": [], "generate": []}
-    for _ in range(2):
-        start = time.perf_counter()
-        ours = generate_ids(model, prompts, max_new_tokens=arguments.new_tokens, stop_ids=[stop])
-        seconds["foretune"].append(time.perf_counter() - start)
-        start = time.perf_counter()
-        reference = theirs(model, prompts, arguments.new_tokens, arguments.batch, stop)
-        seconds["generate"].append(time.perf_counter() - start)
-    tokens = sum(len(answer or []) for answer in ours)
-    best = {name: min(times) for name, times in seconds.items()}
-    print(json.dumps({
-        "rows": len(prompts), "answer_tokens": tokens, "threads": torch.get_num_threads(), "dtype": arguments.dtype,
-        "equal_answers": sum(a == b for a, b in zip(ours, reference, strict=True)) / len(prompts),
-        "foretune_s": best["foretune"], "generate_s": best["generate"],
-        "foretune_tokens_per_s": tokens / best["foretune"], "speedup": best["generate"] / best["foretune"],
-    }))  # fmt: skip
+    contestants: dict[str, Callable[[], Any]] = {
+        "foretune": lambda: generate_ids(model, prompts, max_new_tokens=arguments.new_tokens, stop_ids=[stop]),
+        "generate": lambda: theirs(model, prompts, arguments.new_tokens, arguments.batch, stop),
+    }
+    generate_ids(model, prompts[:2], max_new_tokens=2, stop_ids=[stop])  # the first pass warms up
+    cpu: dict[str, list[float]] = {name: [] for name in contestants}
+    wall: dict[str, list[float]] = {name: [] for name in contestants}
+    answers: dict[str, Any] = {}
+    for repeat in range(arguments.repeats):
+        for name in list(contestants)[:: 1 if repeat % 2 == 0 else -1]:
+            answers[name], cpu_s, wall_s = timed(contestants[name])
+            cpu[name].append(cpu_s)
+            wall[name].append(wall_s)
+            print(f"repeat {repeat + 1}, {name}: {cpu_s:.2f} CPU s, {wall_s:.2f} s", flush=True)
+    ratios = [slow / fast for slow, fast in zip(cpu["generate"], cpu["foretune"], strict=True)]
+    tokens = sum(len(answer or []) for answer in answers["foretune"])
+    equal = sum(a == b for a, b in zip(answers["foretune"], answers["generate"], strict=True))
+    summary = {
+        "ratio_vs_generate": median(ratios),
+        "equal_answers": equal / len(prompts),
+        "answer_tokens": tokens,
+        "foretune_tokens_per_cpu_s": tokens / median(cpu["foretune"]),
+        "generate_tokens_per_cpu_s": tokens / median(cpu["generate"]),
+        **{key: vars(arguments)[key] for key in ("rows", "new_tokens", "repeats", "dtype")},
+    }
+    details = {"range": [min(ratios), max(ratios)], "cpu_s": cpu, "wall_s": wall}
+    finish(arguments, "generation", summary, record(arguments, **details))
 
 
 if __name__ == "__main__":

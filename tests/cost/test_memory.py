@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 
 from foretune.cost.memory import Layout, layer_bytes_per_token, peak, trained_bytes, weight_bytes
+from foretune.cost.operations import RowTokens
 from foretune.cost.shapes import ModelShapes
+from foretune.fit.find_model import CATALOGUE_CONFIGS
 
 torch = pytest.importorskip("torch")
 TOKENS = 64
@@ -103,8 +105,16 @@ def test_hand_computed_parts():
     rest = 134_515_008 - packed
     assert weight_bytes(SMOLLM2, replace(layout, quantize="4bit")) == packed * 0.5625 + rest * 2
     # adapter: bf16 value 2, bf16 gradient 2, float32 master 4, its gradient 4, two moments 8
-    assert trained_bytes(1000, layout, full=False) == 20_000
-    assert trained_bytes(1000, replace(layout, dtype="float32"), full=True) == 12_000
+    assert trained_bytes(1000, layout) == 20_000
+    # float32: the value (or the copy that full tuning puts back) 4, its gradient 4, two moments 8
+    assert trained_bytes(1000, replace(layout, dtype="float32")) == 16_000
+    # one micro-batch an update: a bf16 gradient is gone before the next one begins
+    row = RowTokens(prompt=20, answer=5, mean_square=625, longest=25, head=10)
+    assert trained_bytes(1000, replace(layout, row=row)) == 18_000
+    assert (replace(layout, row=row, longest_row=25).tokens, replace(layout, row=row).documents) == (
+        10 + 16 * 15,
+        502 / 15,
+    )
 
 
 def test_the_peak_moves_the_right_way():
@@ -121,12 +131,40 @@ def test_the_peak_moves_the_right_way():
     assert longest.activations == base.activations  # a row is never cut in two
 
 
+MINILM = ModelShapes.from_config({"model_type": "bert", **CATALOGUE_CONFIGS["all-MiniLM-L6-v2"]})
+FACTS = RowTokens(41.3, 3.6, 2050, 53, 24)
+FOLDOC = RowTokens(37.9, 50.5, 8765, 189, 24)
+FILM = RowTokens(25.8, 1, 900, 79)
+
+
 @pytest.mark.parametrize(
-    ("tokens", "checkpointing", "measured_mib"), [(512, False, 1651), (1024, False, 2334), (1024, True, 1236)]
+    ("shapes", "row", "rank", "changes", "measured_mib"),
+    [
+        (SMOLLM2, FACTS, 16, {}, 1412),
+        (SMOLLM2, FOLDOC, 16, {}, 1772),
+        (SMOLLM2, FOLDOC, 64, {"micro_batch_tokens": 1024}, 2667),
+        (SMOLLM2, FOLDOC, 16, {"micro_batch_tokens": 256}, 1583),
+        (SMOLLM2, FOLDOC, 16, {"micro_batch_tokens": 1024, "gradient_checkpointing": True}, 1479),
+        (SMOLLM2, FOLDOC, 16, {"dtype": "float32"}, 2594),
+        (SMOLLM2, FACTS, None, {}, 3550),
+        (MINILM, FILM, 16, {}, 764),
+        (MINILM, FILM, None, {}, 1146),
+    ],
 )
-def test_the_peak_meets_what_was_measured_on_two_cores(tokens, checkpointing, measured_mib):
-    """Peak resident memory of three steps of SmolLM2-135M with LoRA r=16 in bfloat16, torch 2.13, glibc's heap."""
-    layout = Layout(tokens, gradient_checkpointing=checkpointing)
-    forecast = peak(SMOLLM2, layout, trainable=4_884_480, full=False)
+def test_the_peak_meets_what_was_measured_on_two_cores(shapes, row, rank, changes, measured_mib):
+    """Peak resident memory of a worker that loads, scores and trains three updates of 16 rows; no export."""
+    layout = Layout(**{"longest_row": row.longest, "row": row, "adapter_rank": rank or 0, **changes})
+    trainable = shapes.parameters if rank is None else shapes.lora_parameters(rank)
+    forecast = peak(shapes, layout, trainable=trainable, full=rank is None)
     assert forecast.total / 2**20 == pytest.approx(measured_mib, rel=0.1)  # the aim of the specification
     assert forecast.interval.holds(measured_mib * 2**20)
+
+
+def test_answers_take_at_most_a_gibibyte_of_keys_and_values():
+    seven = ModelShapes.from_config(
+        {"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+         "num_attention_heads": 32, "vocab_size": 32000}
+    )  # fmt: skip
+    cache = peak(seven, Layout(row=FACTS, answer_tokens=128), trainable=1, full=False).cache
+    assert 2**30 <= cache < 1.05 * 2**30  # logits included
+    assert peak(SMOLLM2, Layout(row=FACTS, answer_tokens=0), trainable=1, full=False).cache == 0.0

@@ -92,7 +92,7 @@ def test_cutting_keeps_the_promised_lengths(length, head, tail, begin, answer, c
         assert prompt.smallest + 1 > context
         return
     assert sum(rooms) <= context and 1 <= rooms[1] <= answer
-    kept_head, start = prompt.cut(rooms[0])
+    kept_head, start = prompt.cut(rooms[0], [0] * prompt.length, None)
     assert kept_head + length - start == min(rooms[0], length)
     assert kept_head <= start and length - start >= min(tail, length - kept_head)
     if answer + prompt.smallest <= context:
@@ -149,3 +149,11 @@ def test_a_batch_of_rows_equals_rows_one_by_one():
             alone.answer_bytes,
             alone.truncated,
         )
+
+
+def test_a_bos_that_also_begins_turns_is_not_doubled_by_the_cut() -> None:
+    prompt = Prompt(length=9, head=1, tail=3, begin=1)
+    ids = [1, 5, 5, 5, 1, 6, 7, 8, 9]
+    assert prompt.cut(6, ids, bos=1) == (0, 4)  # kept: 1 6 7 8 9
+    assert prompt.cut(7, ids, bos=1) == (1, 3)  # kept: 1 5 1 6 7 8 9: the second begins a turn
+    assert prompt.cut(6, ids, bos=2) == (1, 4)

@@ -15,8 +15,9 @@ pytestmark = pytest.mark.model
 
 
 def test_smollm2():
-    from foretune.models.load import locate
     from transformers import AutoTokenizer
+
+    from foretune.models.load import locate
 
     tokenizer = AutoTokenizer.from_pretrained(str(locate("SmolLM2-135M-Instruct")))
     settings = {"kind": "causal", "task": "generation", "context_tokens": 64}

@@ -113,3 +113,16 @@ def test_bad_input_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "gone"}))
     with pytest.raises(ModelError, match="--base FOLDER"):
         evaluate_rows(str(adapter), [], "generation", ["loss"], settings=PLAIN)
+
+
+def test_predict_uses_the_answer_length_that_was_asked_for(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"prompt": f"w{i} w3"}) + "\n" for i in range(5)))
+    lengths = []
+    for limit in (20, 40):
+        outcome = called("predict", folders[1], prompts, "--plain", "--answer-tokens", limit, "--json")
+        assert outcome.exit_code == 0, outcome.output
+        answers = json.loads(outcome.stdout[outcome.stdout.index("{") :])["answers"]
+        lengths.append(max(len(row["answer"].split()) for row in answers))
+    assert 16 < lengths[0] <= 20 < lengths[1] <= 40
+    assert isinstance(called("predict", folders[1], prompts).exception, UsageError)

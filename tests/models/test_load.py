@@ -359,3 +359,34 @@ def test_a_named_dtype_wins() -> None:
     device = torch.device("cpu")
     assert computing_dtype("float32", device) is torch.float32
     assert computing_dtype("bfloat16", device) is torch.bfloat16
+
+
+def test_a_hub_model_that_is_not_here_is_downloaded_without_pickles(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from foretune.models import load
+
+    asked: list[tuple[str, str | None, list[str]]] = []
+
+    def download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.append((name, revision, allow_patterns))
+        return ""
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert load.bring("somebody/some-model", revision="v1") == "somebody/some-model"
+    ((name, revision, patterns),) = asked
+    assert (name, revision) == ("somebody/some-model", "v1")
+    assert "*.safetensors" in patterns and not any("bin" in pattern or "pt" in pattern for pattern in patterns)
+
+
+def test_a_hub_model_offline_is_our_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    from foretune.models import load
+
+    def refuse(*_: object, **__: object) -> str:
+        raise ConnectionError("offline mode is enabled")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(ModelError, match="somebody/some-model"):
+        load.bring("somebody/some-model")

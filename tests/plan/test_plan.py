@@ -4,12 +4,14 @@ import json
 import struct
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from foretune.catalogue.models import MODELS
+from foretune.cli.display import after_probe
 from foretune.cli.main import app
 from foretune.cost.machine import Accelerator, Machine
 from foretune.cost.request import Measured
@@ -18,6 +20,8 @@ from foretune.data.example import Example, Turn, conversation
 from foretune.errors import BudgetError, DataError, ModelError, UsageError
 from foretune.execution.calibration import matmul_rate, measure
 from foretune.fit.find_model import CATALOGUE_CONFIGS, find_model
+from foretune.fit.history import SPEED, Recorder, known_history
+from foretune.fit.outlook import default_run, replan
 from foretune.fit.plan import plan
 from foretune.fit.probe_plan import measured, task_spec
 from foretune.fit.row_tokens import count_tokens
@@ -141,7 +145,7 @@ def test_splits_given_by_file_and_column(tmp_path):
 
 def test_short_budgets_evaluate_fewer_rows_unless_told(tmp_path):
     data = _rows(tmp_path / "many.jsonl", 4000)
-    fields = {"model": "SmolLM2-135M-Instruct", "machine": MACHINE, "matmul": lambda machine: 2.4e11, "time": "4m"}
+    fields = {"model": "SmolLM2-135M-Instruct", "machine": MACHINE, "matmul": lambda machine: 2.4e11, "time": "1m"}
     answer = plan(data, **fields)
     assert answer.resolution["evaluation.max_rows"] < 200
     assert answer.resolution.values["evaluation.max_rows"].origin == "recommended"
@@ -281,3 +285,116 @@ def test_calibration_is_measured_once_and_kept(tmp_path):
     assert matmul_rate(MACHINE) == 5e9
     stored.write_text("torn{")
     assert matmul_rate(MACHINE) > 0
+
+
+def test_a_second_forecast_after_the_probe_reads_nothing_again(tmp_path):
+    first = _plan(tmp_path, time="10m")
+    (tmp_path / "rows.jsonl").unlink()  # nothing may be read again
+    probe = {"train_tokens_per_s": 40.0, "score_tokens_per_s": 90.0, "peak_bytes": 10**9, "answer_s": 0.5}
+    second = replan(first, measured(probe), spent_s=33.0)
+    assert second.forecast.units.train_tokens_per_s.value == pytest.approx(40)
+    assert second.forecast.memory_bytes.value == 10**9
+    assert second.forecast.phases[0].seconds.value == 33.0
+    assert "probe" in second.forecast.source
+    assert first.forecast.source != second.forecast.source
+    step = 16 * first.rows.count.row.total / 40
+    assert default_run(second.request, 100, 3).value > 3 * step  # the first rung lies at 3
+    longer = default_run(second.request, 100, 50).value - default_run(second.request, 100, 49).value
+    assert longer > step  # a rung lies at 50
+    assert default_run(second.request, 100, 49).value - default_run(second.request, 100, 48).value == pytest.approx(
+        step
+    )
+    said = after_probe(second.forecast.to_json())
+    assert said.startswith("after the probe: whole run ")
+    assert "953.7 MiB" in said
+
+
+def test_a_run_is_as_long_as_the_search_would_make_it(tmp_path):
+    slow = {"probe": lambda draft: Measured(20.0, 200.0, 10**9)}
+    assert _plan(tmp_path, options={"budget.trials": 2}, **slow).forecast.horizon_share == 1.0
+    shares = [_plan(tmp_path, time=time, **slow).forecast.horizon_share for time in ("60s", "4m", "2h")]
+    assert 0 < shares[0] < shares[1] < shares[2] == 1.0
+
+
+def _recorded_run(tmp_path, number, speed, ratio):
+    """One finished fit in the store: speeds in operations per second, and forecasts with truths."""
+    recorder = Recorder(
+        prefix=f"run-{number}", task="t", task_features={}, model="m", model_features={"parameters": 82_000},
+        machine=MACHINE, versions={},
+    )  # fmt: skip
+    recorder.run("a", {"method": "lora", "number": number}, seed=0, horizon=10)
+    rows = {f"{SPEED}:{work}:cpu:bfloat16": (1.0, 2.0, 3.0, speed * factor) for work, factor in
+            (("train", 1), ("score", 2))}  # fmt: skip
+    rows |= {"run_seconds": (90.0, 100.0, 110.0, 100.0 * ratio), "memory_bytes": (1e9, 1e9, 1e9, 1e9)}
+    recorder.forecast("a", rows)
+    recorder.close()
+
+
+def test_what_earlier_runs_measured_makes_the_next_forecast_tighter_and_better(tmp_path, monkeypatch):
+    monkeypatch.setenv("FORETUNE_STORE", str(tmp_path / "store.sqlite"))
+    truth = 3e10
+    before = _plan(tmp_path, options={"budget.trials": 1})
+    for number in range(6):
+        _recorded_run(tmp_path, number, truth * (0.95, 1.0, 1.05)[number % 3], 1.3)
+    history, outcomes = known_history()
+    assert len(history) == len(outcomes) == 12
+    after = _plan(tmp_path, options={"budget.trials": 1}, history=history, outcomes=outcomes)
+    assert "6 earlier runs" in after.forecast.source
+    assert after.request.rates.train.value == pytest.approx(truth, rel=0.01)
+    width = [a.high / a.low for a in (before.request.rates.train, after.request.rates.train)]
+    assert width[1] < 0.6 * width[0]
+    uncorrected = _plan(tmp_path, options={"budget.trials": 1}, history=history)
+    ratio = [
+        next(p.seconds.value for p in answer.forecast.phases if p.name == "default LoRA")
+        for answer in (after, uncorrected)
+    ]
+    assert ratio[0] / ratio[1] == pytest.approx(1.3 ** (6 / 8), rel=0.01)  # shrunk by two runs' worth
+    other = _plan(tmp_path, machine=replace(MACHINE, cores=8), history=history)
+    assert "matrix products" in other.forecast.source
+
+
+def test_the_shared_head_is_counted_as_encoding_shares_it(tmp_path):
+    folder = _model(tmp_path / "m", "{% for m in messages %} be brief {{ m.role }} : {{ m.content }} end {% endfor %}"
+                    "{% if add_generation_prompt %} be brief assistant : {% endif %}")  # fmt: skip
+    rows = [conversation(f"what is {i}", "this") for i in range(40)]
+    vocabulary = {
+        word: i
+        for i, word in enumerate(["[UNK]", "be", "brief", "user", "assistant", ":", "what", "is", "end", "this"])
+    }
+    numbers = {str(i): len(vocabulary) + i for i in range(40)}
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"] = vocabulary | numbers
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    count = count_tokens(rows, kind="causal", tokenizer=folder / "tokenizer.json", context_tokens=99)
+    assert count.row.head == len(["be", "brief", "user", ":", "what", "is"])
+    assert count_tokens(rows, kind="encoder", tokenizer=folder / "tokenizer.json", context_tokens=99).row.head == 0
+    text = [Example((Turn("text", "what is this"),), targets=(0,))] * 20
+    assert count_tokens(text, kind="causal", tokenizer=folder / "tokenizer.json", context_tokens=99).row.head == 0
+    same = [conversation("what is this", "this")] * 20  # a row keeps one token of its own before its answer
+    count = count_tokens(same, kind="causal", tokenizer=folder / "tokenizer.json", context_tokens=99)
+    assert count.row.head == count.row.prompt - 1
+
+
+def test_a_seven_billion_model_is_planned_from_its_configuration(tmp_path):
+    shape = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+             "vocab_size": 32000, "max_position_embeddings": 4096}  # fmt: skip
+    model = str(_model(tmp_path / "seven", **shape))
+    enough = _plan(tmp_path, model=model, options={"memory.limit": "24GiB"})
+    assert enough.fits
+    assert enough.placement.layout.quantize == "none"
+    tight = _plan(tmp_path, model=model, options={"memory.limit": "10GiB"})
+    assert tight.fits
+    assert tight.placement.layout.quantize == "4bit"
+    assert "the base model is loaded in 4 bits" in tight.notes
+    assert not _plan(tmp_path, model=model, options={"memory.limit": "4GiB"}).fits
+
+
+def test_an_encoder_reserves_memory_for_full_tuning_which_the_search_tries(tmp_path):
+    rows = tmp_path / "labels.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"row {i}", "label": "ab"[i % 2]}) + "\n" for i in range(100)))
+    model = str(_model(tmp_path / "encoder", model_type="bert"))
+    both = plan(rows, model=model, machine=MACHINE, matmul=lambda machine: 2.4e11)
+    alone = plan(rows, model=model, machine=MACHINE, matmul=lambda machine: 2.4e11, sets=["training.method=lora"])
+    assert both.placement.peak.trained > alone.placement.peak.trained
+    assert both.config["method"] == alone.config["method"] == "lora"
+    assert both.rows.count.row.head == 0

@@ -21,7 +21,7 @@ TRAINING = Space(
         Number("warmup_share", 0.0, 0.9, 0.03, about="Share of the steps over which the rate rises from zero."),
         Number("weight_decay", 0.0, 1.0, 0.0, about="Decoupled weight decay of AdamW."),
         Number("max_gradient_norm", 1e-3, 1e3, 1.0, log=True, about="Gradients are clipped to this global norm."),
-        Choice("regularizer", ("none",), "none", about="What keeps the run from forgetting or over-fitting."),
+        Choice("regularizer", ("none", "neftune"), "none", about="What keeps the run from forgetting or over-fitting."),
     )
 )
 

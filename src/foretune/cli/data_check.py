@@ -26,7 +26,9 @@ _NARROW_SHARE = 0.005
 
 
 def check(
-    source: Annotated[str, typer.Argument(metavar="DATA", help="A file, a folder or a data set of the hub.")],
+    source: Annotated[
+        str, typer.Argument(metavar="DATA", help="A file, a folder, a hub id, or the name of a data set.")
+    ],
     format: Annotated[str | None, typer.Option(help="Row format, if it is not found: messages, alpaca, …")] = None,
     task: Annotated[str | None, typer.Option(help="Task, if the guess is wrong: generation, classification, …")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,

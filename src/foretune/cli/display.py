@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
-from foretune.units import format_duration
+from foretune.units import format_bytes, format_duration
 
 if TYPE_CHECKING:
     from foretune.fit.job import FitResult
@@ -169,6 +169,8 @@ def sentence(kind: str, payload: Mapping[str, Any]) -> str | None:
             f"probe: base loss {payload['base_loss']:.3f}, {payload['train_tokens_per_s']:.0f} tokens/s trained, "
             f"{payload['score_tokens_per_s']:.0f} scored"
         )
+    if kind == "forecast":
+        return after_probe(payload)
     if kind == "base":
         value, error, count = payload["loss"]
         return f"base model: validation loss {value:.3f} ± {error:.3f} on {count} rows"
@@ -185,6 +187,21 @@ def sentence(kind: str, payload: Mapping[str, Any]) -> str | None:
         best = payload["candidates"][0]
         return f"best on all validation rows: {best['run']} at step {best['step']}, loss {best['loss'][0]:.3f}"
     return None
+
+
+def after_probe(forecast: Mapping[str, Any]) -> str:
+    """The second forecast: the whole run, a run of the default LoRA, and the peak memory."""
+    phases = {phase["name"]: phase["seconds"] for phase in forecast["phases"]}
+    default = _between(phases["default LoRA"], format_duration)
+    return (
+        f"after the probe: whole run {_between(forecast['seconds'], format_duration)}; the default LoRA {default}"
+        f" for {forecast['steps_per_run']} steps; memory {_between(forecast['memory_bytes'], format_bytes)}"
+    )
+
+
+def _between(bounds: Sequence[float], show: Callable[[float], str]) -> str:
+    low, value, high = (show(bound) for bound in bounds)
+    return value if low == high else f"{value} ({low} to {high})"
 
 
 def _observed(lease: Mapping[str, Any], observation: Mapping[str, Any]) -> str:

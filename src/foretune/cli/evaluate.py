@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.errors import UsageError
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from foretune.data.example import Example
     from foretune.fit.systems import Evaluation
 
 
@@ -19,7 +24,14 @@ def evaluate(
         list[str] | None, typer.Option("--metric", help="Repeatable; by default the task's own and the loss.")
     ] = None,
     task: Annotated[str | None, typer.Option(help="What the rows are; found from them.")] = None,
-    base: Annotated[Path | None, typer.Option(help="The base model's folder, if not found.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model's folder or name, if not found.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only the rows of this split; by default test, where rows say so.")
+    ] = None,
+    prompt_column: Annotated[str | None, typer.Option(help="Column of the question or instruction.")] = None,
+    answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the text to classify.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
     answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
@@ -29,16 +41,19 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a system on rows with known answers; an adapter is compared with its base row by row."""
+    from foretune.data.columns import Columns
     from foretune.data.corpora import locate
     from foretune.data.read import read
     from foretune.evaluation.metrics import default_metric, metric
     from foretune.files import canonical_json, write_text
-    from foretune.fit.systems import Settings, evaluate_rows
+    from foretune.fit.systems import Settings, evaluate_rows, known_task
 
     for name in metrics or ():
         metric(name)
-    found = read(locate(data), task=task)
-    examples = found.examples[:rows]
+    columns = Columns(prompt=prompt_column, answer=answer_column, label=label_column, text=text_column)
+    found = read(locate(data), columns=columns, task=task or known_task(system))
+    part, examples = _part(found.examples, split, data)
+    examples = examples[:rows]
     wanted = metrics or list(dict.fromkeys([default_metric(found.task, examples), "loss"]))
     settings = Settings(
         max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
@@ -50,11 +65,26 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(_as_json(result, found.task, len(examples)), ensure_ascii=False, indent=2))
         return
-    typer.echo(f"{system} on {len(examples)} rows of {data} ({found.task})")
+    typer.echo(f"{system} on {len(examples)} {part}rows of {data} ({found.task})")
     for name, score in result.scores.items():
         typer.echo(f"  {name:18} {score.value:.4g} ± {score.standard_error:.2g} {metric(name).unit}")
         if name in result.comparisons:
             typer.echo(f"  {'':18} {_sentence(result, name)}")
+
+
+def _part(examples: Sequence[Example], split: str | None, data: str) -> tuple[str, Sequence[Example]]:
+    """The rows of a split, with its name as a word for the report; all where none is named and none is ``test``."""
+    wanted = split or ("test" if any(row.split == "test" for row in examples) else None)
+    if wanted is None:
+        return "", examples
+    chosen = [row for row in examples if row.split == wanted]
+    if not chosen:
+        known = sorted({row.split for row in examples if row.split is not None})
+        raise UsageError(
+            f"{data} has no rows of the split {wanted!r}.",
+            remedy=f"Its splits: {', '.join(known)}." if known else "Its rows name no split.",
+        )
+    return f"{wanted} ", chosen
 
 
 def _sentence(result: Evaluation, name: str) -> str:

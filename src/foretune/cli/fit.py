@@ -95,7 +95,7 @@ def fit(
             None if config is None else str(config),
             tuple(str(path) for path in plugin or ()),
         )
-        folder = output or job.default_output(data or "data")
+        folder = job.output_of(request, output)
     with display(as_json=as_json) as shown:
         result = job.start(request, folder, command=_command_line(), on_event=shown.event)
         shown.finish(result)

@@ -6,13 +6,16 @@ imported inside the command. A test holds ``foretune --help`` to that.
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from foretune import __version__
-from foretune.cli import data, doctor, experience, models, plan
+from foretune.cli import data, doctor, experience, models, plan, study
+from foretune.cli.chat import chat
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
 from foretune.cli.fit import fit
@@ -32,9 +35,6 @@ app = typer.Typer(
 )
 
 
-app.add_typer(data.app, name="data")
-
-
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"foretune {__version__}")
@@ -52,22 +52,28 @@ def _root(
 
 app.command()(fit)
 app.command()(plan.plan)
+app.command()(evaluate)
+app.command()(predict)
+app.command()(chat)
 app.command()(report)
 app.command()(runs)
 app.command()(export)
 app.add_typer(data.app)
 app.add_typer(models.app)
-app.command("report")(report)
-app.command("runs")(runs)
-app.command("export")(export)
-app.command("evaluate")(evaluate)
-app.command("predict")(predict)
 app.add_typer(experience.app, name="experience")
 app.command()(doctor.doctor)
+app.add_typer(study.app, name="study")
+
+
+def _quiet_libraries() -> None:
+    """Keep remarks of libraries about themselves off the terminal: they are no concern of the user's."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def main() -> None:
     """Run the command line; every `ForetuneError` becomes one paragraph on stderr and its exit code."""
+    _quiet_libraries()
     try:
         app()
     except ForetuneError as error:

@@ -33,8 +33,11 @@ def plan(
     Ends with exit code 5 when the model does not fit this machine.
     """
     from foretune.cost.placement import refuse_if_too_large
+    from foretune.fit.history import known_history
     from foretune.fit.plan import plan as make_plan
     from foretune.fit.probe_plan import measure
+
+    history, outcomes = known_history()
 
     answer = make_plan(
         data,
@@ -45,6 +48,8 @@ def plan(
         sets=sets or (),
         options={"budget.trials": trials},
         probe=measure if probe else None,
+        history=history,
+        outcomes=outcomes,
     )
     if as_json:
         typer.echo(json.dumps(answer.to_json(), indent=2, ensure_ascii=False, allow_nan=False))

@@ -2,43 +2,65 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from foretune.errors import UsageError
 
+if TYPE_CHECKING:
+    from foretune.fit.systems import Prediction
+
 
 def predict(
     system: Annotated[str, typer.Argument(help="A run, adapter or model folder, a hub id or a model's name.")],
     file: Annotated[Path, typer.Argument(help="Prompts: JSONL, JSON, CSV, TSV or Parquet; .txt has one a line.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write JSONL: prompt and answer.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where to write JSONL: prompt and answer.")
+    ] = None,
     prompt_column: Annotated[str, typer.Option(help="The column that holds the prompt.")] = "prompt",
-    base: Annotated[Path | None, typer.Option(help="The base model's folder, if not found.")] = None,
+    base: Annotated[str | None, typer.Option(help="The base model's folder or name, if not found.")] = None,
     untouched: Annotated[bool, typer.Option("--base-only", help="Switch the adapter off.")] = False,
+    labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
     answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all answers.")] = False,
 ) -> None:
-    """Answer every prompt of a file with a trained system."""
-    from foretune.data.columns import Columns
-    from foretune.data.example import Example, Turn
-    from foretune.data.read import read
+    """Answer every prompt of a file with a trained system; a classifier names the class and its probability."""
     from foretune.files import canonical_json, write_text
     from foretune.fit.systems import Settings, predict_rows
 
-    if output.resolve() == file.resolve():
+    if output is None and not as_json:
+        raise UsageError("say where the answers go.", remedy="Use --output FILE, --json, or both.")
+    if output is not None and output.resolve() == file.resolve():
         raise UsageError("the answers would replace the prompts.", remedy="Choose another --output.")
+    settings = Settings(
+        max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
+        labels=tuple(name.strip() for name in labels.split(",") if name.strip()),
+    )  # fmt: skip
+    said = predict_rows(system, _prompts(file, prompt_column), base=base, untouched=untouched, settings=settings)
+    rows = [_row(one) for one in said]
+    if output is not None:
+        write_text(output, "".join(canonical_json(row) + "\n" for row in rows))
+    if as_json:
+        typer.echo(json.dumps({"system": system, "answers": rows}, ensure_ascii=False, indent=2))
+    else:
+        typer.echo(f"{len(rows)} answers in {output}")
+
+
+def _prompts(file: Path, column: str) -> list[str]:
+    from foretune.data.columns import Columns
+    from foretune.data.read import read
+
     text = file.suffix.lower() == ".txt"
-    found = read(file, columns=Columns() if text else Columns(text=prompt_column))
-    prompts = [row.turns[0].content for row in found.examples]
-    asked = [
-        Example((Turn("user", prompt), Turn("assistant", "")), targets=(1,), place=row.place)
-        for prompt, row in zip(prompts, found.examples, strict=True)
-    ]
-    settings = Settings(max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain)
-    answers = predict_rows(system, asked, base=base, untouched=untouched, settings=settings)
-    pairs = zip(prompts, answers, strict=True)
-    write_text(output, "".join(canonical_json({"prompt": prompt, "answer": text}) + "\n" for prompt, text in pairs))
-    typer.echo(f"{len(answers)} answers in {output}")
+    found = read(file, columns=Columns() if text else Columns(text=column))
+    return [row.turns[0].content for row in found.examples]
+
+
+def _row(prediction: Prediction) -> dict[str, Any]:
+    """Prompt and answer, and the probability where there is one."""
+    return {key: value for key, value in asdict(prediction).items() if value is not None}

@@ -76,15 +76,7 @@ def load_file(path: Path) -> tuple[dict[str, Given], dict[str, Any] | None]:
 
     Raises `UsageError` with file and line for what cannot be read, keys given twice and unknown keys.
     """
-    try:
-        if path.stat().st_size > _LARGEST_FILE_BYTES:
-            raise UsageError("this is too large for a specification.", place=Place(path), remedy="Is it your data?")
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        reason = error.strerror or "unreadable"
-        raise UsageError(f"cannot be read: {reason}.", place=Place(path), remedy="Check --config.") from error
-    except UnicodeDecodeError as error:
-        raise UsageError("is not UTF-8 text.", place=Place(path), remedy="Save it as UTF-8.") from error
+    text = _text(path)
     node = _compose(text, path)
     if node is None:
         return {}, None
@@ -97,6 +89,39 @@ def load_file(path: Path) -> tuple[dict[str, Given], dict[str, Any] | None]:
             given.update(_walk(child, path, key))
     _refuse_unknown(given)
     return given, origins
+
+
+def load_tree(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], Place]]:
+    """The values of any of our YAML files as they are nested, and the place of every key by its path.
+
+    The same rules as `load_file`, but which keys there may be is the caller's to check. Raises `UsageError`.
+    """
+    node = _compose(_text(path), path)
+    places: dict[tuple[str, ...], Place] = {}
+
+    def read(part: yaml.Node, at: tuple[str, ...]) -> Any:
+        if not isinstance(part, yaml.MappingNode):
+            return _plain(part)
+        values = {}
+        for key, child in _pairs(part, path, ""):
+            places[(*at, key)] = _place(child, path)
+            values[key] = read(child, (*at, key))
+        return values
+
+    return ({} if node is None else read(node, ())), places
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > _LARGEST_FILE_BYTES:
+            raise UsageError("this is too large for a specification.", place=Place(path), remedy="Is it your data?")
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        reason = error.strerror or "unreadable"
+        raise UsageError(f"cannot be read: {reason}.", place=Place(path), remedy="Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise UsageError("is not UTF-8 text.", place=Place(path), remedy="Save it as UTF-8.") from error
+    return text
 
 
 def _origins(node: yaml.Node, path: Path) -> dict[str, Any]:

@@ -188,11 +188,12 @@ class MemorySettings(Section):
     """Keep only layer inputs for the backward pass: less memory, a third more arithmetic."""
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under dotted keys: ``{"lora": {"rank": 8}}`` becomes ``{"lora.rank": 8}``."""
     flat: dict[str, Any] = {}
     for key, item in value.items():
         name = f"{prefix}{key}"
-        flat.update(_flat(item, f"{name}.") if isinstance(item, Mapping) else {name: item})
+        flat.update(flat_settings(item, f"{name}.") if isinstance(item, Mapping) else {name: item})
     return flat
 
 
@@ -224,7 +225,7 @@ class FitSpec(Section):
         """``training: {lora: {rank: 8}}`` becomes ``{"lora.rank": 8}``, checked against the declared settings."""
         if not isinstance(value, Mapping) or not isinstance(value.get("training"), Mapping):
             return value
-        flat = {name: item for name, item in _flat(value["training"]).items() if item is not None}
+        flat = {name: item for name, item in flat_settings(value["training"]).items() if item is not None}
         space = config_space()
         checked = {}
         for name, item in flat.items():

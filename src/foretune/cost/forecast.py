@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.cost.interval import ZERO, Interval, total
-from foretune.cost.memory import trained_bytes
-from foretune.cost.phases import Phase, UnitTimes, default_run_seconds, export_bytes, fixed_phases, unit_times
+from foretune.cost.phases import Phase, UnitTimes, export_bytes, fixed_phases, run_seconds, unit_times
 from foretune.cost.placement import Placement
 from foretune.cost.request import ForecastRequest
 from foretune.errors import BudgetError
@@ -22,11 +21,16 @@ from foretune.units import format_duration
 DEFAULT_RUN_SHARE = 0.35
 """Where the default LoRA would take more of the time budget than this, every run gets a shortened horizon."""
 
+MEMORY = "memory_bytes"
+"""The quantity under which a forecast peak and its truth are remembered."""
+
 SEARCH_PHASES = ("default LoRA", "other trials")
 """The phases that train; the others of the time budget are reserved from it."""
 
 _TRIAL_SHARE = Interval(0.35, 0.6, 1.0)  # of a full run: bad configurations stop at an early rung
 _CHECKPOINTS_KEPT = Interval(2.0, 4.0, 8.0)  # best, last, and the paused that promise something
+_ROUNDING = 1e-6  # a share of steps that is whole but for the last bit
+_CHECKPOINT_BYTES = 12.0  # a float32 master and two moments of each trained parameter
 _MEASURED_MEMORY = 1.05
 _SECONDS_PER_HOUR = 3600.0
 _TOKEN_CACHE_BYTES = 12.0  # ids, target mask and offsets of one token
@@ -38,7 +42,7 @@ class Forecast:
 
     units: UnitTimes
     steps_per_run: int
-    """Optimiser steps of one full run, after shortening"""
+    """Optimiser steps of one run, after shortening"""
     horizon_share: float
     """1 when a run gets all its epochs; less when the time budget shortens every run"""
     phases: tuple[Phase, ...]
@@ -73,11 +77,13 @@ def forecast(request: ForecastRequest, placement: Placement) -> Forecast:
     """The forecast for ``request`` laid out as ``placement`` says. Raises `BudgetError` for a budget below one step."""
     units = unit_times(request)
     before, after = fixed_phases(request, units)
-    run_s = default_run_seconds(request, units)
-    share = _horizon_share(request, units, run_s, before, after)
-    run_s = run_s.times(share)
+    first = unit_times(request, request.first_run)
+    full_steps = request.first_run.steps(request.data.train_rows)
+    share = _horizon_share(request, first, full_steps, before, after)
+    steps = max(1, int(full_steps * share + _ROUNDING))
+    run_s = run_seconds(request, first, steps)
     default = Phase(SEARCH_PHASES[0], run_s)
-    trials, others = _search(request, run_s, before, after)
+    trials, others = _search(request, run_s, run_seconds(request, units, steps), before, after)
     phases = (*before, default, Phase(SEARCH_PHASES[1], others), *after)
     whole = total(phase.seconds for phase in phases)
     if request.budget.kind == "time":
@@ -87,7 +93,7 @@ def forecast(request: ForecastRequest, placement: Placement) -> Forecast:
         money = whole.times(request.price_per_hour / _SECONDS_PER_HOUR)
     return Forecast(
         units=units,
-        steps_per_run=max(1, round(request.run.steps(request.data.train_rows) * share)),
+        steps_per_run=steps,
         horizon_share=share,
         phases=phases,
         trials=trials,
@@ -106,27 +112,30 @@ def minimum_seconds(request: ForecastRequest, units: UnitTimes) -> float:
 
 
 def _horizon_share(
-    request: ForecastRequest, units: UnitTimes, run_s: Interval, before: list[Phase], after: list[Phase]
+    request: ForecastRequest, units: UnitTimes, full_steps: int, before: list[Phase], after: list[Phase]
 ) -> float:
     """The share of its epochs that every run gets; raises `BudgetError` when not even a step is paid for."""
     budget = request.budget
     if budget.kind == "steps":
         _refuse_count(budget.total, "steps")
-        return min(1.0, budget.total / request.run.steps(request.data.train_rows))
+        return min(1.0, budget.total / full_steps)
     if budget.kind == "trials":
         _refuse_count(budget.total, "trials")
         return 1.0
+    run_s = run_seconds(request, units, full_steps).value
     if budget.total <= 0 or budget.total < units.step.value:
         least = minimum_seconds(request, units)
         raise BudgetError(
             f"a time budget of {format_duration(max(0.0, budget.total))} does not pay for one training step"
             f" ({format_duration(units.step.value)} here).",
             remedy=f"Give at least --time {_round_up(least)}; a full run of the default takes"
-            f" {format_duration(run_s.value)}.",
+            f" {format_duration(run_s)}.",
         )
+    if request.horizon_steps is not None:
+        return min(1.0, request.horizon_steps / full_steps)
     room = budget.total - total(p.seconds for p in (*before, *after) if p.in_budget).value
-    allowed = max(units.step.value, min(DEFAULT_RUN_SHARE * budget.total, room))
-    return min(1.0, allowed / run_s.value)
+    allowed = min(DEFAULT_RUN_SHARE * budget.total, room) - run_seconds(request, units, 0).value
+    return min(1.0, max(1 / full_steps, allowed / units.step.value / full_steps))
 
 
 def _refuse_count(count: float, unit: str) -> None:
@@ -140,9 +149,12 @@ def _round_up(seconds: float) -> str:
 
 
 def _search(
-    request: ForecastRequest, run_s: Interval, before: list[Phase], after: list[Phase]
+    request: ForecastRequest, first_s: Interval, run_s: Interval, before: list[Phase], after: list[Phase]
 ) -> tuple[Interval, Interval]:
-    """(number of trials, the default included; seconds of the others)."""
+    """(number of trials, the default included; seconds of the others).
+
+    The default takes ``first_s``, every other one a part of ``run_s``.
+    """
     one = Interval(
         run_s.low * _TRIAL_SHARE.low, run_s.value * _TRIAL_SHARE.value, run_s.high * _TRIAL_SHARE.high
     )  # fmt: skip
@@ -151,7 +163,7 @@ def _search(
     if request.budget.kind == "trials":
         others = request.budget.total - 1
         return Interval.exactly(request.budget.total), one.times(others / request.workers)
-    reserved = total(p.seconds for p in (*before, *after) if p.in_budget) + run_s
+    reserved = total(p.seconds for p in (*before, *after) if p.in_budget) + first_s
     spare = [max(0.0, request.budget.total - used) for used in (reserved.high, reserved.value, reserved.low)]
     counts = (spare[0] / one.high, spare[1] / one.value, spare[2] / one.low)
     return (
@@ -164,7 +176,7 @@ def _stopped_by_clock(request: ForecastRequest, phases: tuple[Phase, ...], whole
     """A time budget ends the search: what it pays for takes at most the budget, whatever the speed."""
     outside = total(phase.seconds for phase in phases if not phase.in_budget)
     inside = total(phase.seconds for phase in phases if phase.in_budget)
-    limit = request.budget.total
+    limit = max(request.budget.total, request.spent_s)
     return outside + Interval(min(inside.low, limit), min(inside.value, limit), min(inside.high, limit))
 
 
@@ -173,13 +185,13 @@ def _memory(request: ForecastRequest, placement: Placement) -> Interval:
     if request.measured is not None and request.measured.peak_bytes > 0:
         one = Interval.around(float(request.measured.peak_bytes), _MEASURED_MEMORY)
     else:
-        one = request.correction.apply("peak_bytes", placement.peak.interval)
+        one = request.correction.apply(MEMORY, placement.peak.interval)
     return one.times(request.workers)
 
 
 def _disk(request: ForecastRequest) -> Interval:
     """Checkpoints that are kept, the export, cached tokens, and the model when it is still to be fetched."""
-    checkpoint = trained_bytes(request.run.trainable, request.layout, full=request.run.full)
+    checkpoint = request.run.trainable * _CHECKPOINT_BYTES
     data = request.data
     tokens = (data.train_rows + data.validation_rows + data.test_rows) * data.row.total * _TOKEN_CACHE_BYTES
     fetched = request.fetch_bytes + (request.shapes.parameters * 2 if request.fetch_bytes else 0)

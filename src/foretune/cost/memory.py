@@ -1,22 +1,28 @@
-"""Peak memory of a training step: weights, what is trained, what is kept for the backward pass, the head's chunk.
+"""Peak memory of a worker: the larger of training and answering.
 
-The bytes kept per token and layer are counted tensor by tensor from the modelling code of transformers 5 (norms
-keep a float32 copy of their input, attention its projections, the gated layer four activations, every adapter its
-input and its rank-r result). A test compares them with what autograd really saves. With gradient checkpointing a
-layer keeps its input only, and one layer at a time is whole.
+Training holds the weights, what is trained, what is kept for the backward pass, and the head's chunk. The bytes kept
+per token and layer are counted tensor by tensor from the modelling code of transformers 5 (norms keep a float32 copy
+of their input, attention its projections, the gated layer four activations, every adapter its input and its rank-r
+result; packed attention also its documents cut apart, keys and values repeated for every head). A test compares them
+with what autograd really saves. With gradient checkpointing a layer keeps its input only, and one layer at a time is
+whole. A micro-batch holds at most an update, whose shared head counts once.
 
-On a processor the C library's heap does not give back what was freed between tensors that live on: measured with
-SmolLM2-135M (LoRA r=16, bfloat16), the arithmetic meets the peak within 3 % when every tensor is mapped on its own
-(1,338 forecast, 1,366 MiB measured at 512 tokens), and the usual heap adds `_HEAP_ACTIVATIONS` and `_HEAP_LOGITS` of
-those parts, two factors fitted to three measurements (1,651 MiB at 512 tokens, 2,334 at 1,024, 1,236 at 1,024 with
-checkpointing; met within 5 %).
+Loading maps the stored file beside the weights that are made from it. Those pages are not counted: the system takes
+them back when memory is short.
+
+On a processor the C library's heap does not give back what was freed between tensors that live on, and the kernels
+keep compiled code: `_HEAP_ACTIVATIONS`, `_HEAP_LOGITS` and `_KERNELS_BYTES` are fitted to
+SmolLM2-135M in bfloat16 with LoRA r=16 and r=64 at 255, 512 and 920 tokens (peaks of 1,412, 1,772 and 2,667 MiB).
+Out of that sample (full tuning 3,550; checkpointing at 1,024 tokens 1,479; 256 tokens 1,583; float32 2,594; MiniLM with
+LoRA 764, in full 1,146) it is within 7 %.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from foretune.cost.interval import Interval
+from foretune.cost.operations import RowTokens, shares_head
 from foretune.cost.shapes import CROSS, ModelShapes, Stack
 
 FLOAT32_BYTES = 4
@@ -29,9 +35,11 @@ _ATTENTION_DROPOUT_BYTES = 14  # probabilities, noise and their product, for eac
 _COMPOSED_ACTIVATIONS = {"gelu_new": 3}  # written in tensor operations: so many more copies of the layer's width
 _LOGIT_BYTES = 14  # bf16 logits, float32 logits, their log-softmax and its gradient
 _WORKSPACE_COPIES = 4  # gradients of activations alive at once in the widest layer
-FRAMEWORK_BYTES = {"cpu": 480 * 2**20, "cuda": 560 * 2**20}  # measured: torch, transformers, peft; a CUDA context
+FRAMEWORK_BYTES = {"cpu": 520 * 2**20, "cuda": 560 * 2**20}  # measured: torch, transformers, peft; a CUDA context
 _SPREAD = 0.15  # relative half-width before anything was measured
-_HEAP_ACTIVATIONS, _HEAP_LOGITS = 0.9, 0.25
+_HEAP_ACTIVATIONS, _HEAP_LOGITS = 0.45, 0.5
+_KERNELS_BYTES = 100 * 2**20
+_ANSWERED_TOGETHER, _CACHE_POSITIONS, _CACHE_BYTES = 128, 16_384, 2**30  # of one batch in `evaluation.generation`
 _CUDA_SLACK = 0.06  # the caching allocator's rounding and fragmentation
 
 
@@ -49,6 +57,36 @@ class Layout:
     adapter_rank: int = 16
     adapter_dropout: bool = False
     longest_row: int = 512
+    row: RowTokens | None = None
+    """The mean row, where it is known; it bounds what a micro-batch holds"""
+    rows_per_update: int = 16
+    answer_tokens: int = 0
+    """Longest generated answer; 0 where none is"""
+
+    @property
+    def tokens(self) -> float:
+        """Tokens of the largest micro-batch as it is computed: an update, where that is less than the limit."""
+        limit = float(max(self.micro_batch_tokens, self.longest_row))
+        if self.row is None:
+            return limit
+        return max(self.longest_row, min(limit, self.row.head + self.rows_per_update * self.row.own))
+
+    @property
+    def several_micro_batches(self) -> bool:
+        """Whether an update may take more than one micro-batch."""
+        return self.row is None or self.row.head + self.rows_per_update * self.row.own > self.tokens
+
+    @property
+    def documents(self) -> float:
+        """Rows in the largest micro-batch."""
+        if self.row is None:
+            return 1.0
+        return max(1.0, (self.tokens - self.row.head) / max(1.0, self.row.own))
+
+    @property
+    def targets(self) -> float:
+        """Positions whose logits exist at once."""
+        return float(self.head_chunk) if self.row is None else min(self.head_chunk, self.documents * self.row.answer)
 
     @property
     def width_bytes(self) -> int:
@@ -66,15 +104,18 @@ class Peak:
     logits: float
     framework: float
     slack: float = field(default=0.0)
+    cache: float = field(default=0.0)
+    """Keys and values of the answers written at once"""
 
     @property
     def total(self) -> float:
-        """Their sum."""
-        return self.weights + self.trained + self.activations + self.logits + self.framework + self.slack
+        """The worst moment: training or answering."""
+        training = self.trained + self.activations + self.logits + self.slack
+        return self.framework + self.weights + max(training, self.trained + self.cache)
 
     @property
     def interval(self) -> Interval:
-        """The sum with what is not known before a probe; weights are exact, the rest is not."""
+        """The peak with what is not known before a probe; weights are exact, the rest is not."""
         unknown = _SPREAD * (self.total - self.weights) + _SPREAD / 3 * self.weights
         return Interval(self.total - unknown, self.total, self.total + unknown)
 
@@ -87,12 +128,16 @@ def weight_bytes(shapes: ModelShapes, layout: Layout) -> float:
     return packed * _FOUR_BIT_BYTES + (shapes.parameters - packed) * layout.width_bytes
 
 
-def trained_bytes(trainable: int, layout: Layout, *, full: bool) -> float:
-    """Bytes that training adds: the adapter, float32 masters where the compute type is narrower, moments, gradients."""
+def trained_bytes(trainable: int, layout: Layout) -> float:
+    """Bytes that training adds: the adapter (or a copy of the base, which full tuning puts back afterwards), moments,
+    gradients, and float32 masters where the compute type is narrower.
+
+    Gradients in that type move to the masters after each micro-batch; both exist at once from the second one on.
+    """
     width = layout.width_bytes
-    each = _MOMENTS_BYTES + width + (0 if full else width)
+    each = width + _MOMENTS_BYTES + FLOAT32_BYTES
     if width < FLOAT32_BYTES:
-        each += _MASTER_BYTES + FLOAT32_BYTES  # the master and its gradient
+        each += _MASTER_BYTES + (width if layout.several_micro_batches else 0)
     return trainable * each
 
 
@@ -149,10 +194,17 @@ def _feed_forward_bytes(shapes: ModelShapes, width: int) -> float:
     return width * (shapes.width + copies * shapes.ffn_width)
 
 
+def packed_bytes(shapes: ModelShapes, layout: Layout) -> float:
+    """Bytes that packed attention keeps in one layer: queries and results, keys and values of each document."""
+    if layout.row is None or not shares_head(shapes, noisy=False):
+        return 0.0
+    inner = layout.width_bytes * shapes.heads * shapes.head_dim
+    return 2 * inner * layout.documents * (layout.row.own + layout.row.total)
+
+
 def activation_bytes(shapes: ModelShapes, layout: Layout, *, full: bool) -> float:
     """Bytes kept for the backward pass of one micro-batch, plus the working space of the widest layer."""
-    width = layout.width_bytes
-    tokens = max(layout.micro_batch_tokens, layout.longest_row)
+    width, tokens, packed = layout.width_bytes, layout.tokens, packed_bytes(shapes, layout)
     stacks: tuple[tuple[Stack, int], ...] = (("encoder", shapes.encoder_layers), ("decoder", shapes.layers))
     if shapes.kind == "encoder":
         stacks = (("encoder", shapes.layers),)
@@ -163,21 +215,33 @@ def activation_bytes(shapes: ModelShapes, layout: Layout, *, full: bool) -> floa
         kept = sum(width * shapes.width * layers for _, layers in stacks) + max(per_layer.values())
     else:
         kept = sum(per_layer[stack] * layers for stack, layers in stacks)
-    return tokens * (kept + outside + workspace)
+        packed *= shapes.layers
+    return tokens * (kept + outside + workspace) + packed
+
+
+def cache_bytes(shapes: ModelShapes, layout: Layout) -> float:
+    """Keys and values of one batch of answers, and its logits."""
+    if not layout.answer_tokens or shapes.kind == "encoder":
+        return 0.0
+    each = 2 * layout.width_bytes * shapes.kv_heads * shapes.head_dim * shapes.layers
+    positions = (layout.row.total if layout.row else layout.longest_row) + layout.answer_tokens
+    together = min(_ANSWERED_TOGETHER * positions, _CACHE_POSITIONS, _CACHE_BYTES / each)
+    rows = max(1.0, together / positions)
+    return rows * (positions * each + _LOGIT_BYTES * shapes.vocabulary)
 
 
 def peak(shapes: ModelShapes, layout: Layout, *, trainable: int, full: bool) -> Peak:
-    """The peak of one training step with ``trainable`` parameters."""
-    logits = 0.0 if shapes.kind == "encoder" else _LOGIT_BYTES * layout.head_chunk * shapes.vocabulary
+    """The peak of a worker that trains ``trainable`` parameters."""
+    logits = 0.0 if shapes.kind == "encoder" else _LOGIT_BYTES * layout.targets * shapes.vocabulary
     parts = Peak(
         weights=weight_bytes(shapes, layout),
-        trained=trained_bytes(trainable, layout, full=full),
+        trained=trained_bytes(trainable, layout),
         activations=activation_bytes(shapes, layout, full=full),
         logits=logits,
         framework=FRAMEWORK_BYTES[layout.device],
+        cache=cache_bytes(shapes, layout),
     )
     if layout.device == "cuda":
-        slack = _CUDA_SLACK * (parts.total - parts.framework)
-    else:
-        slack = _HEAP_ACTIVATIONS * parts.activations + _HEAP_LOGITS * parts.logits
-    return Peak(parts.weights, parts.trained, parts.activations, parts.logits, parts.framework, slack)
+        return replace(parts, slack=_CUDA_SLACK * (parts.total - parts.framework))
+    heap = _HEAP_ACTIVATIONS * parts.activations + _HEAP_LOGITS * parts.logits
+    return replace(parts, slack=heap + _KERNELS_BYTES)

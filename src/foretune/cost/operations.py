@@ -4,7 +4,10 @@ A multiplication with its addition counts as two operations (Kaplan et al. 2020,
 costs 2P forward per token; backward costs 2P for the gradient of its input and, only where it is trained, 2P for
 its own. With adapters the frozen matrices therefore cost 4P instead of 6P. Attention scores and their sum cost
 4 · width per key that a query sees. The language-model head runs at target positions only, and it is frozen.
-Norms, activations and the optimiser are not counted: they are memory traffic, which the machine's rate contains.
+Norms and activations are not counted: they are memory traffic, which the machine's rate contains.
+
+Packed rows of a causal model share their common head (the constant part of a chat template), which is then computed
+once for a micro-batch: `head_copies` says how often a row pays for it.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from foretune.cost.shapes import CROSS, ModelShapes
 _MULTIPLY_ADD = 2.0  # operations for one weight and one token
 _SCORES_AND_SUM = 2  # attention multiplies by the keys, then by the values
 _CAUSAL_SHARE = 0.5  # a query sees half of the document on average
+_UNPACKED = frozenset({"gemma2"})  # caps its attention scores, so its rows are padded instead
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class RowTokens:
     """The mean of the squared row length: what attention costs follow"""
     longest: int
     """The longest row"""
+    head: float = 0.0
+    """Tokens that all rows begin with and none is scored on: what a packed micro-batch computes once"""
     exact: bool = True
     """Whether a tokenizer counted; otherwise estimated from characters"""
 
@@ -37,6 +43,20 @@ class RowTokens:
     def total(self) -> float:
         """Tokens of the mean row."""
         return self.prompt + self.answer
+
+    @property
+    def own(self) -> float:
+        """Tokens of the mean row behind the shared head."""
+        return self.total - self.head
+
+    @property
+    def padded(self) -> float:
+        """Tokens of the mean row in a padded batch: the mean length of a neighbour, which grows with their spread."""
+        return max(self.total, self.mean_square / max(self.total, 1.0))
+
+    def computed(self, copies: float) -> float:
+        """Tokens of the mean row that are computed when it pays for ``copies`` of the shared head (at most 1)."""
+        return self.own + copies * self.head
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,28 @@ class Operations:
         return self.forward + self.backward
 
 
+def packs(shapes: ModelShapes) -> bool:
+    """Whether rows are packed into one stream; others are padded to the length of their neighbours."""
+    return shapes.kind == "causal" and shapes.architecture not in _UNPACKED
+
+
+def shares_head(shapes: ModelShapes, *, noisy: bool) -> bool:
+    """Whether packed rows compute their common head once: causal models, and no dropout (``noisy``) that it shared."""
+    return packs(shapes) and not noisy
+
+
+def rows_per_micro_batch(row: RowTokens, rows: float, limit_tokens: int, *, shared: bool) -> float:
+    """Mean rows that share a micro-batch when ``rows`` are laid out in at most ``limit_tokens`` tokens each."""
+    head, own = (row.head, row.own) if shared else (0.0, row.total)
+    most = max(1.0, (limit_tokens - head) // max(own, 1.0))
+    return rows / max(1.0, -(-rows // most))
+
+
+def head_copies(row: RowTokens, rows: float, limit_tokens: int, *, shared: bool) -> float:
+    """How many times a row pays for the shared head: 1 where every row computes its own, less where they share it."""
+    return 1.0 / rows_per_micro_batch(row, rows, limit_tokens, shared=True) if shared else 1.0
+
+
 def _stack_weights(shapes: ModelShapes) -> tuple[float, float, float]:
     """Weights that every encoder token, every decoder token, and every encoder token for cross-attention pass."""
     encoder = decoder = memory = 0.0
@@ -65,7 +107,7 @@ def _stack_weights(shapes: ModelShapes) -> tuple[float, float, float]:
     return encoder, decoder, memory
 
 
-def _linear_and_attention(shapes: ModelShapes, row: RowTokens) -> tuple[float, float]:
+def _linear_and_attention(shapes: ModelShapes, row: RowTokens, copies: float) -> tuple[float, float]:
     """(operations in matrices of the layers, operations in attention) for one row, forward."""
     encoder, decoder, memory = _stack_weights(shapes)
     keys = _MULTIPLY_ADD * _SCORES_AND_SUM * shapes.heads * shapes.head_dim
@@ -75,7 +117,9 @@ def _linear_and_attention(shapes: ModelShapes, row: RowTokens) -> tuple[float, f
         pairs += shapes.layers * (row.answer**2 * _CAUSAL_SHARE + row.prompt * row.answer)
         return _MULTIPLY_ADD * linear, keys * pairs
     share = _CAUSAL_SHARE if shapes.kind == "causal" else 1.0
-    return _MULTIPLY_ADD * (encoder + decoder) * row.total, keys * shapes.layers * share * row.mean_square
+    pairs = share * (row.mean_square - (1 - copies) * row.head**2)
+    tokens = row.computed(copies) if packs(shapes) else row.padded
+    return _MULTIPLY_ADD * (encoder + decoder) * tokens, keys * shapes.layers * pairs
 
 
 def head_operations(shapes: ModelShapes, targets: float) -> float:
@@ -84,16 +128,22 @@ def head_operations(shapes: ModelShapes, targets: float) -> float:
 
 
 def row_operations(
-    shapes: ModelShapes, row: RowTokens, *, trainable: int, full: bool = False, checkpointing: bool = False
+    shapes: ModelShapes,
+    row: RowTokens,
+    *,
+    trainable: int,
+    full: bool = False,
+    checkpointing: bool = False,
+    copies: float = 1.0,
 ) -> Operations:
-    """Operations of one row of training.
+    """Operations of one row of training, which pays for ``copies`` of the shared head.
 
     ``trainable`` counts the adapter's parameters (ignored when ``full``), each of which is taken to act once per
     token. ``checkpointing`` runs the layers forward a second time.
     """
-    linear, attention = _linear_and_attention(shapes, row)
+    linear, attention = _linear_and_attention(shapes, row, copies)
     head = head_operations(shapes, row.answer)
-    adapter = 0.0 if full else _MULTIPLY_ADD * trainable * row.total
+    adapter = 0.0 if full else _MULTIPLY_ADD * trainable * row.computed(copies)
     forward = linear + attention + head + adapter
     own_gradients = linear + head if full else adapter
     backward = linear + 2 * attention + head + adapter + own_gradients
@@ -102,9 +152,9 @@ def row_operations(
     return Operations(forward, backward)
 
 
-def scoring_operations(shapes: ModelShapes, row: RowTokens) -> float:
+def scoring_operations(shapes: ModelShapes, row: RowTokens, *, copies: float = 1.0) -> float:
     """Operations to score one row: a forward pass with the head at its targets."""
-    linear, attention = _linear_and_attention(shapes, row)
+    linear, attention = _linear_and_attention(shapes, row, copies)
     return linear + attention + head_operations(shapes, row.answer)
 
 

@@ -2,8 +2,11 @@
 
 Four sources, best first: a probe with the weights loaded, this machine's own earlier runs, a third of a second of
 float32 matrix products (processors), the maker's figure (accelerators). Each comes with the interval it earns.
-The share of the matrix-product rate that training reaches was measured on two cores with SmolLM2-135M, LoRA r=16 on
-all linear layers: 290 real tokens/s trained and 1,100 scored in bfloat16, a third of that in float32.
+The share of the matrix-product rate that work reaches was measured on two cores (AVX-512 BF16, 126 thousand million
+float32 operations/s a core) with SmolLM2-135M, LoRA r=16 on all linear layers, bfloat16. Real tokens per second of
+processor time: rows of 53 tokens packed, trained 297, with their head of 33 tokens shared 617; the fact set (45 tokens,
+head 24) 593 trained and 1,800 to 2,120 scored; FOLDOC (88 tokens, 51 of them scored) 278 and 1,110; two quiet threads
+reach twice that (590 and 1,200 trained, 3,600 scored). In float32 scoring ran at 0.30 of that.
 """
 
 from __future__ import annotations
@@ -18,13 +21,13 @@ from foretune.cost.interval import Interval
 
 Work = Literal["train", "score"]
 
-# Share of the measured float32 matrix-product rate that real work reaches, by work and type. The anchor above is
-# 148 and 262 thousand million operations/s where NumPy reaches 239 on both cores.
+# Share of the measured float32 matrix-product rate that real work reaches, by work and type. Above one, because
+# the processor multiplies bfloat16 faster. On the anchors above: 0.97 to 1.26 trained, 1.6 to 1.9 scored.
 _CPU_SHARE: dict[tuple[Work, str], float] = {
-    ("train", "bfloat16"): 0.62,
-    ("score", "bfloat16"): 1.10,
-    ("train", "float32"): 0.21,
-    ("score", "float32"): 0.37,
+    ("train", "bfloat16"): 1.15,
+    ("score", "bfloat16"): 1.75,
+    ("train", "float32"): 0.38,
+    ("score", "float32"): 0.53,
 }
 # Dense bfloat16 (float16 on the T4 and V100) figures of the makers in 10**12 operations/s, by a word of the name.
 _PEAK_TERA = {
@@ -40,6 +43,8 @@ _CALIBRATED_FACTOR = 1.8
 _TABLE_FACTOR = 2.2
 _UNKNOWN_FACTOR = 4.0
 _HISTORY_FLOOR = 1.15  # runs differ this much though nothing changed
+_SIMILAR = 2.5  # models whose parameters differ by less run at about the same rate
+_NEWEST = 20  # runs that count: a machine changes
 _EIGHTY_PERCENT = 1.2816  # standard deviations on either side that hold 80 % of a normal distribution
 PROBE_FACTOR = 1.15
 
@@ -54,6 +59,8 @@ class Throughput:
     dtype: str
     work: Work
     operations_per_s: float
+    parameters: int = 0
+    """Of the model; 0 where it is not known"""
 
 
 @dataclass(frozen=True)
@@ -83,25 +90,39 @@ def from_accelerator(name: str, dtype: str) -> Rates:
     return Rates(train, score, f"the maker's figure for {name}" if key else f"a guess: {name} is not in the table")
 
 
-def from_history(records: Sequence[Throughput], machine: str, device: str, dtype: str) -> Rates | None:
-    """Rates from earlier runs on this machine in this type; None when either kind of work was never measured."""
+def from_history(
+    records: Sequence[Throughput], machine: str, device: str, dtype: str, parameters: int = 0
+) -> Rates | None:
+    """Rates from earlier runs on this machine in this type; None when either kind of work was never measured.
+
+    Runs of models of about this size (within `_SIMILAR`) count alone where there are any: small matrices are
+    multiplied more slowly. Otherwise all do, with a wider interval.
+    """
     found = {}
     for work in ("train", "score"):
-        rates = [
-            record.operations_per_s
+        here = [
+            record
             for record in records
             if (record.machine, record.device, record.dtype, record.work) == (machine, device, dtype, work)
             and record.operations_per_s > 0
         ]
-        if not rates:
+        if not here:
             return None
-        logs = [math.log(rate) for rate in rates]
+        similar = [record for record in here if _similar(record.parameters, parameters)]
+        logs = [math.log(record.operations_per_s) for record in similar or here][-_NEWEST:]
         # one run tells nothing about the spread: as much as two that differ by the calibrated factor
         spread = statistics.stdev(logs) if len(logs) > 1 else math.log(_CALIBRATED_FACTOR) / _EIGHTY_PERCENT / 2
         factor = max(_HISTORY_FLOOR, math.exp(_EIGHTY_PERCENT * spread * math.sqrt(1 + 1 / len(logs))))
-        found[work] = (Interval.around(math.exp(statistics.median(logs)), factor), len(rates))
+        if not similar:
+            factor = max(factor, _CALIBRATED_FACTOR)
+        found[work] = (Interval.around(math.exp(statistics.median(logs)), factor), len(logs))
     count = min(found["train"][1], found["score"][1])
     return Rates(found["train"][0], found["score"][0], f"{count} earlier run{'s' if count > 1 else ''} on this machine")
+
+
+def _similar(one: int, other: int) -> bool:
+    """Whether two models are of about the same size; not known counts as similar."""
+    return one <= 0 or other <= 0 or max(one, other) <= _SIMILAR * min(one, other)
 
 
 def seconds(operations: float, rate: Interval) -> Interval:

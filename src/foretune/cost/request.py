@@ -48,8 +48,10 @@ class EvaluationSettings:
     generation: bool = False
     max_answer_tokens: int = 128
     retrieved_examples: int = 0
-    rungs: int = 4
-    """Evaluations within one full run"""
+    rung_rows: tuple[int, ...] = (64, 64, 64, 128, 256, 512)
+    """Validation rows scored on the way of one full run, at most; what is there counts"""
+    rung_answers: int = 0
+    """Validation rows answered on the way of one full run"""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class Measured:
     score_tokens_per_s: float
     peak_bytes: int = 0
     load_s: float = 0.0
+    answer_s: float = 0.0
+    """Seconds to write one answer; 0 where none was written"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,12 @@ class ForecastRequest:
     data: DataSize
     layout: Layout
     run: RunSettings
+    """The configuration that is advised"""
     budget: Budget
+    baseline: RunSettings | None = None
+    """The default LoRA, which runs first; None when it is ``run`` itself"""
+    horizon_steps: int | None = None
+    """Steps that the search gives every run; None to shorten runs here where the time budget demands it"""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     workers: int = 1
     price_per_hour: float | None = None
@@ -88,4 +97,11 @@ class ForecastRequest:
     fetch_bytes: int = 0
     """Bytes to download before the model can be loaded; 0 when it is here"""
     measured: Measured | None = None
+    spent_s: float = 0.0
+    """Seconds of the budget that were used when the probe had ended; 0 before"""
     correction: Correction = field(default_factory=Correction)
+
+    @property
+    def first_run(self) -> RunSettings:
+        """The first trial: the default LoRA."""
+        return self.baseline or self.run

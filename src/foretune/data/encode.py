@@ -142,7 +142,7 @@ def inference_ids(
         limit_tokens = context_tokens - answer_tokens
         if limit_tokens < max(parts.smallest, 1):
             raise _no_room(example, 0, context_tokens, parts)
-        head, start = parts.cut(limit_tokens)
+        head, start = parts.cut(limit_tokens, ids, layout.bos)
         ids = ids[:head] + ids[start:]
     return _ids(ids)
 
@@ -220,7 +220,7 @@ def _fitted(
     rooms = room(parts, answer, context)
     if rooms is None:
         raise _no_room(example, 0, context, parts)
-    head, resume = parts.cut(rooms[0])
+    head, resume = parts.cut(rooms[0], ids, layout.bos)
     kept = answer if rooms[1] >= answer else rooms[1]
     mask = np.zeros(len(ids), dtype=np.bool_)
     said = 0

@@ -34,12 +34,19 @@ class Prompt:
         """The fewest tokens the prompt can be cut to: bos and tail."""
         return self.begin + self.tail
 
-    def cut(self, limit: int) -> tuple[int, int]:
-        """``(head, start)``: the first ``head`` tokens and those from ``start`` on are kept, ``limit`` at most."""
+    def cut(self, limit: int, ids: Sequence[int], bos: int | None) -> tuple[int, int]:
+        """``(head, start)``: the first ``head`` tokens and those from ``start`` on are kept, ``limit`` at most.
+
+        Where bos also begins turns (ChatML's ``<|im_start|>`` in some models) and the kept rest begins with it, the
+        head gives up its own, so that there are never two.
+        """
         if self.length <= limit:
             return self.length, self.length
         head = self.head if self.head + self.tail <= limit else self.begin
-        return head, self.length - (limit - head)
+        start = self.length - (limit - head)
+        if bos is not None and 0 < head <= start < len(ids) and ids[head - 1] == bos == ids[start]:
+            head -= 1
+        return head, start
 
 
 def parts_of(ids: Sequence[int], blanked: Sequence[int] | None, bos: int | None) -> Prompt:

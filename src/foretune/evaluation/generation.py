@@ -35,6 +35,8 @@ from foretune.seeding import generator
 
 BATCH_TOKENS = 16_384
 """Cache positions of one batch (rows × longest row with its answer): 0.4 GB of keys and values for SmolLM2-135M."""
+CACHE_BYTES = 2**30
+"""Keys and values of one batch take at most this: a 7B model keeps half a megabyte for each position."""
 LARGEST_BATCH_ROWS = 128
 """More rows no longer raise tokens per second on a processor."""
 OUT_OF_MEMORY = "can't allocate memory"
@@ -89,7 +91,7 @@ def generate_ids(
     if not prompts:
         return answers
     fed = [np.asarray(prompt, dtype=np.int64) for prompt in prompts]  # the template's are int32
-    room = [_room(model, i, prompt, max_new_tokens) for i, prompt in enumerate(fed)]
+    rooms = [room(model, i, prompt, max_new_tokens) for i, prompt in enumerate(fed)]
     stops = frozenset(int(token) for token in stop_ids)
     device = next(model.parameters()).device
     done = 0
@@ -99,10 +101,10 @@ def generate_ids(
 
     with answering(model):
         head = shared_head(model, fed, device)
-        for batch in _batches(model, fed, room, batch_tokens):
+        for batch in _batches(model, fed, rooms, min(batch_tokens, _affordable_positions(model))):
             chosen = [fed[i] for i in batch]
             try:
-                produced = _answer(model, chosen, room[batch[0]], stops, head, device, going_on)
+                produced = _answer(model, chosen, rooms[batch[0]], stops, head, device, going_on)
             except Stopped:
                 break
             for i, tokens in zip(batch, produced, strict=True):
@@ -113,7 +115,7 @@ def generate_ids(
     return answers
 
 
-def _room(model: nn.Module, index: int, prompt: Prompt, wanted: int) -> int:
+def room(model: nn.Module, index: int, prompt: Prompt, wanted: int) -> int:
     """How many new tokens prompt ``index`` may have."""
     if len(prompt) == 0:
         raise UsageError(f"prompt {index} is empty.", remedy="Every prompt needs at least one token.")
@@ -130,12 +132,25 @@ def _room(model: nn.Module, index: int, prompt: Prompt, wanted: int) -> int:
     return min(wanted, positions - used)
 
 
-def _batches(model: nn.Module, prompts: Sequence[Prompt], room: Sequence[int], batch_tokens: int) -> list[list[int]]:
+def _affordable_positions(model: nn.Module) -> int:
+    """Cache positions whose keys and values take `CACHE_BYTES`; unlimited where the configuration does not say."""
+    config = base_of(model).config.get_text_config(decoder=True)
+    heads = getattr(config, "num_attention_heads", None)
+    layers = getattr(config, "num_hidden_layers", None)
+    if not heads or not layers:
+        return BATCH_TOKENS
+    kept = getattr(config, "num_key_value_heads", None) or heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    each: int = 2 * layers * kept * width * next(model.parameters()).element_size()
+    return max(1, CACHE_BYTES // each)
+
+
+def _batches(model: nn.Module, prompts: Sequence[Prompt], rooms: Sequence[int], batch_tokens: int) -> list[list[int]]:
     """Prompt numbers in batches of near length and equal room; equal length where nothing may be padded."""
     unpadded = learns_prompts(model)
     kinds: dict[tuple[int, int], list[int]] = defaultdict(list)
     for i, prompt in enumerate(prompts):
-        kinds[room[i], len(prompt) if unpadded else 0].append(i)
+        kinds[rooms[i], len(prompt) if unpadded else 0].append(i)
     batches: list[list[int]] = []
     for (new_tokens, _), members in sorted(kinds.items()):
         batch: list[int] = []

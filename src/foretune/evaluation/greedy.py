@@ -55,15 +55,27 @@ class Head:
 
 @contextlib.contextmanager
 def answering(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients inside; afterwards every module is in the mode it was in."""
+    """No dropout and no gradients inside; afterwards every module is in the mode it was in.
+
+    The head gets contiguous hidden states: it is applied to the last position alone, and torch multiplies such a
+    strided slice by one copy of the vocabulary matrix per row (16 rows of SmolLM2-135M: 0.9 GB instead of 2 MB).
+    """
     training = [module for module in model.modules() if module.training]
+    head = base_of(model).get_output_embeddings()
+    hook = None if head is None else head.register_forward_pre_hook(_contiguous)
     model.eval()
     try:
         with torch.no_grad():  # not inference_mode: tensors that modules cache would be barred from training
             yield
     finally:
+        if hook is not None:
+            hook.remove()
         for module in training:
             module.training = True
+
+
+def _contiguous(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def base_of(model: nn.Module) -> Any:
@@ -228,7 +240,7 @@ def greedy(
     finished: set[int] = set()
     logits = steps.first()
     for step in range(limit):
-        tokens = _best(logits) if step > 0 or forced is None else torch.full_like(_best(logits), forced)
+        tokens = best_tokens(logits) if step > 0 or forced is None else torch.full_like(best_tokens(logits), forced)
         for row, token in zip(alive, tokens.tolist(), strict=True):
             if row in finished:
                 continue
@@ -249,7 +261,7 @@ def greedy(
     return answers
 
 
-def _best(logits: torch.Tensor) -> torch.Tensor:
+def best_tokens(logits: torch.Tensor) -> torch.Tensor:
     """(batch,): the arg max of ``logits: (batch, vocabulary)``, refused where it is NaN or infinite."""
     best = logits.argmax(dim=-1)
     if not torch.isfinite(logits.gather(1, best[:, None])).all():

@@ -32,13 +32,12 @@ _PROJECT = "foretune"
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "quantize": ("bitsandbytes",),
     "lm-eval": ("lm-eval",),
-    "corpora": ("mendeleev", "pycountry", "reasoning-gym"),
-    "trackers": ("tensorboard",),
+    "corpora": ("reasoning-gym",),
 }
 REQUIRED: Mapping[str, str] = {
     "torch": "2.6", "transformers": "5.0", "peft": "0.19", "accelerate": "1.10", "datasets": "4.0",
-    "safetensors": "0.5", "tokenizers": "0.21", "gguf": "0.10", "numpy": "1.26", "scipy": "1.11",
-    "scikit-learn": "1.4", "pyarrow": "15", "pydantic": "2.6", "pyyaml": "6", "sacrebleu": "2.4",
+    "huggingface-hub": "1.0", "safetensors": "0.5", "tokenizers": "0.21", "gguf": "0.10", "numpy": "1.26",
+    "scipy": "1.11", "scikit-learn": "1.4", "pyarrow": "15", "pydantic": "2.6", "pyyaml": "6", "sacrebleu": "2.4",
     "typer": "0.12", "rich": "13.7",
 }  # fmt: skip
 """The core dependencies and their lowest versions; a test holds this to ``pyproject.toml``."""

@@ -18,13 +18,13 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.forgetting import general_text
 from foretune.evaluation.retrieval import retrieve
 from foretune.execution.bench import Bench, peak_memory_bytes
+from foretune.execution.final import load_checkpoint
 from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.trial import Trial, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
 from foretune.export.verify import DEFAULT_PROBES, answer_probes, verify
 from foretune.files import write_json
 from foretune.search.types import Lease
-from foretune.training import checkpoint
 from foretune.training.loop import StepReport, Training
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -126,24 +126,12 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
 
     if payload.get("run_folder"):
         with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
-            load_checkpoint(bench, attachment, Path(payload["run_folder"]), int(payload["step"]))
+            load_checkpoint(attachment, Path(payload["run_folder"]), int(payload["step"]))
             result = measure(network)
     else:
         result = measure(bench.network)
     write_json(Path(payload["output"]), result)
     return {"output": payload["output"], "done": len(result["answers"]), "seconds": time.perf_counter() - started}
-
-
-def load_checkpoint(bench: Bench, attachment: Any, run_folder: Path, step: int) -> None:
-    """Give an attachment the weights of a run's checkpoint; raises `StoreError` when it is gone or damaged."""
-    from foretune.errors import Place, StoreError
-    from foretune.training.optimizer import MasterWeights, OptimizerSettings
-
-    saved = checkpoint.read(run_folder, step)
-    if saved is None:
-        raise StoreError(f"the checkpoint of step {step} is missing or damaged.", place=Place(run_folder))
-    masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
-    masters.load_state(saved.tensors())
 
 
 def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool]) -> list[list[float]]:
@@ -159,11 +147,12 @@ def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool])
 def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
     """Write the adapter of a run's checkpoint to ``payload["output"]`` and check that it answers as here.
 
+    The check loads what was written afresh; the bench lets go of its own model first, so that one fits where one fits.
     Raises `ModelError` (and leaves nothing) when the written folder answers differently.
     """
     output, base = Path(payload["output"]), Path(bench.folder_or_id)
     with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
-        load_checkpoint(bench, attachment, Path(payload["run_folder"]), int(payload["step"]))
+        load_checkpoint(attachment, Path(payload["run_folder"]), int(payload["step"]))
         export_adapter(attachment, output, tokenizer=bench.tokenizer, base_model=payload["base"])
         statistics = attachment.statistics()
         if bench.kind == "seq2seq" or bench.quantized:
@@ -171,6 +160,7 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
         reference = answer_probes(network.model, bench.tokenizer, DEFAULT_PROBES)
     report("beat", {})
     dtype = str(bench.model.dtype).removeprefix("torch.")
+    bench.unload()
     check = verify(reference, output, DEFAULT_PROBES, dtype=dtype, base=base, labels=bench.task.labels)
     return {"output": str(output), "statistics": statistics, "verified": True, "detail": check.detail}
 

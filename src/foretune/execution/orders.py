@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foretune.search.types import Lease
 from foretune.seeding import generator
+
+
+@dataclass(frozen=True)
+class FinalTest:
+    """What to do with the test rows when a run reaches the end of its lease."""
+
+    output: str
+    """The file of the answers, written whole: ``{"step", "wanted", "answers"}``."""
+    rows: int
+    """The first so many rows of the test split."""
+    generation: bool
+    """Whether answers are written, not only scored."""
+    checkpoint: Literal["best", "last"] = "best"
+    """Answer with the evaluated checkpoint of lowest validation loss, or with the last."""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form; ``FinalTest(**value)`` reads it back."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,8 @@ class TrialOrder:
     """Validation rows to answer for the primary metric at a rung; absent rungs measure the loss alone."""
     train_rows: tuple[int, ...] | None = None
     """The rows to train on, or None for all."""
+    test: FinalTest | None = None
+    """Test rows to answer when the lease's last step is reached; None for none."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
@@ -33,6 +53,7 @@ class TrialOrder:
             "evaluation_rows": {str(step): list(rows) for step, rows in self.evaluation_rows.items()},
             "metric_rows": {str(step): list(rows) for step, rows in self.metric_rows.items()},
             "train_rows": None if self.train_rows is None else list(self.train_rows),
+            "test": None if self.test is None else self.test.to_json(),
         }
 
     @classmethod
@@ -44,6 +65,7 @@ class TrialOrder:
             evaluation_rows={int(step): tuple(rows) for step, rows in value["evaluation_rows"].items()},
             metric_rows={int(step): tuple(rows) for step, rows in value["metric_rows"].items()},
             train_rows=None if value["train_rows"] is None else tuple(value["train_rows"]),
+            test=None if value["test"] is None else FinalTest(**value["test"]),
         )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.bench import Bench, peak_memory_bytes
+from foretune.execution.final import answer_test
 from foretune.execution.orders import TrialOrder
 from foretune.files import FolderLock
 from foretune.regularization.registry import build as build_regularizers
@@ -85,6 +86,8 @@ class Trial:
                     return self._paused(training, rung - 1)  # a rung counts once it is evaluated
                 self.seen[rung] = self._observation(rung, "ok", metrics)
                 self._save(training)
+            if rung >= lease.to_step and not self._tested(training, network):
+                return self._paused(training, rung - 1)
             observation = replace(self.seen[rung], final=rung >= lease.to_step)
             if observation.final:
                 return observation
@@ -155,6 +158,30 @@ class Trial:
         self.eval_s += time.perf_counter() - started
         return metrics
 
+    def _tested(self, training: Training, network: Network) -> bool:
+        """Whether the test rows asked for are answered; False when told to stop before."""
+        test = self.order.test
+        if test is None:
+            return True
+        started = time.perf_counter()
+
+        def on_chunk(done: int) -> bool:
+            self.report("beat", {"tested": done})
+            return not self.stopped()
+
+        done = answer_test(
+            self.bench,
+            network,
+            training.attachment,
+            self.order.folder,
+            test,
+            step=training.step,
+            best=best_of(self.seen.values()),
+            on_chunk=on_chunk,
+        )
+        self.eval_s += time.perf_counter() - started
+        return done
+
     def _save(self, training: Training) -> None:
         lease = self.order.lease
         tensors, facts = training.state()
@@ -214,12 +241,15 @@ def loss_of(scores: Sequence[RowScore]) -> Score:
     return Score(result.value, result.standard_error, len(scores))
 
 
-def retained(seen: Iterable[Observation], newest: int) -> set[int]:
+def retained(seen: Collection[Observation], newest: int) -> set[int]:
     """The steps whose checkpoints are kept: the newest, the last evaluated one, and the one with the lowest loss.
 
     The last two are what `search.ranking.finalists` may choose; of equal losses it takes the later.
     """
-    scored = [(observation.metrics["loss"].value, -observation.step) for observation in seen]
-    if not scored:
-        return {newest}
-    return {newest, max(-step for _, step in scored), -min(scored)[1]}
+    steps = [observation.step for observation in seen]
+    return {newest, max(steps), best_of(seen)} if steps else {newest}
+
+
+def best_of(seen: Iterable[Observation]) -> int:
+    """The step with the lowest validation loss; the later of equals."""
+    return -min((observation.metrics["loss"].value, -observation.step) for observation in seen)[1]

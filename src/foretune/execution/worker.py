@@ -75,10 +75,11 @@ class Worker:
             self.report("failed", {"status": status, "detail": f"{type(error).__name__}: {error}"})
 
     def _bench_for(self, task: TaskSpec) -> Any:
-        if self._bench is None or task != self._task:
+        if self._bench is None or self._bench.unloaded or task != self._task:
             from foretune.execution.bench import Bench
 
-            self._bench = Bench(task) if self._bench is None else self._bench.for_task(task)
+            fresh = self._bench is None or self._bench.unloaded
+            self._bench = Bench(task) if fresh else self._bench.for_task(task)
             self._task = task
         return self._bench
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from foretune.catalogue.models import known_model
 from foretune.errors import ModelError, OutputError, Place
 from foretune.export import loading
 from foretune.export.gguf import FILE, export_gguf, refuse_unsupported
 from foretune.export.merge import export_merged, write_model
 from foretune.export.verify import DEFAULT_PROBES, ProbeAnswer, Verification, answer_probes, verify
 from foretune.files import explained
+from foretune.models.fetch import fetched, hub_snapshot
 from foretune.report.card import render_card
 from foretune.report.record import RESULT, ExportInfo, RunRecord, read_record
 
@@ -58,16 +60,23 @@ def find_source(folder: Path, base: Path | None = None) -> Source:
         loading.read_config(trained)
         return Source(trained, None, record)
     named = str(loading.read_config(trained, loading.ADAPTER_CONFIG).get("base_model_name_or_path") or "")
-    candidates = [base] if base else [Path(p) for p in (record and record.model.folder, named) if p]
+    candidates = [str(base)] if base else [name for name in (record and record.model.folder, named) if name]
     for candidate in candidates:
-        if (candidate / loading.CONFIG).is_file():
-            return Source(trained, candidate, record)
-    tried = ", ".join(map(str, candidates)) or "no folder is named"
+        if (found := _folder_of(candidate)) is not None:
+            return Source(trained, found, record)
+    tried = ", ".join(candidates) or "no folder is named"
     raise ModelError(
         f"the base model of this adapter is not here ({tried}).",
         place=Place(trained),
         remedy="Name its folder with --base FOLDER.",
     )
+
+
+def _folder_of(name: str) -> Path | None:
+    """The folder of a model that is here: a folder, a catalogue model fetched before, a hub model in the cache."""
+    if (Path(name) / loading.CONFIG).is_file():
+        return Path(name)
+    return fetched(name) if known_model(name) is not None else hub_snapshot(name)
 
 
 def _trained(folder: Path, record: RunRecord) -> Path:

@@ -50,7 +50,7 @@ def fit(
         None if config is None else str(config),
         tuple(str(plugin) for plugin in plugins),
     )
-    return start(request, Path(output) if output is not None else default_output(str(data)), on_event=on_event)
+    return start(request, output_of(request, output), on_event=on_event)
 
 
 def resume(folder: str | Path, *, time: str | float | None = None, on_event: OnEvent = _silent) -> FitResult:
@@ -62,14 +62,25 @@ def resume(folder: str | Path, *, time: str | float | None = None, on_event: OnE
 
 
 def start(request: Any, output: Path, *, command: str = "foretune.fit", on_event: OnEvent = _silent) -> FitResult:
-    """Plan ``request`` and carry it out in ``output``."""
+    """Fetch the model if need be, plan ``request`` and carry it out in ``output``."""
     from foretune.fit.folder import RunFolder
     from foretune.fit.job import run_fit
+    from foretune.models.load import bring
 
     RunFolder(output).check_free()
+    model = request.settings().model
+    bring(model.source, revision=model.revision, progress=lambda line: on_event("progress", {"line": line}))
     made = request.plan()
     on_event("plan", {"plan": made})
     return run_fit(made, request, output, on_event=on_event, command=command)
+
+
+def output_of(request: Any, output: str | Path | None) -> Path:
+    """The run folder: as said, as the settings say, or a new one named after the data."""
+    if output is not None:
+        return Path(output)
+    settings = request.settings()
+    return Path(settings.output.folder) if settings.output.folder else default_output(str(settings.data.path))
 
 
 def default_output(data: str) -> Path:

@@ -16,10 +16,12 @@ from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS
 from foretune.evaluation.metrics.labels import calibration
 from foretune.fit.finals import System, differences, general_loss, metric_names, results
+from foretune.fit.hindsight import Seen, forecast_rows
 from foretune.fit.plan import Plan, trainable_parameters
 from foretune.fit.prepare import Prepared
 from foretune.report import record as r
 from foretune.search.runs import Run
+from foretune.search.types import Score
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "numpy")
 LABELS = {
@@ -62,6 +64,8 @@ class Outcome:
     """What the phases of a fit produced."""
 
     plan: Plan
+    refined: Plan
+    """The plan with its forecast made again from what the probe measured"""
     prepared: Prepared
     probe: Mapping[str, Any]
     runs: Sequence[Run]
@@ -77,6 +81,11 @@ class Outcome:
     generation: bool
     command: str
     run_id: str
+
+    @property
+    def seen(self) -> Seen:
+        """What is compared with the forecasts."""
+        return Seen(self.plan, self.refined, self.probe, self.runs, self.used_s)
 
 
 def record(outcome: Outcome) -> r.RunRecord:
@@ -94,7 +103,7 @@ def record(outcome: Outcome) -> r.RunRecord:
         model=_model(plan, prepared, outcome.probe),
         data=_data(prepared),
         budget=_budget(outcome),
-        forecast=forecast_rows(plan, outcome.probe, outcome.phases, outcome.used_s),
+        forecast=forecast_rows(outcome.seen),
         trials=tuple(_trial(run, outcome, winner) for run in outcome.runs),
         candidates=tuple(
             r.Candidate(c["run"], r.Measure(*c["loss"]), chosen=c is winner, loss=r.Measure(*c["loss"]))
@@ -111,6 +120,23 @@ def record(outcome: Outcome) -> r.RunRecord:
         environment=environment(plan),
         base_validation=r.CurvePoint(0, 0, 0.0, r.Measure(*outcome.base_validation["loss"])),
     )
+
+
+def tested(outcome: Outcome) -> list[tuple[str, int, dict[str, Score]]]:
+    """(run, step, test scores) of the runs that answered the test rows."""
+    names = metric_names(outcome.prepared.task.metric, outcome.prepared.task.model.kind, outcome.prepared.task.task)
+    steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
+    default = next((run for run in outcome.runs if run.arm == "default"), None)
+    runs = {"winner": str(outcome.candidates[0]["run"]), "default": None if default is None else default.id}
+    found = []
+    for system in outcome.systems:
+        run = runs.get(system.role)
+        if run is None:
+            continue
+        scored = {name: METRICS[name].score(system.answers) for name in names}
+        scores = {name: Score(m.value, m.standard_error, len(system.answers)) for name, m in scored.items()}
+        found.append((run, steps.get(run, 0 if default is None else default.step), scores))
+    return found
 
 
 def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelInfo:
@@ -160,24 +186,6 @@ def _budget(outcome: Outcome) -> r.BudgetInfo:
         "steps": float(sum(run.step for run in outcome.runs)),
     }
     return r.BudgetInfo(budget.kind, budget.total, used[budget.kind], phases, price_per_hour=price)
-
-
-def forecast_rows(
-    plan: Plan, probe: Mapping[str, Any], phases: Mapping[str, float], used_s: float
-) -> tuple[r.ForecastRow, ...]:
-    """Forecast beside truth."""
-    forecast = plan.forecast
-    units = forecast.units
-    quantities = [
-        ("peak memory", "bytes", forecast.memory_bytes, float(probe["peak_bytes"])),
-        ("training speed", "tokens/s", units.train_tokens_per_s, float(probe["train_tokens_per_s"])),
-        ("scoring speed", "tokens/s", units.score_tokens_per_s, float(probe["score_tokens_per_s"])),
-        ("whole run", "s", forecast.seconds, used_s),
-    ]
-    return tuple(
-        r.ForecastRow(name, unit, interval.low, interval.value, interval.high, measured)
-        for name, unit, interval, measured in quantities
-    )
 
 
 def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:

@@ -16,7 +16,7 @@ from foretune.catalogue.models import MODELS, known_model
 from foretune.cost.gguf_header import read_config as read_gguf_config
 from foretune.cost.shapes import ModelShapes, read_config
 from foretune.errors import ModelError, Place
-from foretune.models.fetch import fetched
+from foretune.models.fetch import fetched, hub_snapshot
 
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 
@@ -78,24 +78,10 @@ def find_model(source: str, *, revision: str | None = None) -> ModelFacts:
         shapes = ModelShapes.from_config(CATALOGUE_CONFIGS[known.name])
         note = f"{known.name} is not fetched yet; its sizes are those of the catalogue"
         return ModelFacts(known.name, shapes, fetch_bytes=int(_PACKED_SHARE * known.parameters), note=note)
-    snapshot = _hub_snapshot(source, revision)
+    snapshot = hub_snapshot(source, revision)
     if snapshot is not None:
         return ModelFacts(source, ModelShapes.from_config(read_config(snapshot / _CONFIG)), snapshot)
     raise _nowhere(source)
-
-
-def _hub_snapshot(source: str, revision: str | None) -> Path | None:
-    """The folder of a hub model in the local cache of huggingface_hub, or None; the network is not touched."""
-    if source.count("/") != 1 or source.startswith(("/", ".", "~")):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(source, _CONFIG, revision=revision)
-    except HFValidationError:
-        return None
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def _nowhere(source: str) -> ModelError:

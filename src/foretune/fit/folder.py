@@ -38,6 +38,10 @@ class Clock:
         running = self._now() - self._since if self._phase is not None else 0.0
         return sum(self.phases.values()) + running
 
+    def spent(self, *phases: str) -> float:
+        """Seconds used in ``phases``."""
+        return sum(self.phases.get(name, 0.0) for name in phases)
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Charge what happens inside to ``name``."""

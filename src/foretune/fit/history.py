@@ -12,7 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foretune.cost.correction import Outcome
+from foretune.cost.forecast import MEMORY
 from foretune.cost.machine import Machine
+from foretune.cost.phases import RUN_SECONDS
 from foretune.cost.rates import Throughput
 from foretune.errors import ForetuneError
 from foretune.experience.records import RunRecord
@@ -23,29 +25,33 @@ logger = logging.getLogger(__name__)
 FIT = "fit"
 SPEED = "operations_per_s"
 """Quantities of this kind are measured speeds: ``operations_per_s:train:cpu:bfloat16``."""
-MAIN_FORECASTS = ("seconds", "memory_bytes")
+CORRECTED = (RUN_SECONDS, MEMORY)
+"""Quantities whose forecasts learn from their truths."""
 
 
 def known_history() -> tuple[list[Throughput], list[Outcome]]:
-    """Speeds measured on any machine before, and forecasts with their truths."""
+    """Speeds measured on any machine before, oldest first, and forecasts with their truths."""
     try:
         with Store() as store:
             columns, rows = store.table("forecast")
-            machines = {row.record.id: row.record.hardware for row in store.runs()}
+            runs = {row.record.id: (number, row.record) for number, row in enumerate(store.runs())}
+            _, models = store.table("model")
     except ForetuneError as error:
         logger.warning("earlier runs are not used: %s", error)
         return [], []
+    sizes = {key: int(json.loads(features).get("parameters", 0)) for key, features, *_ in models}
+    known = [row for values in rows if (row := dict(zip(columns, values, strict=True)))["run"] in runs]
     throughputs, outcomes = [], []
-    for values in rows:
-        row = dict(zip(columns, values, strict=True))
+    for row in sorted(known, key=lambda row: runs[row["run"]][0]):
         if row["measured"] is None:
             continue
         kind, *parts = str(row["quantity"]).split(":")
+        record = runs[row["run"]][1]
         if kind == SPEED and len(parts) == 3:
             work, device, dtype = parts
-            machine = machines.get(row["run"], "")
-            throughputs.append(Throughput(machine, device, dtype, work, row["measured"]))  # type: ignore[arg-type]
-        elif kind in MAIN_FORECASTS:
+            speed, size = row["measured"], sizes.get(record.model, 0)
+            throughputs.append(Throughput(record.hardware, device, dtype, work, speed, size))  # type: ignore[arg-type]
+        elif kind in CORRECTED:
             outcomes.append(Outcome(kind, row["predicted"], row["measured"]))
     return throughputs, outcomes
 

@@ -7,29 +7,29 @@ where it was; a finished phase is never repeated. The time budget covers all of 
 from __future__ import annotations
 
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.config.resolve import write_resolved
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.execution.drive import Stopped, Watch, run_job
+from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, fingerprint, write_json
-from foretune.fit.account import VERSIONED, Outcome, environment, record
+from foretune.fit.account import VERSIONED, Outcome, environment, record, tested
 from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation
 from foretune.fit.folder import Clock, RunFolder
-from foretune.fit.history import SPEED, Recorder
-from foretune.fit.plan import Plan, operations_per_token
+from foretune.fit.hindsight import learnt_rows
+from foretune.fit.history import Recorder
+from foretune.fit.outlook import replan
+from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared, prepare
+from foretune.fit.probe_plan import measured
 from foretune.fit.request import FitRequest, saved_identity
 from foretune.fit.schedule import Schedule, Speeds, plan_end
 from foretune.fit.trials import Search, budget_of, open_search, run_trials, time_budget
@@ -73,7 +73,8 @@ def run_fit(
     """
     folder = RunFolder(output)
     folder.check_free()
-    with FolderLock(output), _interrupts() as interrupted:
+    with FolderLock(output), interrupts() as interrupted:
+        _check_same(folder, request)
         if folder.finished:
             return FitResult(output, read_record(output))
         folder.clean()
@@ -98,42 +99,27 @@ def run_fit(
             ) from None
 
 
-def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> str:
-    """Write what the run is, or check that it is the one begun here; returns when it was started."""
+def _check_same(folder: RunFolder, request: FitRequest) -> None:
+    """Refuse a request that is not the one begun (or finished) in this folder."""
     begun = saved_identity(folder.root)
-    if begun is None:
+    if begun is None or begun == request.identity or request.resumed:
+        return
+    remedy = "Choose another --output."
+    if not folder.finished:
+        remedy = f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output."
+    raise OutputError(
+        "another run was begun in this folder, with other settings.", place=Place(folder.root), remedy=remedy
+    )
+
+
+def _start(folder: RunFolder, plan: Plan, request: FitRequest, command: str) -> str:
+    """Write what the run is; returns when it was started."""
+    if not folder.started:
         request.save(folder.root)
-    elif begun != request.identity and not request.resumed:
-        raise OutputError(
-            "another run was begun in this folder, with other settings.",
-            place=Place(folder.root),
-            remedy=f"Continue it with `foretune fit --resume {folder.root}`, or choose another --output.",
-        )
     if not folder.resolved.exists():
         write_resolved(folder.resolved, plan.resolution)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     return str(folder.once("run", lambda: {"started": now, "command": command})["started"])
-
-
-@contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """An event that Ctrl-C and SIGTERM set; a second Ctrl-C interrupts at once."""
-    stopped = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stopped
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if stopped.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stopped.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass
@@ -157,6 +143,8 @@ class _Fit:
         with self.clock.phase("probe"):
             probe = self.folder.once("probe", lambda: self._job("probe", prepared, self._probe_payload(prepared)))
         self.on_event("probe", probe)
+        refined = replan(self.plan, measured(probe), self.clock.spent("reading and splitting", "probe"))
+        self.on_event("forecast", refined.forecast.to_json())
         generation = self._generation(prepared)
         end = plan_end(
             Speeds.of(probe),
@@ -200,6 +188,7 @@ class _Fit:
             exported = self._exported(prepared, winner, candidates[0]["step"])
         outcome = Outcome(
             plan=self.plan,
+            refined=refined,
             prepared=prepared,
             probe=probe,
             runs=search.core.runs,
@@ -217,7 +206,7 @@ class _Fit:
             run_id=self._run_id(),
         )
         result = self._hand_over(record(outcome), search)
-        self._remember(recorder, search, result)
+        self._remember(recorder, search, outcome)
         return result
 
     def _recorder(self, prepared: Prepared, probe: Mapping[str, Any]) -> Recorder:
@@ -253,20 +242,12 @@ class _Fit:
 
         return see
 
-    def _remember(self, recorder: Recorder, search: Search, result: RunRecord) -> None:
+    def _remember(self, recorder: Recorder, search: Search, outcome: Outcome) -> None:
         """How the runs ended, the test scores of the winner, and the forecast beside the truth."""
         runs = search.core.runs
-        layout = self.plan.placement.layout
-        rows = {row.quantity: (row.low, row.value, row.high, row.measured) for row in result.forecast}
-        names = {"peak memory": "memory_bytes", "whole run": "seconds"}
-        kept = {names[quantity]: values for quantity, values in rows.items() if quantity in names}
-        for work, quantity in (("train", "training speed"), ("score", "scoring speed")):
-            if quantity in rows:
-                factor = operations_per_token(self.plan, work)
-                low, value, high, measured = rows[quantity]
-                speeds = (low * factor, value * factor, high * factor, None if measured is None else measured * factor)
-                kept[f"{SPEED}:{work}:{layout.device}:{layout.dtype}"] = speeds
-        recorder.forecast(runs[0].id, kept)
+        recorder.forecast(runs[0].id, learnt_rows(outcome.seen))
+        for run, step, scores in tested(outcome):
+            recorder.observation(run, Observation(step, scores), split="test")
         recorder.finished(runs)
         recorder.close()
 

@@ -9,7 +9,7 @@ that duplicates are removed first is not foreseen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +21,21 @@ from foretune.cost.forecast import SEARCH_PHASES, Forecast, forecast
 from foretune.cost.machine import Machine
 from foretune.cost.memory import Layout
 from foretune.cost.operations import row_operations, scoring_operations
-from foretune.cost.phases import fixed_phases, unit_times
+from foretune.cost.phases import score_copies, train_copies
 from foretune.cost.placement import Freedom, Placement, place
 from foretune.cost.rates import Rates, Throughput, from_accelerator, from_history, from_matmul
-from foretune.cost.request import Budget, DataSize, EvaluationSettings, ForecastRequest, Measured, RunSettings
+from foretune.cost.request import Budget, DataSize, ForecastRequest, Measured, RunSettings
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.fit.find_model import ModelFacts, find_model
+from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
-from foretune.units import format_bytes, format_duration
+from foretune.search.zero_shot import DEFAULT_METHODS
+from foretune.units import format_bytes, format_duration, format_share
 
 DEFAULT_TIME_S = 1800.0
 _DEFAULT_CONTEXT_TOKENS = 2048
 _MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
-_EVALUATION_ROWS = (200, 100, 50, 25)
-_EVALUATION_SHARE = 0.4  # of a time budget that evaluations may take before they are cut
 TARGET_ROLES: Mapping[str, tuple[str, ...] | None] = {
     "all-linear": None,
     "attention": ("query", "key", "value", "output", "query_key_value"),
@@ -72,6 +72,8 @@ class Plan:
     forecast: Forecast
     budget: Budget
     trainable: int
+    request: ForecastRequest
+    """What the forecast was made from"""
     notes: tuple[str, ...] = ()
 
     @property
@@ -152,28 +154,34 @@ def plan(
     device = _device(resolution.spec, machine)
     advised, why = _configuration(resolution, facts.shapes, rows.train)
     trainable, full = trainable_parameters(facts.shapes, advised)
-    layout = _layout(resolution, machine, device, advised, rows.count.row.longest)
+    layout = _layout(resolution, machine, device, advised, facts, rows)
     room = resolution.spec.memory.limit or machine.room_bytes(device)
-    placement = place(facts.shapes, layout, room, trainable=trainable, full=full, freedom=_freedom(resolution))
+    heaviest = facts.shapes.parameters if _tries_full(resolution, facts.shapes) else trainable
+    placement = place(
+        facts.shapes, layout, room, trainable=heaviest, full=full or heaviest > trainable, freedom=_freedom(resolution)
+    )
     measured = None
     if probe is not None:
         measured = probe(Draft(resolution, facts, rows, placement.layout, advised))
-    rates = _rates(machine, placement.layout, history, matmul)
+    rates = _rates(machine, placement.layout, facts.shapes, history, matmul)
     budget, budget_advice = _budget(resolution.spec)
     request = ForecastRequest(
         shapes=facts.shapes, machine=machine, rates=rates,
         data=DataSize(rows.train, rows.validation, rows.test, rows.count.row), layout=placement.layout,
         run=RunSettings(trainable, full, int(advised["rows_per_update"]), float(advised["epochs"])), budget=budget,
-        evaluation=_evaluation(resolution.spec, rows.task), workers=resolution.spec.search.workers,
+        baseline=_baseline(facts.shapes, advised),
+        evaluation=evaluation_settings(resolution.spec, facts.shapes.kind, rows.task, rows.validation),
+        workers=resolution.spec.search.workers,
         price_per_hour=resolution.spec.budget.price_per_hour, deploy=resolution.spec.output.deploy,
         fetch_bytes=facts.fetch_bytes, measured=measured, correction=correction(outcomes),
     )  # fmt: skip
-    request, evaluation_advice = _affordable_evaluation(request, resolution)
+    request, evaluation_advice = affordable_evaluation(request, resolution)
+    request = with_horizon(request, resolution)
     answer = forecast(request, placement)
     advice = {**_advice(advised, why, placement, rows), **budget_advice, **evaluation_advice}
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
-        _notes(facts, rows, placement, answer, request),
+        request, _notes(facts, rows, placement, answer, request),
     )  # fmt: skip
 
 
@@ -234,8 +242,28 @@ def _configuration(resolution: Resolution, shapes: ModelShapes, train_rows: int)
     return dict(advice.config), advice.why
 
 
-def _layout(resolution: Resolution, machine: Machine, device: str, config: Mapping[str, Any], longest: int) -> Layout:
-    spec = resolution.spec
+def _baseline(shapes: ModelShapes, config: Mapping[str, Any]) -> RunSettings:
+    """The default LoRA with the amount of training of ``config``."""
+    trainable, _ = trainable_parameters(shapes, DEFAULT_LORA)
+    return RunSettings(trainable, False, int(config["rows_per_update"]), float(config["epochs"]))
+
+
+def _tries_full(resolution: Resolution, shapes: ModelShapes) -> bool:
+    """Whether the search tries full tuning beside what is recommended."""
+    return "method" not in resolution.fixed_training() and "full" in DEFAULT_METHODS[shapes.kind]
+
+
+def _layout(
+    resolution: Resolution,
+    machine: Machine,
+    device: str,
+    config: Mapping[str, Any],
+    facts: ModelFacts,
+    rows: PlannedRows,
+) -> Layout:
+    spec, row = resolution.spec, rows.count.row
+    longest = row.longest
+    generates = evaluation_settings(spec, facts.shapes.kind, rows.task, rows.validation).generation
     tokens = spec.memory.micro_batch_tokens or _MICRO_BATCH_TOKENS[device]
     return Layout(
         micro_batch_tokens=max(tokens, longest),
@@ -246,6 +274,9 @@ def _layout(resolution: Resolution, machine: Machine, device: str, config: Mappi
         adapter_rank=int(config.get("lora.rank", DEFAULT_LORA["lora.rank"])),
         adapter_dropout=float(config.get("lora.dropout", 0.0)) > 0,
         longest_row=longest,
+        row=row,
+        rows_per_update=int(config["rows_per_update"]),
+        answer_tokens=spec.evaluation.max_answer_tokens if generates else 0,
     )
 
 
@@ -259,9 +290,13 @@ def _freedom(resolution: Resolution) -> Freedom:
 
 
 def _rates(
-    machine: Machine, layout: Layout, history: Sequence[Throughput], matmul: Callable[[Machine], float] | None
+    machine: Machine,
+    layout: Layout,
+    shapes: ModelShapes,
+    history: Sequence[Throughput],
+    matmul: Callable[[Machine], float] | None,
 ) -> Rates:
-    known = from_history(history, machine.fingerprint, layout.device, layout.dtype)
+    known = from_history(history, machine.fingerprint, layout.device, layout.dtype, shapes.parameters)
     if known is not None:
         return known
     if layout.device == "cuda":
@@ -285,37 +320,6 @@ def _budget(spec: FitSpec) -> tuple[Budget, dict[str, Recommended]]:
         return Budget("time", chosen.time), {}
     said = Recommended(DEFAULT_TIME_S, f"no budget was given: {format_duration(DEFAULT_TIME_S)}")
     return Budget("time", DEFAULT_TIME_S), {"budget.time": said}
-
-
-def _evaluation(spec: FitSpec, task: str) -> EvaluationSettings:
-    chosen = spec.evaluation
-    generates = chosen.generation and task == "generation"
-    return EvaluationSettings(
-        max_rows=chosen.max_rows,
-        generation=generates,
-        max_answer_tokens=chosen.max_answer_tokens,
-        retrieved_examples=chosen.retrieved_examples if generates else 0,
-    )
-
-
-def _affordable_evaluation(
-    request: ForecastRequest, resolution: Resolution
-) -> tuple[ForecastRequest, dict[str, Recommended]]:
-    """Fewer evaluated rows where evaluations would eat the time budget and nobody chose their number."""
-    if request.budget.kind != "time" or resolution.chosen("evaluation.max_rows"):
-        return request, {}
-    units = unit_times(request)
-    limit = _EVALUATION_SHARE * request.budget.total
-    for rows in _EVALUATION_ROWS:
-        fewer = replace(request, evaluation=replace(request.evaluation, max_rows=rows))
-        before, after = fixed_phases(fewer, units)
-        needed = sum(phase.seconds.value for phase in (*before, *after) if phase.in_budget)
-        if needed <= limit:
-            break
-    if rows >= request.evaluation.max_rows:
-        return request, {}
-    evidence = f"{request.evaluation.max_rows} rows would take more than {_EVALUATION_SHARE:.0%} of the time budget"
-    return fewer, {"evaluation.max_rows": Recommended(rows, evidence)}
 
 
 def _advice(
@@ -344,7 +348,7 @@ def _notes(
         )
     if answer.horizon_share < 1 and request.budget.kind == "time":
         notes.append(
-            f"the time budget shortens every run to {answer.horizon_share:.0%} of its"
+            f"the time budget shortens every run to {format_share(answer.horizon_share)} of its"
             f" {request.run.epochs:g} epochs ({answer.steps_per_run} steps)"
         )
     paid = sum(p.seconds.value for p in answer.phases if p.in_budget and p.name not in SEARCH_PHASES)
@@ -360,11 +364,12 @@ def _notes(
 
 def operations_per_token(plan: Plan, work: str) -> float:
     """Operations of training or scoring one real token under ``plan``: turns tokens per second into a rate."""
-    shapes, row = plan.model.shapes, plan.rows.count.row
+    request = plan.request
+    shapes, row, run = request.shapes, request.data.row, request.first_run
     if work == "score":
-        return scoring_operations(shapes, row) / row.total
-    _, full = trainable_parameters(shapes, plan.config)
-    checkpointing = plan.placement.layout.gradient_checkpointing
-    return row_operations(shapes, row, trainable=plan.trainable, full=full, checkpointing=checkpointing).training / (
-        row.total
-    )
+        return scoring_operations(shapes, row, copies=score_copies(request)) / row.total
+    operations = row_operations(
+        shapes, row, trainable=run.trainable, full=run.full, copies=train_copies(request, run),
+        checkpointing=request.layout.gradient_checkpointing,
+    )  # fmt: skip
+    return operations.training / row.total

@@ -100,7 +100,8 @@ def measured(result: Any) -> Measured:
         raise TrainingError(
             "the probe could not measure a speed.", remedy="Plan without --probe, or look at the worker's log."
         )
-    return Measured(train, score, int(_number(result, "peak_bytes")), _number(result, "load_s"))
+    peak, load, answer = (_number(result, name) for name in ("peak_bytes", "load_s", "answer_s"))
+    return Measured(train, score, int(peak), load, answer)
 
 
 def _number(result: Any, name: str) -> float:

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from foretune.config.resolve import resolve
+from foretune.config.spec import FitSpec
 from foretune.errors import OutputError, Place, UsageError
 from foretune.files import fingerprint, read_json, write_json
 from foretune.fit.history import known_history
@@ -40,6 +42,11 @@ class FitRequest:
         }
         text = None if self.config is None else Path(self.config).read_text(encoding="utf-8", errors="replace")
         return fingerprint([decisive, list(self.sets), text, list(self.plugins)])
+
+    def settings(self) -> FitSpec:
+        """The checked settings; raises `UsageError`."""
+        file = None if self.config is None else Path(self.config)
+        return resolve(file=file, sets=list(self.sets), options=dict(self.options)).spec
 
     def plan(self) -> Plan:
         """The plan of this request, with what this machine learnt from earlier runs."""

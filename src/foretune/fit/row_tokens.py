@@ -1,13 +1,15 @@
 """How long the rows are in tokens: counted with the model's own tokenizer on a sample, or estimated from characters.
 
-The chat template is rendered once (in jinja's sandbox) around one short conversation; what it adds is added to every
-row. The tokenizer is the Rust one that ``tokenizer.json`` describes, so nothing heavy is imported.
+The chat template is rendered (in jinja's sandbox) around one short conversation; what it adds is added to every row.
+It is rendered around some rows as well, to see how many tokens the rows of an update have in common at their
+beginning: training computes those once. The tokenizer is the Rust one that ``tokenizer.json`` describes, so nothing
+heavy is imported.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ _CHARACTERS_PER_TOKEN = 4.0  # English under the usual vocabularies
 _TEMPLATE_TOKENS = 24  # what a chat template adds to a row of two turns where it cannot be rendered
 _LABEL_TOKENS = 1
 _SPECIAL_TOKENS = 2  # an encoder's first and last token
+_HEAD_GROUPS, _HEAD_ROWS = 16, 16  # updates of rows whose common beginning is looked at, and rows in one
 _QUESTION, _ANSWER = "What is it?", "It is a test."
 
 
@@ -50,30 +53,36 @@ def count_tokens(
     sample = _sample(examples, seed)
     prompts = [_prompt(example) for example in sample]
     answers = [example.answer if example.targets else "" for example in sample]
+    head = 0.0
     if tokenizer is None:
         read = [
             np.ceil(np.array([len(text) for text in texts]) / _CHARACTERS_PER_TOKEN) for texts in (prompts, answers)
         ]
         extra, how = float(_TEMPLATE_TOKENS), f"estimated: {_CHARACTERS_PER_TOKEN:g} characters a token"
+        head = extra if kind == "causal" else 0.0
     else:
         counter = _load(tokenizer)
         read = [np.array([len(e.ids) for e in counter.encode_batch(texts, add_special_tokens=False)], dtype=float)
                 for texts in (prompts, answers)]  # fmt: skip
-        extra, how = _template_tokens(tokenizer.parent, counter), "counted with the model's tokenizer"
+        write = _writer(tokenizer.parent)
+        extra, how = _template_tokens(write, counter), "counted with the model's tokenizer"
+        head = _head_tokens(sample, write, counter, seed) if kind == "causal" else 0.0
     prompt, answer = read
     scored = answer + 1 if sample[0].targets else np.full_like(prompt, _LABEL_TOKENS)  # the end of turn is scored
     if sample[0].turns and sample[0].turns[0].role == "text":
-        prompt, scored, extra = np.zeros_like(prompt), prompt, 1.0
+        prompt, scored, extra, head = np.zeros_like(prompt), prompt, 1.0, 0.0
     if kind == "encoder":
         extra = float(_SPECIAL_TOKENS)
     total = np.minimum(prompt + extra + scored, context_tokens)
     scored = np.minimum(scored, total)
+    unscored = float((total - scored).mean())
     return RowCount(
         RowTokens(
-            prompt=float((total - scored).mean()),
+            prompt=unscored,
             answer=float(scored.mean()),
             mean_square=float((total**2).mean()),
             longest=max(1, int(total.max())),
+            head=min(head, max(0.0, unscored - 1)),
             exact=tokenizer is not None,
         ),
         how,
@@ -115,29 +124,81 @@ def _load(path: Path) -> Any:
     return tokenizer
 
 
-def _template_tokens(folder: Path, counter: Any) -> float:
-    """Tokens that the chat template adds to a row of one question and one answer; 2 where there is no template."""
+Writer = Callable[[Sequence[dict[str, str]], bool], str]
+"""Messages and whether to end where the answer begins → the text that a chat template makes of them."""
+
+
+def _writer(folder: Path) -> Writer | None:
+    """The model's chat template, or None where it has none. It raises what foreign programs raise."""
     template = _template(folder)
     if template is None:
-        return float(_SPECIAL_TOKENS)
-    from jinja2 import TemplateError
+        return None
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = lambda pattern: pattern
-    try:
-        text = environment.from_string(template).render(
-            messages=messages, add_generation_prompt=False, bos_token="", eos_token="", tools=None
+
+    def write(messages: Sequence[dict[str, str]], prompt: bool) -> str:
+        return environment.from_string(template).render(
+            messages=messages, add_generation_prompt=prompt, bos_token="", eos_token="", tools=None
         )
+
+    return write
+
+
+def _written(write: Writer, messages: Sequence[dict[str, str]], *, prompt: bool) -> str | None:
+    """The text of ``messages``, or None where the template cannot be rendered."""
+    from jinja2 import TemplateError
+
+    try:
+        return write(messages, prompt)
     except (TemplateError, TypeError, ValueError, KeyError):  # templates are foreign programs; a plan goes on
+        return None
+
+
+def _template_tokens(write: Writer | None, counter: Any) -> float:
+    """Tokens that the chat template adds to a row of one question and one answer; 2 where there is no template."""
+    if write is None:
+        return float(_SPECIAL_TOKENS)
+    messages = [{"role": "user", "content": _QUESTION}, {"role": "assistant", "content": _ANSWER}]
+    text = _written(write, messages, prompt=False)
+    if text is None:
         return float(_TEMPLATE_TOKENS)
     bare = sum(len(counter.encode(part, add_special_tokens=False).ids) for part in (_QUESTION, _ANSWER))
     rendered = len(counter.encode(text, add_special_tokens=False).ids)
     return float(max(0, rendered - bare - 1))  # the end of turn is counted with the answer
+
+
+def _head_tokens(sample: Sequence[Example], write: Writer | None, counter: Any, seed: int) -> float:
+    """Tokens that the rows of an update share at their beginning, on average over some updates.
+
+    The rule is that of `data.encode.shared_head`: the longest common prefix, and each row keeps one token of its own
+    before its answer.
+    """
+    order = generator(seed, "plan", "head").permutation(len(sample))[: _HEAD_GROUPS * _HEAD_ROWS]
+    texts = [_before_answer(sample[int(i)], write) for i in order]
+    ids = [encoding.ids for encoding in counter.encode_batch(texts, add_special_tokens=False)]
+    groups = [ids[start : start + _HEAD_ROWS] for start in range(0, len(ids), _HEAD_ROWS)]
+    whole = [group for group in groups if len(group) == _HEAD_ROWS] or groups
+    return sum(map(_common_prefix, whole)) / len(whole)
+
+
+def _before_answer(example: Example, write: Writer | None) -> str:
+    """What the model reads before the first answer that is trained."""
+    end = example.targets[0] if example.targets else len(example.turns)
+    messages = [{"role": turn.role, "content": turn.content} for turn in example.turns[:end]]
+    text = None if write is None else _written(write, messages, prompt=True)
+    return "\n".join(message["content"] for message in messages) if text is None else text
+
+
+def _common_prefix(rows: Sequence[list[int]]) -> int:
+    """Tokens that all rows begin with, at least one token of each row left over."""
+    first, last = min(rows), max(rows)  # in the order of lists, all others lie between these two
+    longest = max(0, min(map(len, rows)) - 1)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b or i == longest), longest)
 
 
 def _refuse(message: str) -> None:

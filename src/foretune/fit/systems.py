@@ -7,7 +7,7 @@ that put vectors before the prompt (prefix and prompt tuning), which the scoring
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from foretune.catalogue.models import ModelReference
-from foretune.data.example import Example
+from foretune.data.example import Example, Turn
+from foretune.data.row_label import LABELLED
 from foretune.errors import ModelError, Place, UsageError
 from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
@@ -29,7 +30,7 @@ from foretune.export.job import Source, find_source
 from foretune.fit.prepare import write_split
 from foretune.models.kinds import infer_kind
 from foretune.models.load import LoadedModel, load, locate, read_config
-from foretune.report.record import RESULT
+from foretune.report.record import RESULT, read_record
 
 SPLIT = "test"
 
@@ -61,17 +62,19 @@ class Evaluation:
 
 @contextmanager
 def opened(
-    name: str, examples: Sequence[Example], task: str, *, base: Path | None = None, settings: Settings
+    name: str, examples: Sequence[Example], task: str, *, base: Path | str | None = None, settings: Settings
 ) -> Iterator[tuple[Bench, Any]]:
     """The bench of system ``name`` with ``examples`` as its test split, and its peft model (None without adapter).
 
     ``name`` is a run folder, an adapter folder, a model folder, a hub id or a catalogue name. Raises `ModelError`
     when something is missing or does not fit together, `UsageError` when class names are unknown.
     """
-    source = find_source(Path(name), base) if _is_trained(Path(name)) else None
+    source = _source(name, base)
     reference = _reference(source, name, settings)
     encoder = reference.kind == "encoder"
-    labels = _labels(source, settings, Path(name)) if task == "classification" and encoder else ()
+    if encoder and task not in LABELLED:
+        raise UsageError("a classifier writes no answers.", remedy="Use foretune evaluate with labelled rows.")
+    labels = _labels(source, name, settings) if task == "classification" and encoder else ()
     loaded = load(reference, labels=labels, regression=encoder and task == "regression")
     adapted = None
     if source is not None and source.base is not None:
@@ -81,7 +84,7 @@ def opened(
         write_split(Path(folder) / f"{SPLIT}.jsonl", examples)
         spec = TaskSpec(
             folder=folder, task=task, model=reference, metric="loss", labels=labels, device=settings.device,
-            context_tokens=settings.context_tokens, max_answer_tokens=settings.max_answer_tokens,
+            context_tokens=_context(loaded, settings.context_tokens), max_answer_tokens=settings.max_answer_tokens,
             plain_template=settings.plain_template,
         )  # fmt: skip
         bench = Bench(spec, loaded)
@@ -95,7 +98,7 @@ def evaluate_rows(
     task: str,
     metrics: Sequence[str],
     *,
-    base: Path | None = None,
+    base: Path | str | None = None,
     settings: Settings,
     seed: int = 0,
 ) -> Evaluation:
@@ -121,15 +124,68 @@ def evaluate_rows(
     return Evaluation(scores, before, comparisons, tuple(answers))
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """What a system says to a prompt: a text, or a class with its probability, or a number."""
+
+    prompt: str
+    answer: str
+    probability: float | None = None
+
+
 def predict_rows(
-    name: str, examples: Sequence[Example], *, base: Path | None = None, untouched: bool = False, settings: Settings
-) -> list[str]:
-    """The answer of system ``name`` to the prompt of every example (the base's own answer when ``untouched``)."""
-    with opened(name, examples, "generation", base=base, settings=settings) as (bench, adapted):
-        if bench.kind == "encoder":
-            raise UsageError("a classifier writes no answers.", remedy="Use foretune evaluate with labelled rows.")
-        with adapted.disable_adapter() if untouched and adapted is not None else nullcontext():
-            return [text or "" for text in bench.write(bench.network, examples)]
+    name: str, prompts: Sequence[str], *, base: Path | str | None = None, untouched: bool = False, settings: Settings
+) -> list[Prediction]:
+    """What system ``name`` says to every prompt (its base alone when ``untouched``). See `opened` for errors."""
+    source = _source(name, base)
+    encoder = _reference(source, name, settings).kind == "encoder"
+    task = _label_task(source, name, settings) if encoder else "generation"
+    label = _labels(source, name, settings)[0] if task == "classification" else 0.0
+    examples = [_unanswered(prompt, label if encoder else None) for prompt in prompts]
+    with opened(name, examples, task, base=base, settings=settings) as (bench, adapted):
+        if untouched and adapted is None:
+            raise UsageError("this system has no adapter to switch off.", remedy="Name its base itself.")
+        with adapted.disable_adapter() if untouched else nullcontext():
+            if bench.kind != "encoder":
+                texts = bench.write(bench.network, bench.split(SPLIT).examples)
+                return [Prediction(prompt, text or "") for prompt, text in zip(prompts, texts, strict=True)]
+            answers = bench.answers(bench.network, SPLIT, range(len(prompts)), generation=False)
+        return [Prediction(row.prompt, row.prediction or "", row.probability) for row in answers]
+
+
+def known_task(name: str) -> str | None:
+    """The task that the run behind ``name`` was trained for; None where no record says."""
+    return read_record(Path(name)).data.task if (Path(name) / RESULT).is_file() else None
+
+
+def _unanswered(prompt: str, label: str | float | None) -> Example:
+    """A prompt as a row. A classifier's row needs a label, which is not read."""
+    if label is not None:
+        return Example((Turn("user", prompt),), label=label)
+    return Example((Turn("user", prompt), Turn("assistant", "")), targets=(1,))
+
+
+def _label_task(source: Source | None, name: str, settings: Settings) -> str:
+    """Whether a classifier names classes or says a number: by its record, the given classes, or its head."""
+    if source is not None and source.record is not None:
+        return source.record.data.task
+    own = _own_config(source, name)
+    number = own.get("problem_type") == "regression" or len(own.get("id2label") or ()) == 1
+    return "regression" if number and not settings.labels else "classification"
+
+
+def _own_config(source: Source | None, name: str) -> dict[str, Any]:
+    """The configuration of whole weights; empty for an adapter, whose base says nothing about its head."""
+    if source is not None and source.base is not None:
+        return {}
+    return read_config(locate(name) if source is None else source.trained)
+
+
+def _source(name: str, base: Path | str | None) -> Source | None:
+    """Where a trained folder's parts are; None for a plain model. A named base is fetched when it can be."""
+    return (
+        find_source(Path(name), None if base is None else Path(locate(str(base)))) if _is_trained(Path(name)) else None
+    )
 
 
 def _is_trained(folder: Path) -> bool:
@@ -142,6 +198,15 @@ def _reference(source: Source | None, name: str, settings: Settings) -> ModelRef
     if source is not None and loading.kind_of(source.trained) == "classifier":
         kind = "encoder"
     return ModelReference(weights, kind=kind, dtype=settings.dtype)
+
+
+def _context(loaded: LoadedModel, wanted: int) -> int:
+    """``wanted`` tokens, or what the model has positions for (an encoder's tokenizer says it exactly)."""
+    positions = getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None)
+    limits = [wanted, positions if isinstance(positions, int) and positions > 0 else wanted]
+    if loaded.kind == "encoder":
+        limits.append(loaded.tokenizer.model_max_length)
+    return int(min(limits))
 
 
 def _adapted(loaded: LoadedModel, folder: Path) -> Any:
@@ -159,13 +224,20 @@ def _adapted(loaded: LoadedModel, folder: Path) -> Any:
     return adapted.eval()
 
 
-def _labels(source: Source | None, settings: Settings, folder: Path) -> tuple[str, ...]:
-    """Class names in the order of the head: the user's, or the run record's."""
-    known = settings.labels or (source.labels if source is not None else ())
+def _labels(source: Source | None, name: str, settings: Settings) -> tuple[str, ...]:
+    """Class names in the order of the head: the user's, the run record's, or those in the weights' own folder."""
+    known = settings.labels or (source.labels if source is not None else ()) or _written(_own_config(source, name))
     if not known:
         raise UsageError(
             "the order of this classifier's classes is not known.",
-            place=Place(folder),
+            place=Place(name),
             remedy="Name the run folder, or give --labels first,second,… in the order of training.",
         )
     return known
+
+
+def _written(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The class names in a configuration, unless they are transformers' fillers (LABEL_0, LABEL_1, …)."""
+    written = config.get("id2label") or {}
+    names = tuple(str(written[key]) for key in sorted(written, key=int))
+    return () if names == tuple(f"LABEL_{number}" for number in range(len(names))) else names

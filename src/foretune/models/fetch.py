@@ -36,6 +36,20 @@ def fetched(name: str) -> Path | None:
     return folder if (folder / SOURCE).is_file() and (folder / MANIFEST).is_file() else None
 
 
+def hub_snapshot(source: str, revision: str | None = None) -> Path | None:
+    """The folder of a hub model in the local cache of huggingface_hub, or None; the network is not touched."""
+    if source.count("/") != 1 or source.startswith(("/", ".", "~")):
+        return None
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(source, "config.json", revision=revision)
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None
+
+
 def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = None) -> Path:
     """The folder of a catalogue model, downloaded and converted when it is not there yet.
 

@@ -23,7 +23,7 @@ from foretune.catalogue.models import DEFAULT_MODEL, MODELS, ModelKind, ModelRef
 from foretune.errors import ModelError, Place, UsageError
 from foretune.files import MANIFEST, fingerprint, read_json, sha256_file
 from foretune.models import complaints
-from foretune.models.fetch import convert_gguf, fetch, models_folder
+from foretune.models.fetch import convert_gguf, fetch, hub_snapshot, models_folder
 from foretune.packages import Progress
 from foretune.seeding import derive
 
@@ -72,6 +72,27 @@ def locate(source: str, *, progress: Progress | None = None) -> Path | str:
         remedy=f"Give a folder with config.json, a .gguf file, a hub id (owner/name) or a catalogue name such as "
         f"{DEFAULT_MODEL}.",
     )
+
+
+HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")
+"""What is downloaded of a hub model: no pickled weights, no other formats. Python files are only run when told to."""
+
+
+def bring(source: str, *, revision: str | None = None, progress: Progress | None = None) -> Path | str:
+    """Like `locate`, and a hub model is downloaded when it is not in the local cache; raises `ModelError`.
+
+    Called before a time budget begins, so that a download is not charged to it.
+    """
+    where = locate(source, progress=progress)
+    if isinstance(where, Path) or hub_snapshot(where, revision) is not None:
+        return where
+    from huggingface_hub import snapshot_download
+
+    if progress is not None:
+        progress(f"downloading {where}")
+    with complaints.explained(where, ModelReference(where, revision=revision)):
+        snapshot_download(where, revision=revision, allow_patterns=list(HUB_FILES))
+    return where
 
 
 def load(

@@ -12,8 +12,9 @@ It does not cover cached decoding or encoder–decoders.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foretune.data.update import Layout
+from foretune.training.short_attention import LONGEST_KEYS, short_attention
 
 IMPLEMENTATION = "foretune_packed"
 
@@ -39,6 +41,8 @@ class PackedPlan:
     scatter: torch.Tensor
     """(stream - head,) where each document token lies in the gathered batch"""
     documents: int
+    masks: dict[Hashable, torch.Tensor] = field(default_factory=dict, compare=False)
+    """What `band` and `bias` made: the layers share them"""
 
     @classmethod
     def of(cls, layout: Layout, device: torch.device) -> PackedPlan:
@@ -52,21 +56,27 @@ class PackedPlan:
         scatter = torch.cat([torch.arange(length) + number * longest for number, length in enumerate(lengths)])
         return cls(layout.head, longest, gather.to(device), scatter.to(device), len(lengths))
 
+    def band(self, queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+        """(queries, keys) bool: causal with the last query at the last key, at most ``window`` keys back."""
+        name = ("band", queries, keys, window)
+        if name not in self.masks:
+            key = torch.arange(keys, device=device)[None, :]
+            query = torch.arange(keys - queries, keys, device=device)[:, None]
+            allowed = key <= query
+            self.masks[name] = allowed if window is None else allowed & (key > query - window)
+        return self.masks[name]
 
-def _band(queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor | None:
-    """(queries, keys) bool: causal with the last query at the last key, at most ``window`` keys back.
-
-    None where the plain causal flag of the kernel says the same.
-    """
-    if queries == keys and (window is None or window >= keys):
-        return None
-    key = torch.arange(keys, device=device)[None, :]
-    query = torch.arange(keys - queries, keys, device=device)[:, None]
-    allowed = key <= query
-    return allowed if window is None else allowed & (key > query - window)
+    def bias(self, queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
+        """(queries, keys) float32: the same as 0 where a key is seen and -inf where not."""
+        name = ("bias", queries, keys, window)
+        if name not in self.masks:
+            hidden = ~self.band(queries, keys, window, device)
+            self.masks[name] = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -math.inf)
+        return self.masks[name]
 
 
 def _attend(
+    plan: PackedPlan,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
@@ -74,14 +84,20 @@ def _attend(
     window: int | None,
     dropout: float,
 ) -> torch.Tensor:
-    mask = _band(query.shape[2], key.shape[2], window, query.device)
+    """(batch, heads, queries, width): causal attention, the last query at the last key; keys may have fewer heads."""
+    queries, keys = query.shape[2], key.shape[2]
+    if query.device.type == "cpu" and dropout == 0 and keys <= LONGEST_KEYS:
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        return short_attention(query, key, value, plan.bias(queries, keys, window, query.device), scale)
+    plain = queries == keys and (window is None or window >= keys)
+    repeats = query.shape[1] // key.shape[1]
     return scaled_dot_product_attention(
         query,
-        key,
-        value,
-        attn_mask=mask,
+        _repeat(key, repeats),
+        _repeat(value, repeats),
+        attn_mask=None if plain else plan.band(queries, keys, window, query.device),
         dropout_p=dropout,
-        is_causal=mask is None and query.shape[2] > 1,
+        is_causal=plain and queries > 1,
         scale=scaling,
     )
 
@@ -107,24 +123,23 @@ def packed_attention(
     if packed_plan is None or attention_mask is not None or unsupported:
         raise ValueError(f"packed attention needs its plan, no mask and none of {unsupported}")
     plan = packed_plan
-    repeats = query.shape[1] // key.shape[1]
 
-    def documents(tensor: torch.Tensor, copies: int) -> torch.Tensor:
+    def documents(tensor: torch.Tensor) -> torch.Tensor:
         heads, width = tensor.shape[1], tensor.shape[3]
         batch = tensor[0].index_select(1, plan.gather).view(heads, plan.documents, plan.longest, width)
-        return _repeat(batch.transpose(0, 1), copies)
+        return batch.transpose(0, 1)
 
-    document_key, document_value = documents(key, repeats), documents(value, repeats)
+    document_key, document_value = documents(key), documents(value)
     if plan.head:
-        head_key, head_value = (_repeat(tensor[:, :, : plan.head], repeats) for tensor in (key, value))
+        head_key, head_value = (tensor[:, :, : plan.head] for tensor in (key, value))
         shape = (plan.documents, -1, -1, -1)
         document_key = torch.cat([head_key.expand(shape), document_key], dim=2)
         document_value = torch.cat([head_value.expand(shape), document_value], dim=2)
-    output = _attend(documents(query, 1), document_key, document_value, scaling, sliding_window, dropout)
+    output = _attend(plan, documents(query), document_key, document_value, scaling, sliding_window, dropout)
     flat = output.permute(0, 2, 1, 3).reshape(plan.documents * plan.longest, query.shape[1], query.shape[3])
     stream = flat.index_select(0, plan.scatter)
     if plan.head:
-        head = _attend(query[:, :, : plan.head], head_key, head_value, scaling, sliding_window, dropout)
+        head = _attend(plan, query[:, :, : plan.head], head_key, head_value, scaling, sliding_window, dropout)
         stream = torch.cat([head[0].transpose(0, 1), stream])
     return stream.unsqueeze(0), None
 

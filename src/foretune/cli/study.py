@@ -1,0 +1,155 @@
+"""``foretune study``: run a paired study, look at its results, list those that are shipped."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from foretune.errors import UsageError
+from foretune.units import format_duration, parse_duration
+
+app = typer.Typer(no_args_is_help=True, help="Paired studies: arms × tasks × sizes × seeds, with intervals.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LINE_S = 15.0
+"""Between two progress lines of one run."""
+
+
+@app.command("run")
+def run(
+    grid: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped study.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the study [default: NAME-study].")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the study begun in the output folder.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    limit: Annotated[
+        str | None, typer.Option("--time", help="Stop after this long, like 2h; --resume goes on.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run every cell of a study and compare the arms in pairs.
+
+    Says before the first run how many runs there are, how long they take and what they can detect. Ctrl-C, a kill
+    or the end of --time lose nothing: the same command, or --resume, goes on. Ends with results.jsonl (a line a
+    run), summary.json and table.md in the output folder.
+    """
+    if grid is None and not resume:
+        raise UsageError(
+            "there is no study to run.", remedy="Say `foretune study run GRID.yaml`; `foretune study list` shows some."
+        )
+    if grid is None and output is None:
+        raise UsageError("--resume needs to know where.", remedy="Say `foretune study run --output FOLDER --resume`.")
+    time_s = None if limit is None else parse_duration(limit)
+    from foretune.study.run import run_study
+    from foretune.study.tables import plain
+
+    folder = output or Path(f"{Path(str(grid)).stem.replace(':', '-')}-study")
+    shown = _Json() if as_json else _Lines()
+    result = run_study(grid, folder, resume=resume, workers=workers, time_s=time_s, on_event=shown.event)
+    if as_json:
+        facts = {"event": "finished", "folder": str(folder), "why": result.reason, "summary": result.summary.to_json()}
+        typer.echo(json.dumps(facts, ensure_ascii=False))
+        return
+    typer.echo("")
+    typer.echo(plain(result.summary))
+    if not result.summary.complete:
+        typer.echo(f"Stopped: {result.reason}. Continue with: foretune study run --output {folder} --resume")
+    typer.echo(f"results.jsonl, summary.json and table.md are in {folder}")
+
+
+@app.command("report")
+def report(
+    folder: Annotated[Path, typer.Argument(help="The folder of a study, finished or not.")],
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a study has found so far."""
+    from foretune.study.run import read_study
+    from foretune.study.tables import markdown, plain
+
+    summary = read_study(folder)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json(), ensure_ascii=False))
+    else:
+        typer.echo(markdown(summary) if as_markdown else plain(summary))
+
+
+@app.command("list")
+def list_studies(as_json: AsJson = False) -> None:
+    """List the studies that are shipped."""
+    from foretune.report.text import aligned
+    from foretune.study.grid import load_grid, presets
+
+    rows: list[dict[str, Any]] = []
+    for name in presets():
+        grid = load_grid(name)
+        cells = len(grid.model) * len(grid.tasks) * len(grid.arms) * len(grid.sizes) * len(grid.seeds)
+        rows.append(
+            {"name": name, "runs": cells, "arms": list(grid.arms), "tasks": list(grid.tasks), "about": grid.about}
+        )
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    typer.echo(aligned(["study", "runs", "about"], [[r["name"], str(r["runs"]), r["about"]] for r in rows]))
+
+
+class _Json:
+    """One JSON object a line."""
+
+    def event(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Print the event."""
+        typer.echo(json.dumps({"event": kind, "time": round(time.time(), 3), **payload}, ensure_ascii=False))
+
+
+class _Lines:
+    """Plain lines with the time since the start."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+        self._last: dict[str, float] = {}
+
+    def event(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """Say what a reader wants to know."""
+        if kind == "step" and "run" in payload:
+            now = time.monotonic()
+            if now - self._last.setdefault(payload["run"], now) < LINE_S:
+                return
+            self._last[payload["run"]] = now
+        for text in sentences(kind, payload):
+            typer.echo(f"[{format_duration(time.monotonic() - self._since):>12}] {text}")
+
+
+def sentences(kind: str, payload: Mapping[str, Any]) -> list[str]:
+    """An event in words; nothing for what need not be said."""
+    if kind == "progress":
+        return [str(payload["line"])]
+    if kind == "prepared":
+        rows = payload["rows"]
+        counted = f"{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test rows"
+        return [f"{payload['task']}: {counted}"]
+    if kind == "design":
+        return [str(line) for line in payload["sentences"]]
+    if kind == "rates":
+        chosen = ", ".join(f"{arm} {rate:g}" for arm, rate in payload["rates"].items())
+        return [f"learning rates: {chosen}", *payload["notes"]]
+    if kind == "step" and "run" in payload:
+        loss = "not finite" if payload["loss"] is None else f"{payload['loss']:.3f}"
+        return [f"{_which(payload)}: step {payload['step']} of {payload['of']}, loss {loss}"]
+    if kind == "observation" and payload["observation"]["final"]:
+        return [f"{_which(payload)}: {_ending(payload['observation'])}"]
+    return []
+
+
+def _which(payload: Mapping[str, Any]) -> str:
+    return f"run {payload['number']} of {payload['cells']}, {payload['arm']} on {payload['pair']}"
+
+
+def _ending(observation: Mapping[str, Any]) -> str:
+    if observation["status"] != "ok":
+        return f"{observation['status']} {observation['detail']}".strip()
+    value, error, _ = observation["metrics"]["loss"]
+    return f"validation loss {value:.4f} ± {error:.4f}"

@@ -1,0 +1,67 @@
+"""The end of a run that is compared and not chosen: its test rows are answered before its last step is reported.
+
+A study wants every run's answers on the test rows, and wants them before the run's checkpoints go. Doing it inside
+the trial keeps the model attached and makes one unit that a kill cannot split: the last observation is reported only
+when the answers lie in their file, and a trial taken up again finds the file or writes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from foretune.errors import Place, StoreError
+from foretune.execution.bench import Bench
+from foretune.execution.orders import FinalTest, subset
+from foretune.files import write_json
+from foretune.methods.base import Attachment
+from foretune.training import checkpoint
+from foretune.training.forward import Network
+from foretune.training.optimizer import MasterWeights, OptimizerSettings
+
+
+def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None:
+    """Give an attachment the weights of a run's checkpoint; raises `StoreError` when it is gone or damaged."""
+    saved = checkpoint.read(run_folder, step)
+    if saved is None:
+        raise StoreError(f"the checkpoint of step {step} is missing or damaged.", place=Place(run_folder))
+    masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
+    masters.load_state(saved.tensors())
+
+
+def answer_test(
+    bench: Bench,
+    network: Network,
+    attachment: Attachment,
+    run_folder: Path,
+    test: FinalTest,
+    *,
+    step: int,
+    best: int,
+    on_chunk: Callable[[int], bool],
+) -> bool:
+    """Answer the test rows with the chosen checkpoint of a run that stands at ``step``; False when told to stop.
+
+    ``best`` is the step with the lowest validation loss.
+
+    The attachment keeps the weights it answered with. Nothing is done where the answers are there already.
+    """
+    output = Path(test.output)
+    if output.exists():
+        return True
+    if test.checkpoint == "best" and best != step:
+        load_checkpoint(attachment, run_folder, best)
+        step = best
+    chosen = subset(test.rows, len(bench.split("test").rows), bench.task.seed)
+    answers = bench.answers(network, "test", chosen, generation=test.generation, on_chunk=on_chunk)
+    missing = test.generation and bench.kind != "encoder" and any(answer.prediction is None for answer in answers)
+    if len(answers) < test.rows or missing:
+        return False
+    content: Mapping[str, Any] = {
+        "step": step,
+        "wanted": test.rows,
+        "answers": [answer.to_json() for answer in answers],
+    }
+    write_json(output, content)
+    return True

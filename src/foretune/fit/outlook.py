@@ -1,0 +1,130 @@
+"""The forecast within a plan, before and after the probe: what is evaluated, how long a run is, how long it takes.
+
+How many steps every run gets is decided by the search's own rule under the forecast costs, so that a plan says what
+a fit will do. Once a probe has measured this machine with this model and these rows, `replan` forecasts again; no
+row is read twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from foretune.config.resolve import Recommended, Resolution
+from foretune.config.spec import FitSpec
+from foretune.cost.forecast import forecast
+from foretune.cost.interval import Interval
+from foretune.cost.phases import RUN_SECONDS, UnitTimes, fixed_phases, unit_times
+from foretune.cost.request import EvaluationSettings, ForecastRequest, Measured
+from foretune.errors import BudgetError
+from foretune.fit.schedule import ANSWERED_ROWS, ANSWERED_RUNGS, Speeds, plan_end
+from foretune.search.budget import Budget as SearchBudget
+from foretune.search.fidelity import evaluation_counts, level_step, rungs
+from foretune.search.zero_shot import plan as zero_shot_plan
+
+if TYPE_CHECKING:
+    from foretune.fit.plan import Plan
+
+_SCORED_METRICS = ("loss", "loss_per_byte")
+_EVALUATION_ROWS = (200, 100, 50, 25)
+_EVALUATION_SHARE = 0.4  # of a time budget that evaluations may take before they are cut
+
+
+def evaluation_settings(spec: FitSpec, kind: str, task: str, validation_rows: int) -> EvaluationSettings:
+    """What a fit of ``spec`` evaluates on ``validation_rows`` rows and at the end."""
+    chosen = spec.evaluation
+    generates = chosen.generation and kind != "encoder" and task != "language-modelling"
+    answered = ANSWERED_RUNGS * min(ANSWERED_ROWS, validation_rows)
+    return EvaluationSettings(
+        max_rows=chosen.max_rows,
+        generation=generates,
+        max_answer_tokens=chosen.max_answer_tokens,
+        retrieved_examples=chosen.retrieved_examples if generates and kind == "causal" else 0,
+        rung_rows=evaluation_counts(validation_rows, most=chosen.max_rows),
+        rung_answers=answered if generates and spec.data.metric not in _SCORED_METRICS else 0,
+    )
+
+
+def affordable_evaluation(
+    request: ForecastRequest, resolution: Resolution
+) -> tuple[ForecastRequest, dict[str, Recommended]]:
+    """Fewer evaluated rows where evaluations would eat the time budget and nobody chose their number."""
+    if request.budget.kind != "time" or resolution.chosen("evaluation.max_rows"):
+        return request, {}
+    units = unit_times(request)
+    limit = _EVALUATION_SHARE * request.budget.total
+    for rows in _EVALUATION_ROWS:
+        on_the_way = evaluation_counts(request.data.validation_rows, most=rows)
+        fewer = replace(request, evaluation=replace(request.evaluation, max_rows=rows, rung_rows=on_the_way))
+        before, after = fixed_phases(fewer, units)
+        needed = sum(phase.seconds.value for phase in (*before, *after) if phase.in_budget)
+        if needed <= limit:
+            break
+    if rows >= request.evaluation.max_rows:
+        return request, {}
+    evidence = f"{request.evaluation.max_rows} rows would take more than {_EVALUATION_SHARE:.0%} of the time budget"
+    return fewer, {"evaluation.max_rows": Recommended(rows, evidence)}
+
+
+def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRequest:
+    """``request`` with the steps that the search would give every run in a time budget."""
+    if request.budget.kind != "time":
+        return request
+    units, first = unit_times(request), unit_times(request, request.first_run)
+    before, _ = fixed_phases(request, units)
+    spent = sum(phase.seconds.value for phase in before if phase.in_budget)
+    settings, row_s = request.evaluation, first.step.value / request.first_run.rows_per_update
+    end = plan_end(
+        Speeds(1 / row_s, 1 / units.score_row.value, units.generate_row.value),
+        rows={"validation": request.data.validation_rows, "test": request.data.test_rows},
+        most_rows=settings.max_rows,
+        shots=settings.retrieved_examples,
+        generation=settings.generation,
+        time_s=request.budget.total,
+    )
+
+    def cost(config: Mapping[str, Any], start: int, stop: int) -> float:
+        seconds = (stop - start) * int(config["rows_per_update"]) * row_s
+        return seconds + _evaluated(request, units, stop, start, stop).value
+
+    try:
+        _, found = zero_shot_plan(
+            width=request.shapes.width,
+            kind=request.shapes.kind,
+            train_rows=request.data.train_rows,
+            budget=SearchBudget(
+                "time", request.budget.total, reserve=end.reserve_s, workers=request.workers, spent=spent
+            ),
+            cost=cost,
+            fixed=resolution.fixed_training(),
+            max_trials=resolution.spec.search.max_trials,
+        )
+    except BudgetError:  # not even a step beside what is kept for the end; the forecast says what would be needed
+        return replace(request, horizon_steps=1)
+    return replace(request, horizon_steps=found.steps)
+
+
+def _evaluated(request: ForecastRequest, units: UnitTimes, horizon: int, start: int, stop: int) -> Interval:
+    """Seconds of the evaluations at the rungs in (start, stop] of a run of ``horizon`` steps."""
+    counts, settings = request.evaluation.rung_rows, request.evaluation
+    steps = rungs(horizon)
+    rows = {level_step(horizon, level): count for level, count in enumerate(counts)}
+    scored = sum(rows[step] for step in steps if start < step <= stop)
+    answering = sum(start < step <= stop for step in steps[-ANSWERED_RUNGS:]) / ANSWERED_RUNGS
+    answered = (units.generate_row + units.score_row).times(settings.rung_answers * answering)
+    return units.score_row.times(scored) + answered
+
+
+def default_run(request: ForecastRequest, horizon: int, step: int) -> Interval:
+    """Seconds of the default LoRA, training and evaluation, until ``step`` of ``horizon``."""
+    units = unit_times(request, request.first_run)
+    evaluated = _evaluated(request, units, horizon, 0, step)
+    return request.correction.apply(RUN_SECONDS, units.step.times(step) + evaluated)
+
+
+def replan(plan: Plan, measured: Measured, spent_s: float = 0.0) -> Plan:
+    """``plan`` with a second forecast from what a probe measured ``spent_s`` seconds into the run."""
+    request = replace(plan.request, measured=measured, spent_s=spent_s, horizon_steps=None)
+    request = with_horizon(request, plan.resolution)
+    return replace(plan, request=request, forecast=forecast(request, plan.placement))

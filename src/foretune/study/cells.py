@@ -1,0 +1,144 @@
+"""Running the cells of a study: the fixed-list searcher, its journal, the workers, a line for every ended run.
+
+Nothing is lost or repeated by a kill: what was asked and told is in the journal, a run continues from its checkpoint,
+and a run that ended without its line gets it when the study is taken up again. The experience is fed from the same
+journal, and its writes may be repeated.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foretune.execution.drive import Watch, drive
+from foretune.execution.types import Executor
+from foretune.files import append_line
+from foretune.fit.history import Recorder
+from foretune.search.ask_tell import AskTell
+from foretune.search.budget import Budget
+from foretune.search.grid import Grid
+from foretune.search.journal import Journal
+from foretune.search.runs import Run
+from foretune.search.types import Lease, Observation, Score
+from foretune.study.design import StudyCell, job
+from foretune.study.results import line, read_results
+from foretune.study.tasks import StudyTask
+
+TEST = "test"
+Recorders = Mapping[tuple[str, str, str], Recorder]
+"""The recorder of every block."""
+
+
+@dataclass
+class Cells:
+    """A list of cells under way."""
+
+    study: str
+    root: Path
+    cells: tuple[StudyCell, ...]
+    tasks: Mapping[tuple[str, str], StudyTask]
+    seconds: Callable[[StudyCell], float]
+    """Forecast of a whole run"""
+    journal: Path
+    trials: Path
+    answers: Path
+    results: Path
+    recorders: Recorders
+
+    def __post_init__(self) -> None:
+        self.by_key = {cell.cell.key: cell for cell in self.cells}
+        self.written = {entry["cell"] for entry in read_results(self.results)}
+
+    def run(self, executor: Executor, watch: Watch, left: Callable[[], float | None]) -> str:
+        """Run all cells that have not ended, until none is left or time is over; the reason in words.
+
+        Raises `Stopped` when the watch says so.
+        """
+        core = self._core(executor.capacity())
+        self._take_up(core)
+
+        def see(kind: str, payload: Mapping[str, Any]) -> None:
+            watch.on_event(kind, self._described(core, kind, payload))
+            self._remember(core, kind, payload)
+
+        def order(lease: Lease) -> Any:
+            cell = self._cell(core, lease.run)
+            task = self.tasks[cell.model, cell.task]
+            return job(task, cell, lease, self.trials / lease.run, self._answers(cell), left())
+
+        def out_of_time() -> bool:
+            seconds = left()
+            return seconds is not None and seconds <= 0
+
+        return drive(core, executor, order, Watch(watch.stop, watch.tick, see), out_of_time=out_of_time)
+
+    def _core(self, workers: int) -> AskTell:
+        step_s = sum(self.seconds(cell) for cell in self.cells) / sum(cell.horizon for cell in self.cells)
+
+        def cost(config: Mapping[str, Any], start: int, stop: int) -> float:
+            return step_s * (stop - start)  # for display: a budget in trials decides nothing by seconds
+
+        budget = Budget("trials", float(len(self.cells)), workers=workers)
+        return AskTell(Grid(tuple(cell.cell for cell in self.cells)), budget, cost, journal=self.journal)
+
+    def _cell(self, core: AskTell, run: str) -> StudyCell:
+        return self.by_key[core.run(run).arm]
+
+    def _answers(self, cell: StudyCell) -> Path:
+        return self.answers / f"{cell.cell.key}.json"
+
+    def _take_up(self, core: AskTell) -> None:
+        """What an earlier session told but may not have written down everywhere."""
+        run_of: dict[str, str] = {}
+        for event in Journal(self.journal).events():
+            if event["event"] == "ask":
+                run_of[event["lease"]["id"]] = event["lease"]["run"]
+                self._remember(core, "lease", {"lease": event["lease"]})
+            elif event["event"] == "tell":
+                run = core.run(run_of[event["lease"]])
+                cell = self.by_key[run.arm]
+                self.recorders[cell.block].observation(run.id, Observation.from_json(event["observation"]))
+        for run in core.runs:
+            if run.ended:
+                self._ended(run)
+
+    def _remember(self, core: AskTell, kind: str, payload: Mapping[str, Any]) -> None:
+        if kind == "lease":
+            lease = Lease.from_json(payload["lease"])
+            cell = self._cell(core, lease.run)
+            self.recorders[cell.block].run(
+                lease.run, lease.config, seed=lease.seed, horizon=lease.horizon, arm=cell.arm, pair=cell.pair
+            )
+        elif kind == "observation":
+            run = core.run(payload["lease"]["run"])
+            cell = self.by_key[run.arm]
+            self.recorders[cell.block].observation(run.id, Observation.from_json(payload["observation"]))
+            if run.ended:
+                self._ended(run)
+
+    def _ended(self, run: Run) -> None:
+        """The line of a run, its test scores in the experience, and its checkpoints gone."""
+        cell = self.by_key[run.arm]
+        task = self.tasks[cell.model, cell.task]
+        recorder = self.recorders[cell.block]
+        entry = line(self.study, cell, run, task, self._answers(cell) if cell.tested else None, self.root)
+        if TEST in entry["scores"]:
+            scores = {name: Score(*parts) for name, parts in entry["scores"][TEST].items()}
+            recorder.observation(run.id, Observation(int(entry["step"]), scores), split=TEST)
+        recorder.finished([run])
+        if entry["cell"] not in self.written:
+            append_line(self.results, entry)
+            self.written.add(entry["cell"])
+        shutil.rmtree(self.trials / run.id, ignore_errors=True)
+
+    def _described(self, core: AskTell, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
+        """The event with what the run is in the study's words."""
+        run = payload["lease"]["run"] if "lease" in payload else payload.get("run")
+        if run is None:
+            return dict(payload)
+        cell = self._cell(core, run)
+        of = {"arm": cell.arm, "pair": cell.pair, "cells": len(self.cells), "number": int(run[1:])}
+        return {**payload, "run": run, **of}

@@ -1,0 +1,180 @@
+"""From a grid and its prepared tasks to cells: which rows, how many steps, at which learning rate.
+
+A cell is one run. The cells of a pair differ in nothing but their arm: the same subset of training rows (smaller
+sizes are contained in larger ones), the same order of rows, the same seed of every random stream, and the same
+number of steps unless the arms differ in rows per update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from foretune.catalogue.priors import learning_rate
+from foretune.errors import UsageError
+from foretune.execution.orders import FinalTest, TrialOrder, subset
+from foretune.execution.types import Job
+from foretune.search.grid import Cell
+from foretune.search.horizon import total_steps
+from foretune.search.types import Lease
+from foretune.study.grid import ALL, GridSpec
+from foretune.study.tasks import StudyTask
+
+CONFOUNDED = "learning-rate-confounded"
+EPOCH_DIGITS = 4
+
+Rates = Mapping[tuple[str, str], float]
+"""Swept learning rates by (model, arm)."""
+
+
+@dataclass(frozen=True)
+class StudyCell:
+    """One run of a study."""
+
+    model: str
+    task: str
+    arm: str
+    size: str
+    """As in the grid: a number or ``all``"""
+    rows: int
+    """Training rows of this run"""
+    seed: int
+    pair: str
+    """What the runs that are compared with each other share"""
+    config: Mapping[str, Any]
+    horizon: int
+    tested: bool = True
+    """Whether the test rows are answered at the end (not in a sweep)"""
+
+    @property
+    def block(self) -> tuple[str, str, str]:
+        """(model, task, size): where seeds are repetitions of the same comparison."""
+        return self.model, self.task, self.size
+
+    @property
+    def cell(self) -> Cell:
+        """The cell as the searcher knows it."""
+        return Cell(f"{self.model}:{self.task}:{self.size}", self.config, self.seed, self.horizon)
+
+
+def rows_of(size: Any, task: StudyTask) -> int:
+    """Training rows of a size. Raises `UsageError` where the task has fewer."""
+    available = task.rows["train"]
+    if size == ALL:
+        return available
+    if size > available:
+        raise UsageError(
+            f"task {task.name} has {available} training rows, and a size of {size} was asked for.",
+            remedy=f"Use sizes up to {available}, or `all`.",
+        )
+    return int(size)
+
+
+def steps_of(grid: GridSpec, config: Mapping[str, Any], rows: int, row_tokens: float) -> int:
+    """Optimiser steps of a run over ``rows`` rows of about ``row_tokens`` tokens."""
+    asked = grid.horizon.steps or total_steps(rows, {**config, "epochs": grid.horizon.epochs})
+    if grid.horizon.tokens is None:
+        return int(asked)
+    return max(1, min(int(asked), int(grid.horizon.tokens / (row_tokens * int(config["rows_per_update"])))))
+
+
+def _cell(
+    grid: GridSpec, task: StudyTask, arm: str, size: Any, seed: int, rate: float | None, row_tokens: float
+) -> StudyCell:
+    config = grid.config(arm)
+    rows = rows_of(size, task)
+    steps = steps_of(grid, config, rows, row_tokens)
+    rows_per_update = int(config["rows_per_update"])
+    if rate is None:
+        rate = grid.arms[arm].get("learning_rate") or grid.learning_rate.shared
+    if rate is None:
+        rate = learning_rate(
+            str(config["method"]),
+            width=task.width,
+            kind=task.spec.model.kind,
+            rows_per_update=rows_per_update,
+            steps=steps,
+        )
+    epochs = round(steps / -(-rows // rows_per_update), EPOCH_DIGITS)
+    config |= {"learning_rate": float(rate), "epochs": max(epochs, 10.0**-EPOCH_DIGITS)}
+    pair = f"{task.name}:{size}:{seed}"
+    pair = pair if len(grid.model) == 1 else f"{task.model}:{pair}"
+    return StudyCell(task.model, task.name, arm, str(size), rows, seed, pair, config, steps)
+
+
+def cells(
+    grid: GridSpec, tasks: Iterable[StudyTask], rates: Rates, row_tokens: Mapping[tuple[str, str], float]
+) -> tuple[StudyCell, ...]:
+    """All cells, pair after pair and seed after seed, so that what is done early is complete pairs of all tasks."""
+    listed = list(tasks)
+    return tuple(
+        _cell(grid, task, arm, size, seed, rates.get((model, arm)), row_tokens[model, task.name])
+        for model in grid.model
+        for seed in grid.seeds
+        for task in listed
+        if task.model == model
+        for size in grid.sizes
+        for arm in grid.arms
+    )
+
+
+def sweep_cells(
+    grid: GridSpec, tasks: Iterable[StudyTask], row_tokens: Mapping[tuple[str, str], float]
+) -> tuple[StudyCell, ...]:
+    """The runs that choose a learning rate for every arm: on the pilot task, by validation rows alone."""
+    settings = grid.learning_rate
+    if settings.sweep is None:
+        return ()
+    pilot = settings.pilot or next(iter(grid.tasks))
+    found = [
+        _cell(grid, task, arm, settings.size, seed, rate, row_tokens[task.model, task.name])
+        for task in tasks
+        if task.name == pilot
+        for arm in grid.arms
+        for rate in settings.sweep
+        for seed in settings.seeds
+    ]
+    return tuple(replace(cell, pair=f"{cell.pair}:{cell.config['learning_rate']:g}", tested=False) for cell in found)
+
+
+def rate_label(grid: GridSpec) -> str:
+    """Where the learning rates come from, in a phrase; a rate shared without a sweep is labelled as a confounder."""
+    settings = grid.learning_rate
+    own = [name for name, arm in grid.arms.items() if "learning_rate" in arm]
+    if settings.sweep is not None:
+        pilot = settings.pilot or next(iter(grid.tasks))
+        listed = ", ".join(f"{rate:g}" for rate in settings.sweep)
+        return f"swept per arm over {listed} on {pilot}, chosen by validation loss"
+    if len(own) == len(grid.arms):
+        return "set for each arm in the grid"
+    source = f"{settings.shared:g} for all arms" if settings.shared is not None else "by the rule of each arm's method"
+    named = f", but {', '.join(own)} with its own" if own else ""
+    return f"{source}{named}, not swept: {CONFOUNDED} (an arm may differ because this rate suits it better)"
+
+
+def notes(grid: GridSpec) -> tuple[str, ...]:
+    """What makes pairs less equal than they should be."""
+    configs = {arm: grid.config(arm) for arm in grid.arms}
+    if len({int(config["rows_per_update"]) for config in configs.values()}) == 1:
+        return ()
+    unit = "steps" if grid.horizon.steps else "rows"
+    return (f"arms differ in rows_per_update: they train on equal {unit}, but not on equal batches.",)
+
+
+def job(task: StudyTask, cell: StudyCell, lease: Lease, folder: Path, answers: Path, limit_s: float | None) -> Job:
+    """The worker's order for a lease on a cell."""
+    grid_wants_rungs = task.best or not cell.tested
+    rungs = lease.rungs if grid_wants_rungs else ()
+    scored = tuple(range(task.rows["validation"]))
+    test = FinalTest(str(answers.resolve()), task.rows["test"], task.generation, "best" if task.best else "last")
+    order = TrialOrder(
+        lease=replace(lease, rungs=rungs),
+        folder=folder.resolve(),
+        evaluation_rows={step: scored for step in (*rungs, lease.to_step)},
+        metric_rows={},
+        train_rows=None if cell.rows == task.rows["train"] else subset(cell.rows, task.rows["train"], cell.seed),
+        test=test if cell.tested else None,
+    )
+    return Job(f"{lease.id}.{lease.attempt}", "train", task.spec, order.to_json(), limit_s)

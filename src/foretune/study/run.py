@@ -1,0 +1,376 @@
+"""A study, top to bottom: prepare tasks → probe → announce → choose learning rates → run all cells → table.
+
+Every phase leaves its result in the study's folder, so that a killed or interrupted study continues where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from foretune import __version__
+from foretune.cost.machine import Machine
+from foretune.errors import Interrupted, Place, TrainingError
+from foretune.execution.drive import Stopped, Watch, run_job
+from foretune.execution.interrupts import interrupts
+from foretune.execution.local import LocalExecutor
+from foretune.execution.machine import detect
+from foretune.execution.types import Executor, Job
+from foretune.files import FolderLock, canonical_json, fingerprint, write_json, write_text
+from foretune.fit.account import VERSIONED
+from foretune.fit.folder import Clock
+from foretune.fit.history import Recorder
+from foretune.study import forecast
+from foretune.study.cells import Cells
+from foretune.study.design import Rates, StudyCell, cells, notes, rate_label, sweep_cells
+from foretune.study.folder import StudyFolder, saved_grid
+from foretune.study.grid import GridSpec, find_grid, load_grid
+from foretune.study.rates import chosen_rates
+from foretune.study.results import read_answers, read_results, scored
+from foretune.study.summary import Summary, summarise
+from foretune.study.tables import markdown
+from foretune.study.tasks import StudyTask, prepare_task
+
+PROBE_ROWS = 32
+OnEvent = Callable[[str, Mapping[str, Any]], None]
+Pair = tuple[str, str]
+"""(model, task)"""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study hands back."""
+
+    folder: Path
+    summary: Summary
+    reason: str
+    """Why it ended"""
+
+
+def run_study(
+    source: str | Path | GridSpec | None,
+    output: Path,
+    *,
+    resume: bool = False,
+    workers: int = 1,
+    time_s: float | None = None,
+    on_event: OnEvent = lambda kind, payload: None,
+    worker: list[str] | None = None,
+) -> StudyResult:
+    """Run the study ``source`` (a file, a preset's name, a grid) in ``output``, or continue what was begun there.
+
+    With ``resume`` something must have been begun, and ``source`` may be None. ``time_s`` limits this session.
+    Raises `Interrupted` after Ctrl-C, `TrainingError` when no run has a result, and what its parts raise.
+    """
+    grid, text = _grid(source, output, resume)
+    folder = StudyFolder(output)
+    folder.check_free()
+    with FolderLock(output), interrupts() as stopped:
+        begun = folder.begin(grid, text, datetime.now(UTC).isoformat(timespec="seconds"))
+        clock = Clock(folder.clock)
+        watch = Watch(stopped.is_set, clock.tick, on_event)
+        before = clock.used()
+
+        def left() -> float | None:
+            return None if time_s is None else max(0.0, time_s - (clock.used() - before))
+
+        executor = LocalExecutor(folder.logs, workers=workers, command=worker)
+        study = _Study(grid, folder, executor, watch, clock, left, workers, begun["started"])
+        try:
+            with executor:
+                return study.run()
+        except Stopped:
+            raise Interrupted(
+                "interrupted; nothing is lost.",
+                place=Place(output),
+                remedy=f"Continue with: foretune study run --output {output} --resume",
+            ) from None
+
+
+def _grid(source: str | Path | GridSpec | None, output: Path, resume: bool) -> tuple[GridSpec, str]:
+    if resume or source is None:
+        saved = saved_grid(output)
+        text = (output / "grid.yaml").read_text(encoding="utf-8")
+        if source is None:
+            return saved, text
+    if isinstance(source, GridSpec):
+        return source, canonical_json(source.model_dump(mode="json")) + "\n"
+    assert source is not None
+    return load_grid(source), find_grid(source).read_text(encoding="utf-8-sig")
+
+
+@dataclass
+class _Study:
+    """One study under way."""
+
+    grid: GridSpec
+    folder: StudyFolder
+    executor: Executor
+    watch: Watch
+    clock: Clock
+    left: Callable[[], float | None]
+    workers: int
+    started: str
+
+    def run(self) -> StudyResult:
+        """All phases."""
+        with self.clock.phase("preparing"):
+            tasks = self._tasks()
+        with self.clock.phase("probe"):
+            probes = {key: self._probe(task) for key, task in tasks.items()}
+        tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
+        machine = detect()
+        seconds = self._seconds(tasks, probes, machine)
+        sweep, provisional = (
+            sweep_cells(self.grid, tasks.values(), tokens),
+            cells(self.grid, tasks.values(), {}, tokens),
+        )
+        self._announce(tasks, sweep, provisional, seconds)
+        with self.clock.phase("base model"):
+            base = {key: self._base(task) for key, task in tasks.items()}
+        with self.clock.phase("learning rates"):
+            rates, rate_notes = self._rates(tasks, sweep, seconds, probes, machine)
+        if rates is None:
+            return self._finish(tasks, base, rate_notes, "the time is over; learning rates are not chosen yet")
+        listed = cells(self.grid, tasks.values(), rates, tokens)
+        with self.clock.phase("runs"):
+            recorders = self._recorders(listed, tasks, probes, machine, self.grid.name)
+            work = Cells(
+                self.grid.name, self.folder.root, listed, tasks, seconds, self.folder.journal, self.folder.trials,
+                self.folder.answers, self.folder.results, recorders,
+            )  # fmt: skip
+            reason = self._run_cells(work, recorders)
+        return self._finish(tasks, base, rate_notes, reason)
+
+    # -- before the first run
+
+    def _tasks(self) -> dict[Pair, StudyTask]:
+        found = {}
+        for model in self.grid.model:
+            for name in self.grid.tasks:
+                folder = self.folder.task(model, name)
+
+                def prepare(model: str = model, name: str = name, root: Path = folder.root) -> dict[str, Any]:
+                    def say(text: str) -> None:
+                        self.watch.on_event("progress", {"line": text})
+
+                    return prepare_task(self.grid, model, name, root, say).to_json()
+
+                found[model, name] = StudyTask.from_json(folder.once("prepared", prepare))
+                rows = dict(found[model, name].rows)
+                self.watch.on_event("prepared", {"model": model, "task": name, "rows": rows})
+        return found
+
+    def _probe(self, task: StudyTask) -> dict[str, Any]:
+        config = self.grid.config(self.grid.control)
+        payload = {"config": config, "rows": PROBE_ROWS, "generation": task.generation}
+        key = f"probe-{task.model}-{task.name}"
+        measured: dict[str, Any] = self.folder.task(task.model, task.name).once(
+            "probe", lambda: run_job(self.executor, Job(key, "probe", task.spec, payload), self.watch)
+        )
+        return measured
+
+    def _seconds(
+        self, tasks: Mapping[Pair, StudyTask], probes: Mapping[Pair, Mapping[str, Any]], machine: Machine
+    ) -> Callable[[StudyCell], float]:
+        control = str(self.grid.config(self.grid.control)["method"])
+        factors = {
+            model: forecast.method_factors(machine.fingerprint, _model_key(probes, model), control)
+            for model in self.grid.model
+        }
+
+        def seconds(cell: StudyCell) -> float:
+            key = (cell.model, cell.task)
+            factor = factors[cell.model].get(str(cell.config["method"]), 1.0)
+            return forecast.cell_seconds(cell, tasks[key], probes[key], factor)
+
+        return seconds
+
+    def _announce(
+        self,
+        tasks: Mapping[Pair, StudyTask],
+        sweep: Sequence[StudyCell],
+        listed: Sequence[StudyCell],
+        seconds: Callable[[StudyCell], float],
+    ) -> None:
+        done = len(read_results(self.folder.results)) + len(read_results(self.folder.rates))
+        total = len(sweep) + len(listed)
+        hours = sum(map(seconds, [*sweep, *listed])) / forecast.SECONDS_AN_HOUR * (total - done) / total
+        sd, source = forecast.known_spread(self.grid, [task.primary for task in tasks.values()])
+        block, pooled = forecast.detectable(self.grid, sd)
+        design = forecast.Design(
+            runs=len(listed),
+            sweep_runs=len(sweep),
+            done=done,
+            run_hours=hours,
+            wall_hours=hours / self.workers,
+            seeds=len(self.grid.seeds),
+            units=len(self.grid.seeds) * len(self.grid.tasks),
+            sd=sd,
+            sd_source=source,
+            detectable=block,
+            detectable_pooled=pooled,
+            rates=rate_label(self.grid),
+            notes=notes(self.grid),
+        )
+        if not self.folder.design.exists():  # the first one stays: what was said before any result was seen
+            write_json(self.folder.design, design.to_json())
+        primary = next(iter(tasks.values())).primary
+        self.watch.on_event("design", {**design.to_json(), "sentences": forecast.sentences(design, primary)})
+
+    def _base(self, task: StudyTask) -> dict[str, Any]:
+        """The untouched base model's scores on the test rows."""
+        folder = self.folder.task(task.model, task.name)
+
+        def measure() -> dict[str, Any]:
+            output = (folder.root / "base-answers.json").resolve()
+            payload = {
+                "output": str(output),
+                "split": "test",
+                "rows": list(range(task.rows["test"])),
+                "generation": task.generation,
+            }
+            run_job(self.executor, Job(f"base-{task.model}-{task.name}", "evaluate", task.spec, payload), self.watch)
+            found = scored(read_answers(output)[1], task)
+            return {name: [s.value, s.standard_error, s.n] for name, s in found.items()}
+
+        scores: dict[str, Any] = folder.once("base", measure)
+        return scores
+
+    # -- runs
+
+    def _rates(
+        self,
+        tasks: Mapping[Pair, StudyTask],
+        sweep: Sequence[StudyCell],
+        seconds: Callable[[StudyCell], float],
+        probes: Mapping[Pair, Mapping[str, Any]],
+        machine: Machine,
+    ) -> tuple[Rates | None, list[str]]:
+        """Swept rates by (model, arm) with remarks; None for rates when time ended before they were known."""
+        if not sweep:
+            return {}, []
+        recorders = self._recorders(sweep, tasks, probes, machine, f"{self.grid.name}:rates")
+        work = Cells(
+            self.grid.name, self.folder.root, tuple(sweep), tasks, seconds, self.folder.sweep_journal,
+            self.folder.sweep_trials, self.folder.answers, self.folder.rates, recorders,
+        )  # fmt: skip
+        self._run_cells(work, recorders)
+        lines = read_results(self.folder.rates)
+        if len(lines) < len(sweep):
+            return None, []
+        rates, remarks = chosen_rates(self.grid, lines)
+        self.watch.on_event("rates", {"rates": {f"{m}/{a}": r for (m, a), r in rates.items()}, "notes": remarks})
+        return rates, remarks
+
+    def _run_cells(self, work: Cells, recorders: Mapping[Any, Recorder]) -> str:
+        try:
+            return work.run(self.executor, self.watch, self.left)
+        finally:
+            for recorder in recorders.values():
+                recorder.close()
+
+    def _recorders(
+        self,
+        listed: Sequence[StudyCell],
+        tasks: Mapping[Pair, StudyTask],
+        probes: Mapping[Pair, Mapping[str, Any]],
+        machine: Machine,
+        study: str,
+    ) -> dict[tuple[str, str, str], Recorder]:
+        """One recorder a block: what is trained on fewer rows is another task to the experience."""
+        place = fingerprint([self.started, str(self.folder.root.resolve())], 6)
+        found: dict[tuple[str, str, str], Recorder] = {}
+        for cell in listed:
+            if cell.block in found:
+                continue
+            task, probe = tasks[cell.model, cell.task], probes[cell.model, cell.task]
+            profile = task.facts["profile"]
+            found[cell.block] = Recorder(
+                prefix=f"{study}-{place}",
+                task=fingerprint([profile["fingerprint"], cell.rows]),
+                task_features={
+                    **profile, "rows.train": cell.rows, "data": profile["fingerprint"],
+                    "base_loss": probe["base_loss"], "metric": task.spec.metric,
+                },
+                model=_model_key(probes, cell.model),
+                model_features=task.facts["model"],
+                machine=machine,
+                versions=_versions(),
+                study=study,
+            )  # fmt: skip
+        return found
+
+    # -- the end
+
+    def _finish(
+        self, tasks: Mapping[Pair, StudyTask], base: Mapping[Pair, Any], rate_notes: Sequence[str], reason: str
+    ) -> StudyResult:
+        """Table and summary of what there is. Raises `TrainingError` when every run has failed."""
+        summary = write_summary(self.folder, self.grid, tasks, base, rate_notes, self.clock.used())
+        lines = read_results(self.folder.results)
+        if lines and not any(entry["scores"].get("test") for entry in lines):
+            raise TrainingError(
+                f"no run of the study has a result ({lines[0]['arm']}: {lines[0]['status']} {lines[0]['detail']}).",
+                place=Place(self.folder.root),
+                remedy="The logs in the study's folder say more.",
+            )
+        return StudyResult(self.folder.root, summary, reason)
+
+
+def _model_key(probes: Mapping[Pair, Mapping[str, Any]], model: str) -> str:
+    """The fingerprint of a model's weights, as ``fit`` stores it."""
+    return next(str(probe["weights_hash"])[:16] for (name, _), probe in probes.items() if name == model)
+
+
+def _versions() -> dict[str, str]:
+    found = {"foretune": __version__}
+    for name in VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def write_summary(
+    folder: StudyFolder,
+    grid: GridSpec,
+    tasks: Mapping[Pair, StudyTask],
+    base: Mapping[Pair, Any],
+    rate_notes: Sequence[str],
+    used_s: float,
+) -> Summary:
+    """Write ``summary.json`` and ``table.md`` from the results there are."""
+    expected = len(tasks) * len(grid.sizes) * len(grid.seeds) * len(grid.arms)
+    summary = summarise(
+        grid, read_results(folder.results), base=base, expected=expected, notes=[*notes(grid), *rate_notes],
+        used_s=used_s,
+    )  # fmt: skip
+    write_json(folder.summary, summary.to_json())
+    write_text(folder.table, markdown(summary))
+    return summary
+
+
+def read_study(root: Path) -> Summary:
+    """The summary of a study, finished or under way, from its results. Raises `OutputError` when there is none."""
+    grid, folder = saved_grid(root), StudyFolder(root)
+    base, rate_notes = {}, []
+    for model in grid.model:
+        for name in grid.tasks:
+            path = folder.task(model, name).root / "base.json"
+            if path.exists():
+                base[model, name] = folder.task(model, name).once("base", dict)
+    lines = read_results(folder.rates)
+    wanted = len(grid.learning_rate.sweep or ()) * len(grid.learning_rate.seeds) * len(grid.arms) * len(grid.model)
+    if lines and len(lines) == wanted:
+        rate_notes = chosen_rates(grid, lines)[1]
+    expected = len(grid.model) * len(grid.tasks) * len(grid.sizes) * len(grid.seeds) * len(grid.arms)
+    return summarise(
+        grid, read_results(folder.results), base=base, expected=expected, notes=[*notes(grid), *rate_notes],
+        used_s=Clock(folder.clock).used(),
+    )  # fmt: skip

@@ -1,0 +1,115 @@
+"""A study's summary as Markdown and as plain text: one table a block, one over tasks, and what qualifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from foretune.report.text import aligned, printable
+from foretune.study.statistics import Difference
+from foretune.study.summary import BlockResult, Summary
+from foretune.units import format_duration
+
+HEADING = ["arm", "pairs", "mean", "minus control", "95 % interval", "wins–losses", "p (Holm)", "verdict"]
+SMALLEST_P = 0.001
+Table = tuple[str, list[list[str]]]
+"""(caption, rows under `HEADING`)"""
+
+
+def _number(value: float | None, *, signed: bool = False) -> str:
+    if value is None:
+        return "–"
+    return f"{value:+.4g}" if signed else f"{value:.4g}"
+
+
+def _row(found: Difference) -> list[str]:
+    interval = "–" if found.low is None else f"{_number(found.low, signed=True)} to {_number(found.high, signed=True)}"
+    pairs = str(found.pairs) if not found.dropped else f"{found.pairs} of {found.pairs + found.dropped}"
+    p_value = "–" if found.low is None else "<0.001" if found.p_holm < SMALLEST_P else f"{found.p_holm:.3f}"
+    return [
+        found.arm,
+        pairs,
+        _number(found.arm_mean),
+        _number(found.mean, signed=True),
+        interval,
+        f"{found.wins}–{found.losses}",
+        p_value,
+        found.claim,
+    ]
+
+
+def _control_row(name: str, mean: float | None, runs: int) -> list[str]:
+    return [f"{name} (control)", str(runs), _number(mean), "", "", "", "", ""]
+
+
+def _block_table(summary: Summary, block: BlockResult) -> Table:
+    where = f"{block.model} · {block.task}" if len(summary.models) > 1 else block.task
+    rows = "all rows" if block.size == "all" else f"{block.size} rows"
+    caption = f"{where}, {rows}: {block.primary} ({block.direction} is better) on {block.test_rows} test rows"
+    base = [["untouched base", "", _number(block.base), "", "", "", "", ""]] if block.base is not None else []
+    control = _control_row(summary.control, block.control_mean, block.control_runs)
+    return caption, [*base, control, *map(_row, block.differences)]
+
+
+def tables(summary: Summary) -> list[Table]:
+    """Every table of a summary."""
+    found = [_block_table(summary, block) for block in summary.blocks]
+    if summary.pooled:
+        found.append((f"over all tasks: {summary.primary}", [_row(difference) for difference in summary.pooled]))
+    if summary.over_tasks:
+        caption = f"over all tasks, tasks as repetitions: {summary.primary}"
+        found.append((caption, [_row(difference) for difference in summary.over_tasks]))
+    return found
+
+
+def remarks(summary: Summary) -> list[str]:
+    """What a reader of the tables must know, a sentence each."""
+    arms = "; ".join(f"{arm} {', '.join(f'{r:.3g}' for r in used)}" for arm, used in summary.arm_rates.items() if used)
+    lines = [f"Learning rates: {summary.rates}." + (f" Used: {arms}." if arms else "")]
+    if not summary.complete:
+        lines.append(f"Unfinished: {summary.runs} of {summary.expected} runs have ended; the table may still change.")
+    if summary.failed:
+        shown = "; ".join(f"{f['arm']} on {f['pair']}: {f['status']} {f['detail']}".strip() for f in summary.failed[:5])
+        more = f" and {len(summary.failed) - 5} more" if len(summary.failed) > 5 else ""
+        lines.append(f"{len(summary.failed)} runs failed and have no score: {shown}{more}.")
+    if summary.pooled_note:
+        lines.append(summary.pooled_note)
+    lines.append(
+        "One pair is two runs with the same rows, order and seed. Intervals are Student's over pairs and speak of "
+        "these test rows; a verdict needs the interval to exclude zero and p ≤ 0.05 after Holm's correction over arms."
+    )
+    lines += summary.notes
+    hours = f"{summary.train_hours:.2g} run-hours, {format_duration(summary.used_s)} in all"
+    return [*lines, f"{summary.runs} of {summary.expected} runs; {hours}."]
+
+
+def _cell(text: str) -> str:
+    """Text inside a Markdown table or line: no bars, no line breaks, no HTML."""
+    flat = " ".join(text.split()).replace("|", "\\|")
+    return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def markdown(summary: Summary) -> str:
+    """The whole table.md."""
+    parts = [f"# Study {_cell(summary.name)}"]
+    if summary.about:
+        parts.append(_cell(summary.about))
+    for caption, rows in tables(summary):
+        lines = [HEADING, ["---"] * len(HEADING), *rows]
+        parts.append(f"## {_cell(caption)}")
+        parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
+    parts.append("\n".join(f"- {_cell(line)}" for line in remarks(summary)))
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(summary: Summary) -> str:
+    """The same for a terminal."""
+    parts: list[str] = []
+    for caption, rows in tables(summary):
+        parts += [caption, aligned(HEADING, rows), ""]
+    return printable("\n".join([*parts, *_wrapped(remarks(summary))]))
+
+
+def _wrapped(lines: Sequence[str]) -> list[str]:
+    import textwrap
+
+    return [part for line in lines for part in textwrap.wrap(line, 110, subsequent_indent="  ")]

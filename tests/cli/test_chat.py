@@ -1,0 +1,174 @@
+"""``foretune chat`` through a pipe and in a terminal, on a tiny random model with a LoRA adapter."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from foretune.cli import chat as command
+from foretune.cli.main import app
+from foretune.data.encode import inference_ids
+from foretune.data.example import Example, Turn
+from foretune.data.layout import layout_of
+from foretune.data.template import answer_text, stop_ids
+from foretune.errors import ForetuneError, ModelError, UsageError
+from foretune.evaluation.generation import generate_ids
+from foretune.evaluation.streaming import write_one
+from foretune.fit.conversation import Conversation
+from foretune.fit.systems import Settings, opened
+from foretune.report.record import write_record
+from tests.export.conftest import Tiny
+from tests.report.conftest import sample
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORETUNE_CACHE", str(tmp_path / "cache"))
+
+
+def said(lines: str, *arguments: Any) -> Any:
+    return CliRunner().invoke(app, ["chat", *map(str, arguments), "--max-tokens", "8"], input=lines)
+
+
+def replies(lines: str, *arguments: Any) -> list[dict[str, Any]]:
+    outcome = said(lines, *arguments, "--json")
+    assert outcome.exit_code == 0, repr(outcome.exception)
+    return [json.loads(line) for line in outcome.stdout.splitlines()]
+
+
+def reference(folder: Path, tokenizer: Any, turns: list[Turn]) -> str:
+    """What the model answers to a conversation, by the code that evaluates."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    row = Example((*turns, Turn("assistant", "")), targets=(len(turns),))
+    layout = layout_of(tokenizer)
+    prompt = inference_ids(row, tokenizer, layout=layout)
+    ids = generate_ids(model, [prompt], max_new_tokens=8, stop_ids=stop_ids(tokenizer))[0]
+    assert ids is not None
+    return answer_text(ids, tokenizer, layout=layout)
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a machine with bfloat16 answers as the reference does."""
+    from foretune.models import load
+
+    monkeypatch.setattr(load, "cpu_has_bfloat16", lambda: False)
+
+
+def test_a_pipe_is_one_conversation(tiny: Tiny) -> None:
+    first, second, again = replies("what comes?\n\nand then?\n/reset\nand then?\n", tiny.base)
+    assert first["by"] == "model" and first["question"] == "what comes?"
+    turns = [Turn("user", "what comes?")]
+    assert first["answer"] == reference(tiny.base, tiny.tokenizer, turns)
+    turns += [Turn("assistant", first["answer"]), Turn("user", "and then?")]
+    assert second["answer"] == reference(tiny.base, tiny.tokenizer, turns)
+    assert again["answer"] == reference(tiny.base, tiny.tokenizer, turns[-1:]) != second["answer"]
+
+
+def test_the_base_answers_the_same_question_and_is_not_remembered(tiny: Tiny) -> None:
+    asked = "what comes?\n/base\nand then?\n"
+    tuned, base, after = replies(asked, "--model", tiny.base, "--adapter", tiny.adapter)
+    assert (tuned["by"], base["by"], after["by"]) == ("adapter", "base", "adapter")
+    assert base["answer"] == reference(tiny.base, tiny.tokenizer, [Turn("user", "what comes?")]) != tuned["answer"]
+    _, without = replies("what comes?\nand then?\n", tiny.adapter, "--model", tiny.base)
+    assert without["answer"] == after["answer"]
+
+
+def test_a_run_folder_and_the_system_turn(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny.adapter, tmp_path / "run" / "adapter")
+    record = sample()
+    write_record(tmp_path / "run", replace(record, model=replace(record.model, folder=str(tiny.base))))
+    run = replies("what comes?\n", tmp_path / "run")
+    assert run == replies("what comes?\n", tiny.adapter, "--model", tiny.base)
+    (instructed,) = replies("what comes?\n", tiny.base, "--system", "Tuesday")
+    turns = [Turn("system", "Tuesday"), Turn("user", "what comes?")]
+    assert instructed["answer"] == reference(tiny.base, tiny.tokenizer, turns)
+
+
+def test_plain_answers_and_quit(tiny: Tiny) -> None:
+    (reply,) = replies("what comes?\n", tiny.base)
+    outcome = said("what comes?\n/quit\nnever asked\n", tiny.base)
+    assert outcome.exit_code == 0 and outcome.stdout == reply["answer"] + "\n"
+
+
+def test_what_no_longer_fits_is_left_out_from_the_oldest_on(tiny: Tiny) -> None:
+    found = replies("what comes?\n" * 6, tiny.base, "--context", 64)
+    assert found[0]["forgotten"] == 0 and found[-1]["forgotten"] > 0
+    kept = 5 - found[-1]["forgotten"]
+    asked = Turn("user", "what comes?")
+    turns = [turn for reply in found[5 - kept : 5] for turn in (asked, Turn("assistant", reply["answer"]))]
+    assert found[-1]["answer"] == reference(tiny.base, tiny.tokenizer, [*turns, asked])
+
+
+def test_the_terminal_streams_and_survives_mistakes(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = iter(["/base", "/nonsense", "what comes?", "/quit"])
+    monkeypatch.setattr(command, "_is_terminal", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    outcome = said("", tiny.base)
+    assert outcome.exit_code == 0, repr(outcome.exception)
+    assert outcome.stdout == reference(tiny.base, tiny.tokenizer, [Turn("user", "what comes?")]) + "\n"
+    assert "no adapter to switch off" in outcome.stderr and "no command /nonsense" in outcome.stderr
+
+
+def test_pieces_join_to_the_answer_and_an_interrupted_one_is_not_remembered(tiny: Tiny) -> None:
+    with opened(str(tiny.base), [], "generation", settings=Settings(max_answer_tokens=24, device="cpu")) as (bench, _):
+        conversation = Conversation(bench, None)
+        pieces: list[str] = []
+        answer = conversation.ask("what comes?", pieces.append).answer
+        assert "".join(pieces) == answer and len(pieces) > 3
+
+        def interrupt(_: str) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            conversation.ask("and then?", interrupt)
+        assert torch.is_grad_enabled()
+        conversation.reset()
+        assert conversation.ask("what comes?").answer == answer
+
+
+def test_one_answer_has_the_tokens_of_a_batch_and_a_temperature_its_distribution(tiny: Tiny) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny.base, dtype=torch.float32).eval()
+    prompt = np.array([5, 9, 30, 7])
+    expected = generate_ids(model, [prompt], max_new_tokens=12, stop_ids=[2])[0]
+    ids, complete = write_one(model, prompt, max_new_tokens=12, stop_ids=[2])
+    assert ids == expected and complete == (len(ids) < 12)
+    with torch.no_grad():
+        hot = torch.softmax(model(torch.tensor(prompt)[None]).logits[0, -1].double() / 3.0, dim=-1)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        write_one(model, prompt, max_new_tokens=1, stop_ids=[], temperature=3.0, generator=generator)[0][0]
+        for _ in range(400)
+    ]
+    likeliest = int(hot.argmax())
+    share, wanted = drawn.count(likeliest) / len(drawn), float(hot[likeliest])
+    assert abs(share - wanted) < 4 * (wanted * (1 - wanted) / len(drawn)) ** 0.5
+    assert len(set(drawn)) > 3
+
+
+def mistakes(tiny: Tiny, folder: Path) -> Iterator[tuple[list[Any], type[ForetuneError]]]:
+    yield [tiny.base, "--adapter", tiny.adapter], UsageError
+    yield ["--adapter", folder / "gone"], UsageError
+    yield [folder / "gone"], ModelError
+    yield [tiny.adapter, "--model", folder / "gone"], ModelError
+    yield [tiny.base, "--context", 3], ForetuneError
+
+
+def test_mistakes_are_our_errors(tiny: Tiny, tmp_path: Path) -> None:
+    for arguments, kind in mistakes(tiny, tmp_path):
+        outcome = said("what comes?\n", *arguments)
+        assert isinstance(outcome.exception, kind), (arguments, outcome.exception)
+    assert isinstance(said("/base\n", tiny.base).exception, UsageError)

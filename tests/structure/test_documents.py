@@ -1,0 +1,129 @@
+"""The documents say what the code does: tables, lists and links are held to it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+
+from foretune.cli.main import app
+from foretune.data.formats import FORMATS
+from foretune.data.sources import READERS
+from foretune.errors import EXIT_CODES
+from foretune.evaluation.metrics import METRICS
+from tests.structure.source import REPOSITORY
+
+DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
+PAPERS = {"2411.01195", "2411.04425", "2406.14005", "2412.09827", "2205.11277"}
+
+
+def _text(name: str) -> str:
+    return (REPOSITORY / name).read_text(encoding="utf-8")
+
+
+def _commands() -> dict[str, typer.models.TyperInfo | None]:
+    """Every command with the words that call it: ``fit``, ``data check`` and so on."""
+    group = typer.main.get_command(app)
+    found = {}
+    for name, command in group.commands.items():  # type: ignore[attr-defined]
+        inner = getattr(command, "commands", None)
+        found.update({f"{name} {sub}": one for sub, one in inner.items()} if inner else {name: command})
+    return found
+
+
+def test_the_settings_reference_is_what_the_code_says():
+    script = REPOSITORY / "scripts" / "make_settings_reference.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_settings_reference_has_every_key():
+    from foretune.config.spec import known_keys
+
+    listed = re.findall(r"^\| `([a-z_.]+)` \|", _text("docs/settings.md"), re.MULTILINE)
+    assert sorted(listed) == sorted(known_keys())
+
+
+def test_the_readme_lists_every_command():
+    named = set()
+    for row in re.findall(r"^\| `foretune ([^`]+)`", _text("README.md"), re.MULTILINE):
+        first, *rest = row.split()
+        subs = [word for word in rest if re.fullmatch(r"[a-z][a-z-]*", word)]
+        named |= {f"{first} {sub}" for sub in subs} or {first}
+    assert named == set(_commands())
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_options_in_documents_exist(path):
+    known = _commands()
+    shown = re.findall(r"^ {4}foretune (.+)$|`foretune ([^`]+)`", path.read_text(encoding="utf-8"), re.MULTILINE)
+    for block, inline in shown:
+        words = (block or inline).split("#")[0].replace("|", " ").replace("·", " ").split()
+        if words[0].startswith("-"):
+            continue
+        name = f"{words[0]} {words[1]}" if len(words) > 1 and f"{words[0]} {words[1]}" in known else words[0]
+        assert name in known or any(other.startswith(f"{name} ") for other in known), (path, words)
+        if name in known:
+            options = {option for parameter in known[name].params for option in parameter.opts}
+            used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)} - {"--help"}
+            assert used <= options, (path, words, used - options)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_to_files_lead_somewhere(path):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", path.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/errors.md"])
+def test_exit_codes_are_listed(name):
+    listed = {int(code) for code in re.findall(r"^\| (\d+) \|", _text(name), re.MULTILINE)}
+    assert listed == set(EXIT_CODES)
+
+
+def test_formats_endings_and_metrics_are_listed():
+    text = _text("docs/data-formats.md")
+    section = text[text.index("## Row formats") : text.index("## Task")]
+    assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == list(FORMATS)  # in the order of detection
+    assert set(re.findall(r"`(\.[a-z]+)`", text[: text.index("## Row formats")])) == {*READERS, ".gz"}
+    metrics = text[text.index("`--metric` chooses") : text.index("## Bad rows")]
+    assert set(re.findall(r"`([a-z_0-9]+)`", metrics)) == set(METRICS)
+
+
+def test_the_readme_opens_with_the_two_commands_and_holds_the_demo():
+    lines = [line.strip() for line in _text("README.md").splitlines() if line.strip()]
+    assert lines[1].startswith("make demo") and lines[2].startswith("make test")
+    text = _text("README.md")
+    assert text.index("<!-- demo:start -->") < text.index("<!-- demo:end -->")
+
+
+def test_the_citation_names_the_papers():
+    citation = yaml.safe_load(_text("CITATION.cff"))
+    assert citation["cff-version"] == "1.2.0" and citation["message"] and citation["title"]
+    found = {item["value"].removeprefix("arXiv:") for one in citation["references"] for item in one["identifiers"]}
+    assert found == PAPERS
+    assert all(one["type"] and one["title"] and one["authors"] for one in citation["references"])
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = yaml.safe_load(_text("mkdocs.yml"))["nav"]
+    assert {page for entry in navigation for page in entry.values()} == {
+        path.name for path in DOCUMENTS if path.parent.name == "docs"
+    }
+
+
+def test_the_version_is_one():
+    import tomllib
+
+    from foretune import __version__
+
+    assert tomllib.loads(_text("pyproject.toml"))["project"]["version"] == __version__
+    assert yaml.safe_load(_text("CITATION.cff"))["version"] == __version__
+    assert __version__ in _text("CHANGELOG.md")
+    assert Path(REPOSITORY / "LICENSE").read_text(encoding="utf-8").splitlines()[1].strip() == "Apache License"

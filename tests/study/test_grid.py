@@ -1,0 +1,85 @@
+"""The grid file: what it means, and how mistakes in it are told."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foretune.errors import UsageError
+from foretune.study.grid import load_grid, presets
+
+GOOD = """name: x
+tasks: {f: facts}
+arms:
+  a: {lora: {rank: 4}}
+  b: {}
+control: b
+seeds: 2
+horizon: {steps: 3}
+"""
+
+
+def grid(tmp_path: Path, text: str) -> Any:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    return load_grid(path)
+
+
+def test_arms_are_the_base_with_a_few_settings_of_their_own(tmp_path: Path) -> None:
+    found = grid(tmp_path, GOOD + "base: {lora.alpha: 8, rows_per_update: 2}\n")
+    a, b = found.config("a"), found.config("b")
+    assert (a["lora.rank"], b["lora.rank"]) == (4, 16)
+    assert {key for key in a if a[key] != b[key]} == {"lora.rank"}
+    assert a["lora.alpha"] == 8 and a["rows_per_update"] == 2
+    assert found.seeds == (0, 1) and found.sizes == ("all",)
+
+
+def test_an_arm_of_another_method_leaves_the_bases_method_settings_behind(tmp_path: Path) -> None:
+    found = grid(tmp_path, GOOD.replace("  b: {}", "  b: {method: full}") + "base: {lora.alpha: 8}\n")
+    assert found.config("b")["method"] == "full"
+    assert not any(key.startswith("lora.") for key in found.config("b"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said", "line"),
+    [
+        ("control: b", "contrl: b", "Did you mean control", 6),
+        ("lora: {rank: 4}", "lora: {rnak: 4}", "Did you mean lora.rank", 4),
+        ("lora: {rank: 4}", "lora: {rank: 0}", "outside its range", 4),
+        ("lora: {rank: 4}", "lora: {rank: 16}", "the same as a", 5),
+        ("lora: {rank: 4}", "epochs: 4", "`horizon` says", 4),
+        ("control: b", "control: c", "no arm 'c'", 6),
+        ("{f: facts}", "{f: {path: facts, fromat: x}}", "Did you mean format", 2),
+        ("{steps: 3}", "{steps: 3, epochs: 1}", "either steps or epochs", 8),
+        ("seeds: 2", "seeds: [1, 1]", "same value is given twice", 7),
+        ("name: x", "name: ../x", "no name of a study", 1),
+        ("seeds: 2", "seeds: 2\nsizes: [0]", "no size", 8),
+        ("seeds: 2", "seeds: 2\nlearning_rate: {sweep: [1e-3]}", "at least two", 8),
+        ("seeds: 2", "seeds: 2\nlearning_rate: {sweep: [1e-3, 1e-4], pilot: g}", "no task 'g'", 8),
+        ("seeds: 2", "seeds: 2\nbase: {learning_rate: 1e-3}", "at the top of the grid", 8),
+    ],
+)
+def test_a_mistake_is_told_with_its_line_and_what_was_meant(
+    tmp_path: Path, old: str, new: str, said: str, line: int
+) -> None:
+    with pytest.raises(UsageError) as error:
+        grid(tmp_path, GOOD.replace(old, new))
+    assert said in str(error.value)
+    assert f"grid.yaml:{line}:" in str(error.value)
+
+
+def test_files_beside_the_grid_are_found_from_anywhere(write_grid: Callable[..., Path]) -> None:
+    path = write_grid()
+    assert load_grid(path).tasks["near"].path == str(path.parent.resolve() / "near.jsonl")
+
+
+def test_every_shipped_study_can_be_read() -> None:
+    assert "smoke" in presets()
+    for name in presets():
+        assert load_grid(name).about
+
+
+def test_an_unknown_study_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match="Did you mean smoke"):
+        load_grid("smoek")
