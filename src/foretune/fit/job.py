@@ -169,7 +169,9 @@ class _Fit:
         self.on_event("search", {"horizon": search.horizon.steps, "why": search.horizon.why, "note": end.note})
         with self.clock.phase("trials"):
             watch = replace(self.watch, on_event=self._recorded(recorder, search))
-            reason = run_trials(search, self.executor, schedule, watch, self.clock, self._time_s(), end)
+            reason = self.folder.once(
+                "searched", lambda: run_trials(search, self.executor, schedule, watch, self.clock, self._time_s(), end)
+            )
         self.on_event("searched", {"why": reason})
         finalists = search.strategy.finalists(search.core.runs)
         with self.clock.phase("re-evaluation"):

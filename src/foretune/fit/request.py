@@ -9,7 +9,7 @@ from typing import Any
 
 from foretune.config.resolve import resolve
 from foretune.config.spec import FitSpec
-from foretune.errors import OutputError, Place
+from foretune.errors import OutputError, Place, UsageError
 from foretune.files import fingerprint, read_json, write_json
 from foretune.fit.history import known_history
 from foretune.fit.plan import Plan, plan
@@ -17,6 +17,8 @@ from foretune.fit.plan import Plan, plan
 REQUEST = "request.json"
 FREE_TO_CHANGE = ("budget.time", "budget.price_per_hour", "search.workers")
 """Settings that may differ when a run is resumed: they change no decision that was already made."""
+PLACES = ("data.path", "data.validation", "data.test", "model.source")
+"""Settings that may be paths: kept absolute, so that a run can be resumed from another working directory."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class FitRequest:
 
     def plan(self) -> Plan:
         """The plan of this request, with what this machine learnt from earlier runs."""
+        for plugin in self.plugins:
+            if not Path(plugin).is_file():
+                raise UsageError("there is no such plugin file.", place=Place(plugin), remedy="Check --plugin.")
         history, outcomes = known_history()
         return plan(
             config=None if self.config is None else Path(self.config),
@@ -59,11 +64,18 @@ class FitRequest:
 
     def save(self, folder: Path) -> None:
         """Keep the request (with the content of its settings file) in ``folder``."""
-        kept = self
+        options = {key: _from_anywhere(value) if key in PLACES else value for key, value in self.options.items()}
+        plugins = tuple(_from_anywhere(plugin) for plugin in self.plugins)
+        kept = replace(self, options=options, plugins=plugins)
         if self.config is not None:
             text = Path(self.config).read_text(encoding="utf-8")
-            kept = replace(self, config=None, extra={**self.extra, "config_text": text})
+            kept = replace(kept, config=None, extra={**self.extra, "config_text": text})
         write_json(folder / REQUEST, {**asdict(kept), "identity": self.identity})
+
+
+def _from_anywhere(value: Any) -> Any:
+    """The absolute path of a file or folder that is here; any other value (a hub id, a data set's name) as it is."""
+    return str(Path(value).resolve()) if isinstance(value, str) and Path(value).exists() else value
 
 
 def saved_identity(folder: Path) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.errors import TrainingError
@@ -20,6 +20,7 @@ from foretune.search.zero_shot import ZeroShot
 from foretune.search.zero_shot import plan as zero_shot_plan
 
 SEARCH = "search-start"
+DECIDED = ("spent", "total", "reserve", "workers")
 
 
 @dataclass(frozen=True)
@@ -47,15 +48,19 @@ def time_budget(plan: Plan) -> float | None:
 def open_search(
     plan: Plan, prepared: Prepared, schedule: Schedule, budget: Budget, journal: Any, remember: Callable[..., Any]
 ) -> Search:
-    """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume."""
+    """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume.
+
+    The horizon follows from the budget as it was at first: more time on resume buys more runs, not longer ones.
+    """
     spec = plan.resolution.spec
-    decided = remember(SEARCH, lambda: {"spent": budget.spent, "total": budget.total, "reserve": budget.reserve})
-    budget.spent = decided["spent"]
+    decided = remember(SEARCH, lambda: {name: getattr(budget, name) for name in DECIDED})
+    at_first = replace(budget, **decided)
+    budget.spent = at_first.spent
     strategy, horizon = zero_shot_plan(
         width=plan.model.shapes.width,
         kind=prepared.task.model.kind,
         train_rows=prepared.rows["train"],
-        budget=budget,
+        budget=at_first,
         cost=lambda config, start, stop: schedule.cost(config, start, stop, stop),
         fixed=plan.resolution.fixed_training(),
         max_trials=spec.search.max_trials,
