@@ -26,6 +26,7 @@ MAY_WRITE = {
     ("methods.full", "FullAttachment.save"): ASIDE,
     ("methods.hf_peft", "PeftAttachment.save"): ASIDE,
     ("training.checkpoint", "save"): ASIDE,
+    ("execution.bench", "forget_peak"): "a switch of the kernel under /proc, no file",
     ("training.checkpoint", "_set_aside"): "renames a damaged checkpoint so that nobody takes it for a good one",
     ("experience.store", "set_aside"): "moves a whole store out of the way on the user's order",
     ("export.merge", "write_model"): ASIDE,

@@ -6,9 +6,7 @@ imported inside the command. A test holds ``foretune --help`` to that.
 
 from __future__ import annotations
 
-import logging
 import sys
-import warnings
 from typing import Annotated
 
 import typer
@@ -67,6 +65,9 @@ app.add_typer(study.app, name="study")
 
 def _quiet_libraries() -> None:
     """Keep remarks of libraries about themselves off the terminal: they are no concern of the user's."""
+    import logging
+    import warnings
+
     warnings.filterwarnings("ignore", category=FutureWarning)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
