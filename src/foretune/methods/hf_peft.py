@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, PeftModel, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from peft.utils import ModulesToSaveWrapper, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import nn
 
 from foretune.catalogue.traits import Traits
@@ -31,6 +31,7 @@ class PeftAttachment:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.peft_model: PeftModel = get_peft_model(base, config)
+        self.peft_model.train(base.training)  # peft's new modules, and their dropout, come in training mode
         compute = _compute_dtype(base)
         for weight in self.peft_model.parameters():
             if weight.requires_grad and weight.is_floating_point():
@@ -86,7 +87,14 @@ class PeftAttachment:
 
     def detach(self) -> nn.Module:
         """Remove the adapter; the base is bitwise as before, and asks for gradients where it did."""
+        heads = {
+            name: module.original_module
+            for name, module in self.model.named_modules()
+            if isinstance(module, ModulesToSaveWrapper)
+        }
         base: nn.Module = self.peft_model.unload()
+        for name, original in heads.items():  # peft leaves the trained head in the base
+            base.set_submodule(name, original)
         if hasattr(base, "peft_config"):
             del base.peft_config
         for name, weight in base.named_parameters():
