@@ -106,7 +106,7 @@ class System:
 
 
 def answer_test_rows(
-    evaluator: Evaluator, winner: Any, winner_step: int, default: Any, default_step: int, end: End, *, generation: bool
+    evaluator: Evaluator, winner: Any, winner_step: int, default: Finalist | None, end: End, *, generation: bool
 ) -> list[System]:
     """Base, base with retrieved examples, default LoRA and winner on the same test rows.
 
@@ -118,8 +118,9 @@ def answer_test_rows(
         ("base", "untouched base model", {**common, "forgetting": True}),
         ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, "forgetting": True}),
     ]
-    if default is not None and default.id != winner.id:
-        wanted.append(("default", "default LoRA", {**common, **checkpoint_of(evaluator.folder, default, default_step)}))
+    if default is not None and default.run.id != winner.id:
+        trained = checkpoint_of(evaluator.folder, default.run, default.step)
+        wanted.append(("default", "default LoRA", {**common, **trained}))
     if end.shots:
         wanted.append(("examples", f"base with {end.shots} retrieved examples", {**common, "shots": end.shots}))
     found = []

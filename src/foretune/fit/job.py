@@ -36,6 +36,7 @@ from foretune.fit.trials import Search, budget_of, open_search, run_trials, time
 from foretune.report.card import write_card
 from foretune.report.html import write_report
 from foretune.report.record import ExportInfo, RunRecord, read_record, write_record
+from foretune.search.ranking import Finalist, finalists
 from foretune.search.runs import Run
 from foretune.search.types import Lease, Observation
 from foretune.training import checkpoint
@@ -173,17 +174,13 @@ class _Fit:
                 "searched", lambda: run_trials(search, self.executor, schedule, watch, self.clock, self._time_s(), end)
             )
         self.on_event("searched", {"why": reason})
-        finalists = search.strategy.finalists(search.core.runs)
+        best = search.strategy.finalists(search.core.runs)
         with self.clock.phase("re-evaluation"):
-            candidates = self.folder.once("finalists", lambda: chosen_by_validation(evaluator, finalists, end))
+            candidates = self.folder.once("finalists", lambda: chosen_by_validation(evaluator, best, end))
         self.on_event("finalists", {"candidates": candidates})
         winner, default = self._winner(search, candidates), self._default(search)
-        default_step = next((f.step for f in finalists if default is not None and f.run.id == default.id), 0)
         with self.clock.phase("comparison"):
-            systems = answer_test_rows(
-                evaluator, winner, candidates[0]["step"], default if default_step else None, default_step, end,
-                generation=generation,
-            )  # fmt: skip
+            systems = answer_test_rows(evaluator, winner, candidates[0]["step"], default, end, generation=generation)
         with self.clock.phase("export"):
             exported = self._exported(prepared, winner, candidates[0]["step"])
         outcome = Outcome(
@@ -301,8 +298,10 @@ class _Fit:
     def _winner(self, search: Search, candidates: list[dict[str, Any]]) -> Run:
         return search.core.run(candidates[0]["run"])
 
-    def _default(self, search: Search) -> Run | None:
-        return next((run for run in search.core.runs if run.arm == "default"), None)
+    def _default(self, search: Search) -> Finalist | None:
+        """The default LoRA with the step that speaks for it, also where what the user fixed keeps it from winning."""
+        runs = [run for run in search.core.runs if run.arm == "default"]
+        return next(iter(finalists(runs, search.strategy.metric)), None)
 
     def _warnings(self, search: Search) -> list[str]:
         return [f"Trial {run.id} ended as {run.status}: {run.detail}" for run in search.core.runs if run.failed]

@@ -96,6 +96,11 @@ def run_trials(
         charge_overhead=time_s is not None,
     )
     if not search.strategy.finalists(search.core.runs):
+        if any(run.status == "finished" for run in search.core.runs):
+            raise TrainingError(
+                "the budget held the default LoRA alone, and no configuration with the settings that were fixed.",
+                remedy="Give a larger budget: the default LoRA is always trained first, for comparison.",
+            )
         failures = "; ".join(f"{run.id}: {run.status} {run.detail}".strip() for run in search.core.runs)
         raise TrainingError(
             f"no trial produced a result ({failures or 'none could be started'}).",
