@@ -125,7 +125,7 @@ class Trial:
 
         def on_step(step: StepReport) -> bool:
             self.train_s += step.seconds
-            self.tokens += step.tokens
+            self.tokens += step.tokens if step.step > lease.from_step else 0  # repeated steps were told already
             facts = {"step": step.step, "loss": step.loss if math.isfinite(step.loss) else None}
             self.report("step", {**facts, "of": lease.horizon, "tokens": step.tokens, "seconds": step.seconds})
             if time.perf_counter() - self.last_saved > SAFETY_CHECKPOINT_S:
