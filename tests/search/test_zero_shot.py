@@ -270,10 +270,12 @@ def test_only_the_better_half_of_a_rung_goes_on():
     assert reached == {2e-4: 300, 4.4e-4: 300, 1.32e-3: 75, 3.96e-3: 36}
 
 
-def test_a_run_whose_end_cannot_be_paid_is_not_taken_further():
+def test_a_run_that_is_ahead_and_whose_end_cannot_be_paid_goes_as_far_as_the_budget():
     strategy, _ = plan(width=576, kind="causal", train_rows=ROWS, budget=Budget("trials", 1), cost=cost)
     budget = Budget("time", 600)
     search = AskTell(strategy, budget, cost)
     drive(search, 1, lambda lease: honest(lease, speed=1.0 if lease.run == "r001" else 1.2))
-    assert [(run.step, run.status) for run in search.runs] == [(300, "finished"), (36, "idle")]
-    assert budget.spent == pytest.approx(343.2)
+    assert [(run.step, run.status) for run in search.runs] == [(300, "finished"), (150, "idle")]
+    assert budget.spent == pytest.approx(300 + 1.2 * 150)
+    best, second = strategy.finalists(search.runs, 2)
+    assert (best.run.id, second.run.id, second.step) == ("r001", "r002", 150)  # both are evaluated again

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.evaluation.metrics import METRICS
-from foretune.execution.orders import TrialOrder
+from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.types import Job, TaskSpec
 from foretune.fit.folder import RunFolder
 from foretune.search.fidelity import evaluation_rows, rungs
@@ -109,7 +109,9 @@ class Schedule:
         if not METRICS[self.task.metric].needs_generation or self.task.model.kind == "encoder":
             return rows
         last = rungs(horizon)[-ANSWERED_RUNGS:]
-        return rows[:ANSWERED_ROWS] if self.generation and step in last else ()
+        if not self.generation or step not in last:
+            return ()
+        return tuple(rows[i] for i in subset(ANSWERED_ROWS, len(rows), self.task.seed))
 
     def cost(self, config: Mapping[str, Any], from_step: int, to_step: int, horizon: int) -> float:
         """Forecast seconds of training and evaluation from one step to another."""

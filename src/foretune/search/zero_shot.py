@@ -6,9 +6,11 @@
    halving, Li et al. 2020, reduction factor 2; a paused run continues from its checkpoint). A run whose loss has
    clearly risen over its own best is not continued and counts with its best step.
 4. While a whole further run could be paid: configurations of a seeded Sobol sequence (`extras`), up to the early rung.
-5. What is left finishes paused runs that are not clearly worse than the best; then the search is done.
+5. What is left finishes paused runs that are not clearly worse than the best.
+6. Where it cannot finish any, the runs that are ahead of the best finished one go on as far as it goes; then the
+   search is done.
 
-No run is started or continued whose end could not be paid, so the budget never runs out on a run that is half done.
+Up to point 6 no run is started or continued whose end could not be paid: budget goes to runs that can win.
 It learns nothing across tasks and models no curve; that is the transfer strategy's part.
 """
 
@@ -81,7 +83,9 @@ class ZeroShot:
         first_pass = [run for run in view.runs if run.arm != "extra"]
         if any(run.status == "running" and score_at(run, EARLY_LEVEL, self.metric) is None for run in first_pass):
             return Wait(f"the first runs have to reach {RUNG_PERCENT[EARLY_LEVEL]} % of their steps")
-        proposal = self._promotion(view) or self._extra(view, first_pass) or self._finish(view)
+        proposal = (
+            self._promotion(view) or self._extra(view, first_pass) or self._finish(view) or self._as_far_as_it_goes(view)
+        )
         if proposal is not None:
             return proposal
         if any(run.status == "running" for run in view.runs):
@@ -167,6 +171,23 @@ class ZeroShot:
             rival = leaders[0].run.curve.get(candidate.step, {}).get(self.metric) if leaders else None
             if (rival is None or not clearly_above(candidate.score, rival)) and self._can_go_on(view, run):
                 return self._continue(run, "not clearly worse than the best, and the rest of the budget can finish it")
+        return None
+
+    def _as_far_as_it_goes(self, view: View) -> Continue | None:
+        """The best paused run that was ahead of the best finished one at the same step, on to the next rung.
+
+        Only where nothing else can be paid: a run that is ahead half-way says more than budget that is left over.
+        """
+        leaders = self.finalists(tuple(run for run in view.runs if run.status == "finished"), 1)
+        for candidate in finalists((run for run in view.runs if run.status == "idle"), self.metric):
+            run = candidate.run
+            rival = leaders[0].run.curve.get(candidate.step, {}).get(self.metric) if leaders else None
+            ahead = rival is None or candidate.score.value < rival.value
+            if not ahead or run.step >= self.horizon or has_risen(run, self.metric):
+                continue
+            proposal = self._continue(run, "ahead of the best at the same step; the rest cannot finish it, but holds this")
+            if view.affords(run.config, run.step, proposal.to_step):
+                return proposal
         return None
 
 
