@@ -16,6 +16,14 @@ THINGS = ("stone", "river", "lamp", "house", "apple", "cloud", "horse", "chair",
 POSITIONS = 128
 
 
+def _seeded(seed: int) -> None:
+    import torch
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    torch.manual_seed(seed)
+
+
 def tokenizer(*, chat: bool = True, encoder: bool = False) -> Any:
     """A byte-level tokenizer trained on the words of the data files."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
@@ -48,10 +56,9 @@ def tokenizer(*, chat: bool = True, encoder: bool = False) -> Any:
 
 def llama(folder: Path, *, with_tokenizer: bool = True) -> Path:
     """A Llama of two layers, width 32."""
-    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(3)
+    _seeded(3)
     LlamaForCausalLM(
         LlamaConfig(
             vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -66,10 +73,9 @@ def llama(folder: Path, *, with_tokenizer: bool = True) -> Path:
 
 def bert(folder: Path) -> Path:
     """A bare BERT encoder of two layers, width 32."""
-    import torch
     from transformers import BertConfig, BertModel
 
-    torch.manual_seed(4)
+    _seeded(4)
     BertModel(
         BertConfig(
             vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
@@ -82,10 +88,9 @@ def bert(folder: Path) -> Path:
 
 def bart(folder: Path) -> Path:
     """A BART of two layers on each side, width 32."""
-    import torch
     from transformers import BartConfig, BartForConditionalGeneration
 
-    torch.manual_seed(5)
+    _seeded(5)
     BartForConditionalGeneration(
         BartConfig(
             vocab_size=400, d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,

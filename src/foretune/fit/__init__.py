@@ -65,11 +65,13 @@ def start(request: Any, output: Path, *, command: str = "foretune.fit", on_event
     """Fetch the model if need be, plan ``request`` and carry it out in ``output``."""
     from foretune.fit.folder import RunFolder
     from foretune.fit.job import run_fit
-    from foretune.models.load import bring
+    from foretune.models.load import bring, check_folder
 
     RunFolder(output).check_free()
     model = request.settings().model
-    bring(model.source, revision=model.revision, progress=lambda line: on_event("progress", {"line": line}))
+    where = bring(model.source, revision=model.revision, progress=lambda line: on_event("progress", {"line": line}))
+    if isinstance(where, Path):
+        check_folder(where)
     made = request.plan()
     on_event("plan", {"plan": made})
     return run_fit(made, request, output, on_event=on_event, command=command)

@@ -115,7 +115,7 @@ def load(
         raise UsageError("a model has labels or predicts a number, not both.")
     where = locate(reference.source, progress=progress)
     if isinstance(where, Path):
-        _check_folder(where)
+        check_folder(where)
     if not (labels or regression):
         complaints.check_kind(read_config(where, reference.revision), reference.kind, where)
     import torch
@@ -130,7 +130,8 @@ def load(
     return LoadedModel(model, tokenizer, reference.kind, str(where), weights_hash(where, reference.revision))
 
 
-def _check_folder(where: Path) -> None:
+def check_folder(where: Path) -> None:
+    """Raise `ModelError` when a model folder lacks a part or has a damaged one; torch is not needed."""
     try:
         complaints.check_folder(where)
     except ModelError as error:

@@ -84,7 +84,10 @@ class ZeroShot:
         if any(run.status == "running" and score_at(run, EARLY_LEVEL, self.metric) is None for run in first_pass):
             return Wait(f"the first runs have to reach {RUNG_PERCENT[EARLY_LEVEL]} % of their steps")
         proposal = (
-            self._promotion(view) or self._extra(view, first_pass) or self._finish(view) or self._as_far_as_it_goes(view)
+            self._promotion(view)
+            or self._extra(view, first_pass)
+            or self._finish(view)
+            or self._as_far_as_it_goes(view)
         )
         if proposal is not None:
             return proposal
@@ -185,7 +188,9 @@ class ZeroShot:
             ahead = rival is None or candidate.score.value < rival.value
             if not ahead or run.step >= self.horizon or has_risen(run, self.metric):
                 continue
-            proposal = self._continue(run, "ahead of the best at the same step; the rest cannot finish it, but holds this")
+            proposal = self._continue(
+                run, "ahead of the best at the same step; the rest cannot finish it, but holds this"
+            )
             if view.affords(run.config, run.step, proposal.to_step):
                 return proposal
         return None
