@@ -285,6 +285,7 @@ Training._update = update
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "status"), [("kill", "oom"), ("hang", "timeout")])
 def test_real_workers_that_are_killed_or_hang_cost_one_trial(
     fault: str, status: str, ground: Ground, fast_fit: Callable[..., Any], tmp_path: Path,
