@@ -232,11 +232,10 @@ class Bench:
 
     @cached_property
     def answer_tokens(self) -> int:
-        """Longest generated answer: as set, or twice the longest answer of the training rows where that is less."""
+        """Longest generated answer: as set, twice the longest training answer, or half the context: the least."""
+        most = min(self.task.max_answer_tokens, max(1, self.task.context_tokens // 2))
         lengths = [row.targets for row in self.split("train").rows]
-        if not lengths:
-            return self.task.max_answer_tokens
-        return min(self.task.max_answer_tokens, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * max(lengths)))
+        return min(most, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * max(lengths))) if lengths else most
 
     def _answer(self, example: Example, score: RowScore, text: str | None) -> Answer:
         prediction = text
