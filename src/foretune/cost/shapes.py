@@ -25,6 +25,13 @@ Stack = Literal["encoder", "decoder"]
 CROSS = "cross_"
 """Roles of the encoder–decoder attention begin with this."""
 
+TARGET_ROLES: Mapping[str, tuple[str, ...] | None] = {
+    "all-linear": None,
+    "attention": ("query", "key", "value", "output", "query_key_value"),
+    "mlp": ("gate", "up", "down", "gate_up"),
+}
+"""The roles behind each choice of ``lora.targets``; None for all of them."""
+
 
 @dataclass(frozen=True)
 class Linear:

@@ -25,7 +25,7 @@ from foretune.cost.phases import score_copies, train_copies
 from foretune.cost.placement import Freedom, Placement, place
 from foretune.cost.rates import Rates, Throughput, from_accelerator, from_history, from_matmul
 from foretune.cost.request import Budget, DataSize, ForecastRequest, Measured, RunSettings
-from foretune.cost.shapes import ModelShapes
+from foretune.cost.shapes import TARGET_ROLES, ModelShapes
 from foretune.errors import UsageError
 from foretune.fit.find_model import ModelFacts, find_model
 from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
@@ -36,11 +36,6 @@ from foretune.units import format_bytes, format_duration, format_share
 DEFAULT_TIME_S = 1800.0
 _DEFAULT_CONTEXT_TOKENS = 2048
 _MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
-TARGET_ROLES: Mapping[str, tuple[str, ...] | None] = {
-    "all-linear": None,
-    "attention": ("query", "key", "value", "output", "query_key_value"),
-    "mlp": ("gate", "up", "down", "gate_up"),
-}
 
 Probe = Callable[["Draft"], Measured]
 

@@ -15,17 +15,10 @@ from torch import nn
 from foretune.catalogue.methods import METHODS
 from foretune.catalogue.space import Space
 from foretune.catalogue.traits import Traits
-from foretune.cost.shapes import ModelShapes
+from foretune.cost.shapes import TARGET_ROLES, ModelShapes
 from foretune.methods.base import Infeasible, KnobChoice
 from foretune.methods.hf_peft import PeftAttachment
 from foretune.models.modules import linear_targets
-
-TARGET_ROLES: dict[str, tuple[str, ...] | None] = {
-    "all-linear": None,
-    "attention": ("query", "key", "value", "output", "query_key_value"),
-    "mlp": ("gate", "up", "down", "gate_up"),
-}
-"""The roles of `cost.shapes` behind each choice of ``lora.targets``; None for all of them."""
 
 
 class Lora:
