@@ -19,7 +19,7 @@ from typing import Any, Literal
 from pydantic.fields import FieldInfo
 
 from foretune.catalogue.methods import config_space
-from foretune.catalogue.space import Choice, Parameter
+from foretune.catalogue.space import Choice, Parameter, Text
 from foretune.config import spec
 from foretune.files import write_text
 
@@ -95,6 +95,8 @@ def _row(key: str, field: FieldInfo) -> str:
 def _trial_row(parameter: Parameter) -> str:
     if isinstance(parameter, Choice):
         values = ", ".join(f"`{_shown(value)}`" for value in parameter.options)
+    elif isinstance(parameter, Text):
+        values = "text"
     else:
         values = f"{'whole number' if parameter.whole else 'number'}, {parameter.low:g} to {parameter.high:g}"
     needs = ""

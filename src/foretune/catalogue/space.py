@@ -8,6 +8,7 @@ from the unit interval (logarithmically where declared), which is all a surrogat
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +100,36 @@ class Choice:
         return value  # type: ignore[no-any-return]
 
 
-Parameter = Number | Choice
+@dataclass(frozen=True)
+class Text:
+    """A word in a small language of its own, such as ``last:8`` or ``guided-dropout,kl-to-base:0.1``.
+
+    It has no place on the unit interval: a menu offers it as a `Choice` among a few words.
+    """
+
+    name: str
+    default: str
+    pattern: str
+    """Regular expression of the whole word"""
+    condition: Condition | None = None
+    about: str = ""
+
+    def from_unit(self, position: float) -> Value:
+        """The default, wherever ``position`` is: a word is never drawn."""
+        return self.default
+
+    def to_unit(self, value: Value) -> float:
+        """The middle of the interval, for every word."""
+        return 0.5
+
+    def check(self, value: Any) -> Value:
+        """``value`` if it has the word's form, else a `UsageError`."""
+        if not isinstance(value, str) or re.fullmatch(self.pattern, value) is None:
+            raise UsageError(f"{self.name} = {value!r} is not of its form.", remedy=self.about)
+        return value
+
+
+Parameter = Number | Choice | Text
 
 
 @dataclass(frozen=True)

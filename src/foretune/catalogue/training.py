@@ -7,7 +7,7 @@ must have seen the same rows (Li et al. 2020, ASHA, compares equal resource only
 
 from __future__ import annotations
 
-from foretune.catalogue.space import Choice, Number, Space
+from foretune.catalogue.space import Choice, Number, Space, Text
 
 AMOUNT = ("rows_per_update", "epochs")
 """The settings that fix how much is trained; every run of one search shares them."""
@@ -21,7 +21,12 @@ TRAINING = Space(
         Number("warmup_share", 0.0, 0.9, 0.03, about="Share of the steps over which the rate rises from zero."),
         Number("weight_decay", 0.0, 1.0, 0.0, about="Decoupled weight decay of AdamW."),
         Number("max_gradient_norm", 1e-3, 1e3, 1.0, log=True, about="Gradients are clipped to this global norm."),
-        Choice("regularizer", ("none", "neftune"), "none", about="What keeps the run from forgetting or over-fitting."),
+        Text(
+            "regularizer",
+            "none",
+            r"none|[a-z][a-z0-9-]*(:[0-9.e+-]+)?(,[a-z][a-z0-9-]*(:[0-9.e+-]+)?)*",
+            about="What keeps the run from forgetting or over-fitting: none, or names with strengths like neftune:5.",
+        ),
     )
 )
 

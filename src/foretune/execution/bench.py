@@ -230,12 +230,19 @@ class Bench:
             return answer_text(ids, self.tokenizer, layout=layout)
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
+    @property
+    def most_answer_tokens(self) -> int:
+        """Longest answer that may be written: as set; at most half the context where the prompt shares it."""
+        most = self.task.max_answer_tokens
+        return min(most, max(1, self.task.context_tokens // 2)) if self.kind == "causal" else most
+
     @cached_property
     def answer_tokens(self) -> int:
-        """Longest generated answer: as set, twice the longest training answer, or half the context: the least."""
-        most = min(self.task.max_answer_tokens, max(1, self.task.context_tokens // 2))
+        """Longest generated answer: twice the longest training answer where that is below `most_answer_tokens`."""
         lengths = [row.targets for row in self.split("train").rows]
-        return min(most, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * max(lengths))) if lengths else most
+        if not lengths:
+            return self.most_answer_tokens
+        return min(self.most_answer_tokens, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * max(lengths)))
 
     def _answer(self, example: Example, score: RowScore, text: str | None) -> Answer:
         prediction = text

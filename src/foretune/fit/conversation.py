@@ -92,9 +92,7 @@ class Conversation:
         on_text: Callable[[str], None],
     ) -> Reply:
         bench = self._bench
-        limit = bench.task.max_answer_tokens
-        if bench.kind == "causal":  # prompt and answer share the context
-            limit = min(limit, bench.task.context_tokens // 2)
+        limit = bench.most_answer_tokens
         prompt, forgotten = self._prompt(question, before if bench.kind == "causal" else [], limit)
         stops = (
             stop_ids(bench.tokenizer, plain=bench.task.plain_template)
