@@ -54,7 +54,7 @@ class _StackedLora(torch.autograd.Function):
         inner = flat @ down.t()
         _scale(inner, scales, ranks)
         outputs = []
-        for base, bias, up, part in zip(bases, biases, ups, inner.split(ranks, dim=1), strict=True):
+        for base, bias, up, part in zip(bases, biases, ups, _columns(inner, ranks), strict=True):
             output = nn.functional.linear(flat, base, bias).addmm_(part, up.t())
             outputs.append(output.view(*x.shape[:-1], output.shape[-1]))
         ctx.save_for_backward(flat, inner, down, *bases, *ups)
@@ -71,8 +71,9 @@ class _StackedLora(torch.autograd.Function):
         bases, ups = rest[:count], rest[count:]
         ranks = [up.shape[1] for up in ups]
         for_x: torch.Tensor | None = None
-        for_inner, for_ups = [], []
-        for given, base, up, part in zip(gradients, bases, ups, inner.split(ranks, dim=1), strict=True):
+        for_inner: list[torch.Tensor] = []
+        for_ups: list[torch.Tensor | None] = []
+        for given, base, up, part in zip(gradients, bases, ups, _columns(inner, ranks), strict=True):
             if given is None:
                 for_inner.append(part.new_zeros(part.shape))
                 for_ups.append(None)
@@ -86,7 +87,7 @@ class _StackedLora(torch.autograd.Function):
         _scale(stacked, ctx.scales, ranks)
         if for_x is not None:
             for_x = for_x.addmm_(stacked, down).view(ctx.shape)
-        for_downs = (stacked.t() @ flat).split(ranks)
+        for_downs = torch.split(stacked.t() @ flat, ranks)
         return (for_x, None, None, *([None] * count), *for_downs, *for_ups)
 
 
@@ -95,8 +96,13 @@ def _scale(inner: torch.Tensor, scales: Sequence[float], ranks: Sequence[int]) -
     if len(set(scales)) == 1:
         inner.mul_(scales[0])
         return
-    for part, scale in zip(inner.split(list(ranks), dim=1), scales, strict=True):
+    for part, scale in zip(_columns(inner, ranks), scales, strict=True):
         part.mul_(scale)
+
+
+def _columns(inner: torch.Tensor, ranks: Sequence[int]) -> tuple[torch.Tensor, ...]:
+    """(tokens, sum of ranks) to views of (tokens, rank) for every projection."""
+    return torch.split(inner, list(ranks), dim=1)
 
 
 class Stack:
