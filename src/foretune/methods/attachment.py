@@ -18,6 +18,7 @@ from torch import nn
 
 from foretune.catalogue.traits import Traits
 from foretune.errors import ModelError, UsageError
+from foretune.methods.fused import fuse
 
 WEIGHTS = "adapter_model.safetensors"
 
@@ -38,6 +39,7 @@ class PeftAttachment:
         for weight in self.peft_model.parameters():
             if weight.requires_grad and weight.is_floating_point():
                 weight.data = weight.data.to(compute)
+        fuse(self.peft_model)
 
     @property
     def model(self) -> Any:
@@ -54,7 +56,7 @@ class PeftAttachment:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors under peft's names."""
-        return {k: v.detach().clone() for k, v in get_peft_model_state_dict(self.peft_model).items()}
+        return adapter_tensors(self.peft_model)
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put the tensors back; peft only warns of missing names, here they are refused."""
@@ -102,6 +104,12 @@ class PeftAttachment:
         for name, weight in base.named_parameters():
             weight.requires_grad_(self._gradients.get(name, False))
         return base
+
+
+def adapter_tensors(peft_model: PeftModel) -> dict[str, torch.Tensor]:
+    """Copies of the active adapter's tensors under the names they are saved by."""
+    tensors = get_peft_model_state_dict(peft_model, adapter_name=peft_model.active_adapter)
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
 def check_fits(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> None:

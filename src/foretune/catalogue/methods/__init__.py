@@ -15,16 +15,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from foretune.catalogue import selection
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.full import FULL
 from foretune.catalogue.methods.lora import LORA
 from foretune.catalogue.methods.loratrf import LORATRF
 from foretune.catalogue.methods.mora import MORA
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
-from foretune.catalogue.training import TRAINING
+from foretune.catalogue.training import AMOUNT, TRAINING
 from foretune.errors import UsageError
 
-__all__ = ["LAYERS", "METHODS", "Declaration", "config_space", "declaration", "declare", "resolve"]
+__all__ = [
+    "LAYERS",
+    "METHODS",
+    "Declaration",
+    "applicable",
+    "config_space",
+    "declaration",
+    "declare",
+    "resolve",
+    "shared_settings",
+]
 
 METHODS: dict[str, Declaration] = {
     item.name: item
@@ -69,7 +80,7 @@ def config_space(methods: tuple[str, ...] | None = None) -> Space:
     if chosen not in _SPACES:
         default = "lora" if "lora" in chosen else chosen[0]
         parameters: tuple[Parameter, ...] = (Choice("method", chosen, default, about="How the model is adapted."),)
-        parameters += (LAYERS, *TRAINING.parameters)
+        parameters += (LAYERS, *TRAINING.parameters, *selection.config_part().parameters)
         for name in chosen:
             parameters += _only_with(name, declaration(name).space)
         _SPACES[chosen] = Space(parameters)
@@ -83,21 +94,45 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
     """
     method = str(settings.get("method", "lora"))
     declaration(method)
+    everything = config_space()
     for name in settings:
-        if name not in config_space():
-            raise UsageError(f"unknown setting {name!r}.", remedy=_nearest(name, config_space().names()))
-        condition = config_space()[name].condition
-        if condition is not None and condition.parameter == "method" and not condition.holds({"method": method}):
+        if name not in everything:
+            raise UsageError(f"unknown setting {name!r}.", remedy=_nearest(name, everything.names()))
+        condition = everything[name].condition
+        if condition is not None and not condition.holds(decided := _decided(everything, settings)):
+            parameter = condition.parameter
             raise UsageError(
-                f"{name} does not belong to the method {method!r}.",
-                remedy=f"Leave it out, or set method to {condition.values[0]}.",
+                f"{name} does not belong to the {parameter} {str(decided[parameter])!r}.",
+                remedy=f"Leave it out, or set {parameter} to {condition.values[0]}.",
             )
     space = config_space((method,))
     checked = space.check(settings)
     if not declaration(method).layerwise and checked.get("layers", "all") != "all":
         raise UsageError(f"{method} cannot be restricted to some layers.", remedy="Leave out layers.")
     complete = space.check(space.restrict(checked).defaults() | checked)
+    selection.check(complete)
     return {name: complete[name] for name in space.names() if name in complete}
+
+
+def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``settings`` that every run of one search shares: how much is trained, and on which rows."""
+    return {name: settings[name] for name in AMOUNT if name in settings} | selection.selection_keys(settings)
+
+
+def applicable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` without those that belong to a method or selector that these settings do not choose."""
+    space = config_space()
+    decided = _decided(space, settings)
+    known = [name for name in settings if name in space]
+    foreign = [
+        name for name in known if (condition := space[name].condition) is not None and not condition.holds(decided)
+    ]
+    return {name: value for name, value in settings.items() if name not in foreign}
+
+
+def _decided(space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What conditions ask for: the settings, and the defaults of those that are always there."""
+    return {p.name: p.default for p in space.parameters if p.condition is None} | dict(settings)
 
 
 def _only_with(method: str, space: Space) -> tuple[Parameter, ...]:
