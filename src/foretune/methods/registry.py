@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from foretune.catalogue.methods import Declaration, declare
 from foretune.errors import UsageError
-from foretune.methods import full, lora, loratrf, mora
+from foretune.methods import dsee, full, lora, lorasp, loratrf, loretta, melora, mora, mtllora, nola
 from foretune.methods.base import Method
 
 METHODS: dict[str, Method] = {
     "full": full.METHOD,
     "lora": lora.METHOD,
     "loratrf": loratrf.METHOD,
+    "mtllora": mtllora.METHOD,
     "mora": mora.METHOD,
+    "melora": melora.METHOD,
+    "lorasp": lorasp.METHOD,
+    "loretta": loretta.METHOD,
+    "dsee": dsee.METHOD,
+    "nola": nola.METHOD,
 }
 
 

@@ -17,10 +17,16 @@ from typing import Any
 
 from foretune.catalogue import selection
 from foretune.catalogue.methods.base import Declaration
+from foretune.catalogue.methods.dsee import DSEE
 from foretune.catalogue.methods.full import FULL
 from foretune.catalogue.methods.lora import LORA
+from foretune.catalogue.methods.lorasp import LORASP
 from foretune.catalogue.methods.loratrf import LORATRF
+from foretune.catalogue.methods.loretta import LORETTA
+from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
+from foretune.catalogue.methods.mtllora import MTLLORA
+from foretune.catalogue.methods.nola import NOLA
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
 from foretune.catalogue.training import AMOUNT, TRAINING
 from foretune.errors import UsageError
@@ -43,7 +49,13 @@ METHODS: dict[str, Declaration] = {
         FULL,
         LORA,
         LORATRF,
+        MTLLORA,
         MORA,
+        MELORA,
+        LORASP,
+        LORETTA,
+        DSEE,
+        NOLA,
     )
 }
 
