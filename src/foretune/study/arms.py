@@ -14,14 +14,12 @@ from itertools import product
 from typing import Any
 
 from foretune.catalogue.rules import TRAINABLE
-from foretune.cost.shapes import TARGET_ROLES, ModelShapes
+from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
+from foretune.fit.advice import with_share
 from foretune.fit.plan import trainable_parameters
 from foretune.units import format_share, parse_share
 
-TOLERANCE = 0.02
-"""A share is met within two percent of itself, or within one step of the method's knob."""
-SHARE_DIGITS = 6
 _JOINT = "-"
 
 
@@ -79,22 +77,3 @@ def on_model(config: Mapping[str, Any], share: float | None, shapes: ModelShapes
         config = with_share(config, share, shapes)
     trainable, _ = trainable_parameters(shapes, config)
     return ModelArm(dict(config), trainable, shapes.parameters)
-
-
-def with_share(config: Mapping[str, Any], share: float, shapes: ModelShapes) -> dict[str, Any]:
-    """``config`` with the knob of its method set to train about ``share`` of the parameters; raises `UsageError`."""
-    method = str(config["method"])
-    if method != "lora":
-        raise UsageError(
-            f"{method} has no knob for a trainable share.", remedy="Leave `trainable` out of this arm, or use lora."
-        )
-    one = shapes.lora_parameters(1, TARGET_ROLES[str(config["lora.targets"])])
-    target = share * shapes.parameters
-    rank = max(1, round(target / one))
-    if abs(rank * one - target) > max(TOLERANCE * target, one):
-        raise UsageError(
-            f"{format_share(share)} of {shapes.parameters:,} parameters is less than one rank of {method}.",
-            remedy=f"Its smallest share is {format_share(one / shapes.parameters)}.",
-        )
-    scale = float(config["lora.alpha"]) / float(config["lora.rank"])
-    return {**config, "lora.rank": rank, "lora.alpha": scale * rank}
