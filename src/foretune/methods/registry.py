@@ -7,7 +7,25 @@ from __future__ import annotations
 
 from foretune.catalogue.methods import Declaration, declare
 from foretune.errors import UsageError
-from foretune.methods import dsee, full, lora, lorasp, loratrf, loretta, melora, mora, mtllora, nola
+from foretune.methods import (
+    adalink,
+    bottleneck,
+    direft,
+    dsee,
+    full,
+    lofit,
+    lora,
+    lorasp,
+    loratrf,
+    loreft,
+    loretta,
+    melora,
+    mora,
+    mtllora,
+    nola,
+    red,
+    ssf,
+)
 from foretune.methods.base import Method
 
 METHODS: dict[str, Method] = {
@@ -21,6 +39,13 @@ METHODS: dict[str, Method] = {
     "loretta": loretta.METHOD,
     "dsee": dsee.METHOD,
     "nola": nola.METHOD,
+    "bottleneck": bottleneck.METHOD,
+    "loreft": loreft.METHOD,
+    "direft": direft.METHOD,
+    "red": red.METHOD,
+    "ssf": ssf.METHOD,
+    "adalink": adalink.METHOD,
+    "lofit": lofit.METHOD,
 }
 
 

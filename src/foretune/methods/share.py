@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.catalogue.methods import METHODS, Declaration, declaration
-from foretune.catalogue.methods.base import TARGET_CHOICES
+from foretune.catalogue.methods.base import RAISED, TARGET_CHOICES
 from foretune.catalogue.space import Choice, Number
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
@@ -143,3 +143,25 @@ def _refusal(missed: Missed, shapes: ModelShapes, trainable: float) -> UsageErro
         f"{missed.method} cannot train {format_share(trainable)} of {shapes.parameters:,} parameters: {missed.why}.",
         remedy=near + instead,
     )
+
+
+def with_share(config: Mapping[str, Any], share: float, shapes: ModelShapes) -> dict[str, Any]:
+    """``config`` with the knob of its method set to train ``share`` of the parameters; raises `UsageError`.
+
+    Targets and layers stay as they are; alpha moves with the rank, so that the update keeps its scale.
+    """
+    declared = declaration(str(config["method"]))
+    knob = f"{declared.name}.{declared.knob}"
+    found = knob_for(declared, shapes, share, {key: value for key, value in config.items() if key != knob})
+    if isinstance(found, Infeasible):
+        nearest = found.alternatives[0] if found.alternatives else None
+        raise UsageError(
+            f"{declared.name} cannot train {format_share(share)} of {shapes.parameters:,} parameters: {found.why}.",
+            remedy="" if nearest is None else f"Its nearest share is {format_share(nearest.share)}.",
+        )
+    changed = {**config, **({f"{declared.name}.{RAISED}": 0} if declared.fills else {}), **found.fields}
+    scale = f"{declared.name}.alpha"
+    if declared.knob == "rank" and scale in declared.space:
+        own = declared.own(config)
+        changed[scale] = float(own["alpha"]) / float(own["rank"]) * float(changed[knob])
+    return changed
