@@ -22,7 +22,7 @@ def test_every_method_is_declared_registered_and_has_its_file():
         assert method.space().names() == DECLARED[name].space.names()
     where = {name: Path(inspect.getfile(type(method))).stem for name, method in METHODS.items()}
     assert where == {name: name for name in METHODS}
-    assert _files("methods", "base", "registry", "hf_peft") == set(METHODS)
+    assert _files("methods", "base", "registry", "hf_peft", "fused") == set(METHODS)
 
 
 def test_every_regularizer_has_its_file():

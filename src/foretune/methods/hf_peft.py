@@ -18,6 +18,7 @@ from torch import nn
 
 from foretune.catalogue.traits import Traits
 from foretune.errors import ModelError, UsageError
+from foretune.methods.fused import fuse
 
 
 class PeftAttachment:
@@ -36,6 +37,7 @@ class PeftAttachment:
         for weight in self.peft_model.parameters():
             if weight.requires_grad and weight.is_floating_point():
                 weight.data = weight.data.to(compute)
+        fuse(self.peft_model)
 
     @property
     def model(self) -> Any:
