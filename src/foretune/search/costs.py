@@ -1,22 +1,20 @@
 """Seconds and memory of a configuration beside those of the default LoRA, learnt from earlier runs.
 
-log seconds = log(tokens · parameters · operations a parameter / speed of the machine) + trees + bias of task and
-machine. The first term and the machine's bias come from outside: the probe's speeds in a fit, the fastest plain account
-in a replay (`roofline_s`); the pace of the search (`search.pace`) follows every observed step. What is learnt here is the
-middle: which methods, ranks and targets are slower or larger than arithmetic says, as a factor.
+log seconds = log(work / speed of the machine) + trees + bias of task and machine. The first term comes from outside (the
+probe's speeds in a fit, tokens and parameters in a replay), the bias follows every observed step (`search.pace`). What is
+learnt here is the middle: which methods, ranks and targets are slower or larger, as a factor.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from foretune.search.encoding import Encoding, Floats
 from foretune.search.past_tasks import PastCurve, PastTask
-from foretune.search.transfer_mean import regressor
+from foretune.search.trees import grow
 from foretune.seeding import derive
 
 FEWEST_RUNS = 20
@@ -59,6 +57,7 @@ def relative(
     if sum(map(len, logs)) < FEWEST_RUNS:
         return np.ones(len(rows))
     x, y = np.concatenate(inputs), np.clip(np.concatenate(logs), -math.log(LARGEST_FACTOR), math.log(LARGEST_FACTOR))
-    trees: Any = regressor(encoding.categorical, len(y), derive(seed, "search", "cost")).fit(x, y)
+    trees = grow(x, y, encoding.categorical, derive(seed, "search", "cost"))
     found = trees.predict(encoding.table([*rows, against]))
-    return np.exp(np.clip(found[:-1] - found[-1], -math.log(LARGEST_FACTOR), math.log(LARGEST_FACTOR)))
+    limit = math.log(LARGEST_FACTOR)
+    return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))

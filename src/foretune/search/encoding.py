@@ -26,7 +26,8 @@ from foretune.catalogue.priors import learning_rate
 from foretune.catalogue.space import Number
 from foretune.errors import UsageError
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
+Indices = npt.NDArray[np.int64]
 
 RATE, RANK, SCALE, STRENGTH = "rate", "rank", "scale", "strength"
 NOTHING = "none"

@@ -42,13 +42,15 @@ def failure_odds(tasks: Sequence[PastTask], encoding: Encoding, rows: Sequence[M
 
 
 def _inputs(encoding: Encoding, rows: Sequence[Mapping[str, float | str]]) -> Floats:
-    """Dense columns, and how far the rate lies above and below the rule's, squared: failure is an affair of extremes."""
+    """Dense columns, and how far the rate lies above and below the rule's, squared: extremes fail."""
     rate = np.asarray([float(row.get(RATE, np.nan)) for row in rows])
     rate = np.where(np.isfinite(rate), rate, 0.0)
     return np.column_stack([encoding.dense(rows), np.maximum(rate, 0) ** 2, np.minimum(rate, 0) ** 2])
 
 
-def seen_failures(odds: Floats, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run], places: Sequence[int]) -> Floats:
+def seen_failures(
+    odds: Floats, rows: Sequence[Mapping[str, Any]], runs: Sequence[Run], places: Sequence[int]
+) -> Floats:
     """``odds`` of the pool after the failures among ``runs``, which are pool members ``places``."""
     found = odds.copy()
     for run, place in zip(runs, places, strict=True):

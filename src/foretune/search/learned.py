@@ -1,7 +1,7 @@
 """What the on-task process takes from earlier tasks: its spreads, its length-scale, how the channels go together.
 
 All are moments of out-of-bag errors (`transfer_mean.unseen`), pooled over tasks and shrunk towards `NOTHING_LEARNT` by
-`PRIOR_TASKS` tasks' worth; only the length-scale is chosen, on a grid, by the summed marginal likelihood of those errors.
+`PRIOR_TASKS` tasks' worth; only the length-scale is chosen, on a grid, by the errors' summed marginal likelihood.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _path_sd(mean: TransferMean) -> Floats:
                 squares[level].append(float((known**2).mean()))
     found = [_shrunk(each, sd**2) for each, sd in zip(squares, no_path(), strict=True)]
     found[LAST_LEVEL] = 0.0
-    return np.sqrt(np.asarray(found))
+    return np.asarray(np.sqrt(found))
 
 
 def _likelihood(places: Floats, errors: Floats, length: float) -> float:

@@ -87,7 +87,7 @@ class PastTask:
 
     def scaled(self, gain: Floats) -> Floats:
         """Gains in units of the task's spread around its centre, bad ones cut off."""
-        return np.clip((gain - self.centre) / self.spread, -LARGEST_Z, LARGEST_Z)
+        return np.asarray(np.clip((gain - self.centre) / self.spread, -LARGEST_Z, LARGEST_Z))
 
 
 def past_tasks(runs: Sequence[PastRun]) -> tuple[PastTask, ...]:

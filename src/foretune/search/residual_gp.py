@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.search.encoding import Floats
+from foretune.search.encoding import Floats, Indices
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT
 
 JITTER = 1e-6
@@ -40,14 +40,14 @@ LOSS, METRIC = 0, 1
 class Points:
     """Observations: (n,) arrays."""
 
-    place: np.ndarray[tuple[int], np.dtype[np.int64]]
+    place: Indices
     """Index of the configuration in the pool"""
-    level: np.ndarray[tuple[int], np.dtype[np.int64]]
-    channel: np.ndarray[tuple[int], np.dtype[np.int64]]
+    level: Indices
+    channel: Indices
     value: Floats
     """Gain, or metric over the base"""
     error: Floats
-    run: np.ndarray[tuple[int], np.dtype[np.int64]]
+    run: Indices
     """Number of the run: curves deviate run by run"""
 
     @classmethod
@@ -91,7 +91,7 @@ class Process:
     ties: tuple[float, float] = (1.0, 0.8)
     """r: how closely each channel follows the shared score"""
 
-    def covariance(self, one: Floats, other: Floats) -> Floats:
+    def covariance(self, one: Indices, other: Indices) -> Floats:
         """(len(one), len(other)): of shared scores of pool members by index."""
         low_rank = self.factors[one] @ self.factors[other].T
         return np.asarray(low_rank + self.residual_sd**2 * matern(self.places[one], self.places[other]))
@@ -128,7 +128,7 @@ class Posterior:
     log_scores: Floats
     """(n,): log density of each observation given those before it"""
 
-    def predict(self, where: np.ndarray[tuple[int], np.dtype[np.int64]], level: int) -> tuple[Floats, Floats]:
+    def predict(self, where: Indices, level: int) -> tuple[Floats, Floats]:
         """(mean, variance) of the loss score of a new run of pool members ``where`` at ``level``."""
         process = self.process
         mean = process.mean[where] - process.deficits[level][where]
@@ -138,9 +138,7 @@ class Posterior:
             return mean, variance
         return self._condition(self._cross(where), mean, variance)
 
-    def predict_runs(
-        self, places: Sequence[int], runs: Sequence[int], level: int
-    ) -> tuple[Floats, Floats]:
+    def predict_runs(self, places: Sequence[int], runs: Sequence[int], level: int) -> tuple[Floats, Floats]:
         """(mean, variance) at ``level`` of runs that have observations of their own."""
         where, numbers = np.asarray(places, dtype=np.int64), np.asarray(runs, dtype=np.int64)
         process = self.process
@@ -153,7 +151,7 @@ class Posterior:
         cross += same * (curve * CURVE_CORRELATION[self.points.level, level])[:, None]
         return self._condition(cross, mean, variance)
 
-    def _cross(self, where: np.ndarray[tuple[int], np.dtype[np.int64]]) -> Floats:
+    def _cross(self, where: Indices) -> Floats:
         """(observations, places): covariance with the loss score."""
         process, points = self.process, self.points
         ties = np.asarray(process.ties)[points.channel]
@@ -171,8 +169,10 @@ class Posterior:
         return self.process.centre[LOSS] + self.scale * score
 
 
-def condition(process: Process, points: Points) -> Posterior:
-    """The posterior of ``process`` after ``points``, with the spread they speak for."""
+def condition(process: Process, points: Points, *, scale: float | None = None) -> Posterior:
+    """The posterior of ``process`` after ``points``, with the spread they speak for unless a ``scale`` is given."""
+    if scale is not None and len(points):
+        return _solved(process, points, scale)
     if len(points) == 0:
         empty = np.zeros(0)
         return Posterior(process, points, process.spread[LOSS], empty, np.zeros((0, 0)), empty)

@@ -32,7 +32,7 @@ BOWL = 1.0
 FARTHEST = 1.5
 """Decades beyond which the bowl is flat."""
 PATH = np.asarray((2.0, 1.5, 1.1, 0.7, 0.3, 0.0))
-"""(6,): how far runs lie below their end at each rung where no experience says; losses fall like a power of the steps."""
+"""(6,): how far runs lie below their end at each rung where no experience says: losses fall like a power of steps."""
 ALONE_SD = 1.0
 """Without transfer the whole spread of a task is unexplained, by definition of the spread."""
 ALONE_LENGTH = 0.6
@@ -107,7 +107,7 @@ def build(
     mean: TransferMean | None = None,
     learned: Learned | None = None,
 ) -> TaskPrior:
-    """What ``tasks`` say about ``pool`` on the task of ``facts``; ``mean`` and ``learned`` where they are known already."""
+    """What ``tasks`` say about ``pool`` on the task of ``facts``; ``mean``, ``learned``: fitted before."""
     rows = tuple(described(config, facts) for config in pool)
     if not tasks:
         ones = np.ones(len(pool))
@@ -193,7 +193,8 @@ def _process(value: Mapping[str, Any]) -> Process:
 
 def _rounded(array: Floats) -> list[Any]:
     flat = [float(f"{number:.{DIGITS - 1}e}") for number in np.ravel(array)]
-    return np.asarray(flat).reshape(np.shape(array)).tolist()
+    rounded: list[Any] = np.asarray(flat).reshape(np.shape(array)).tolist()
+    return rounded
 
 
 def predicted_end(prior: TaskPrior) -> tuple[Floats, Floats]:

@@ -23,16 +23,12 @@ import numpy as np
 from foretune.search.encoding import Encoding, Facts, Floats, described, features
 from foretune.search.fidelity import LAST_LEVEL, LEVELS
 from foretune.search.past_tasks import PastTask
+from foretune.search.trees import Trees, grow
 from foretune.seeding import derive, generator
 
 BAGS = 10
-TREES = 80
-LEARNING_RATE = 0.08
-LEAVES = 15
-FEWEST_IN_LEAF = (2, 10)
-"""A leaf holds a thirtieth of the rows, within these bounds."""
-ROWS_A_LEAF = 30
-SHRINKAGE = 1.0
+FEWEST_PATHS = 10
+"""Fewer points before an end teach no course."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +37,12 @@ class TransferMean:
 
     encoding: Encoding
     tasks: tuple[PastTask, ...]
-    ends: tuple[Any, ...]
-    """One regressor a bag"""
+    ends: tuple[Trees, ...]
+    """One ensemble a bag"""
     drawn: tuple[Floats, ...]
     """(tasks,) for each bag: how often each task is in it"""
-    path: tuple[Any, ...]
-    """Two regressors, from tasks of even and of odd number; none where no run has a point before its end"""
+    path: tuple[Trees, ...]
+    """Two, from tasks of even and of odd number; none where no run has a point before its end"""
 
     def end(self, rows: Sequence[dict[str, float | str]], facts: Facts) -> Floats:
         """(bags, n): scaled gain of whole runs of ``rows`` (`encoding.described`) on the task of ``facts``."""
@@ -106,33 +102,23 @@ def _draw(tasks: int, seed: int, bag: int) -> Floats:
     return np.bincount(chosen, minlength=tasks).astype(np.float64)
 
 
-def _trees(tables: Sequence[Floats], ends: Sequence[Floats], counts: Floats, categorical: list[bool], seed: int) -> Any:
+def _trees(
+    tables: Sequence[Floats], ends: Sequence[Floats], counts: Floats, categorical: list[bool], seed: int
+) -> Trees:
     """One ensemble; every task counts alike however many runs it has."""
     kept = [number for number, count in enumerate(counts) if count > 0]
     x = np.concatenate([tables[k] for k in kept])
     y = np.concatenate([ends[k] for k in kept])
     weight = np.concatenate([np.full(len(ends[k]), counts[k] / len(ends[k])) for k in kept])
     known = np.isfinite(y)
-    return regressor(categorical, int(known.sum()), seed).fit(x[known], y[known], weight[known] / weight.mean())
-
-
-def regressor(categorical: list[bool], rows: int, seed: int) -> Any:
-    """A boosted ensemble of trees for about so many ``rows``."""
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    low, high = FEWEST_IN_LEAF
-    return HistGradientBoostingRegressor(
-        max_iter=TREES, learning_rate=LEARNING_RATE, max_leaf_nodes=LEAVES, l2_regularization=SHRINKAGE,
-        min_samples_leaf=min(high, max(low, rows // ROWS_A_LEAF)), early_stopping=False,
-        categorical_features=categorical, random_state=seed % 2**32,
-    )  # fmt: skip
+    return grow(x[known], y[known], categorical, seed, weight[known] / weight.mean())
 
 
 def _at(table: Floats, level: int) -> Floats:
     return np.column_stack([table, np.full(len(table), float(level))])
 
 
-def _path(tasks: Sequence[PastTask], tables: Sequence[Floats], categorical: list[bool], seed: int) -> tuple[Any, ...]:
+def _path(tasks: Sequence[PastTask], tables: Sequence[Floats], categorical: list[bool], seed: int) -> tuple[Trees, ...]:
     parts: list[tuple[list[Floats], list[Floats]]] = [([], []), ([], [])]
     for number, (task, table) in enumerate(zip(tasks, tables, strict=True)):
         gains = np.stack([task.scaled(curve.gains) for curve in task.curves])
@@ -142,12 +128,12 @@ def _path(tasks: Sequence[PastTask], tables: Sequence[Floats], categorical: list
             parts[number % 2][0].append(_at(table, level)[known])
             parts[number % 2][1].append(below[known])
     halves = [(np.concatenate(inputs), np.concatenate(below)) for inputs, below in parts if inputs]
-    if min(len(below) for _, below in halves) < FEWEST_IN_LEAF[1]:
+    if min(len(below) for _, below in halves) < FEWEST_PATHS:
         return ()
     if len(halves) == 1:
         halves *= 2
     return tuple(
-        regressor([*categorical, False], len(below), derive(seed, "search", "path", half)).fit(inputs, below)
+        grow(inputs, below, [*categorical, False], derive(seed, "search", "path", half))
         for half, (inputs, below) in enumerate(halves)
     )
 
