@@ -32,6 +32,8 @@ def test_the_default_lora_is_the_published_one():
         "weight_decay": 0.0,
         "max_gradient_norm": 1.0,
         "regularizer": "none",
+        "selection": "none",
+        "keep": 1.0,
     }
 
 

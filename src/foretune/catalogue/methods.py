@@ -14,8 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foretune.catalogue import selection
 from foretune.catalogue.space import Choice, Condition, Number, Parameter, Space, Value
-from foretune.catalogue.training import TRAINING
+from foretune.catalogue.training import AMOUNT, TRAINING
 from foretune.catalogue.traits import Traits
 from foretune.errors import UsageError
 
@@ -93,6 +94,7 @@ def config_space(methods: tuple[str, ...] = tuple(METHODS)) -> Space:
     """Every setting of a configuration over ``methods``; a method's own settings depend on ``method``."""
     default = "lora" if "lora" in methods else methods[0]
     space = Space((Choice("method", methods, default, about="How the model is adapted."),)).join(TRAINING)
+    space = space.join(selection.config_part())
     for name in methods:
         space = Space(space.parameters + _only_with(name, declaration(name).space))
     return space
@@ -108,16 +110,38 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
         if name not in space.names():
             raise UsageError(f"unknown setting {name!r}.", remedy=_nearest(name, space.names()))
     checked = space.check(settings)
-    method = str(checked.get("method", space["method"].default))
     for name in checked:
         condition = space[name].condition
-        if condition is not None and not condition.holds({"method": method}):
+        if condition is not None and not condition.holds(decided := _decided(space, checked)):
+            parameter = condition.parameter
             raise UsageError(
-                f"{name} does not belong to the method {method!r}.",
-                remedy=f"Leave it out, or set method to {condition.values[0]}.",
+                f"{name} does not belong to the {parameter} {str(decided[parameter])!r}.",
+                remedy=f"Leave it out, or set {parameter} to {condition.values[0]}.",
             )
     complete = space.check(space.restrict(checked).defaults() | checked)
+    selection.check(complete)
     return {name: complete[name] for name in space.names() if name in complete}
+
+
+def shared_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of ``settings`` that every run of one search shares: how much is trained, and on which rows."""
+    return {name: settings[name] for name in AMOUNT if name in settings} | selection.selection_keys(settings)
+
+
+def applicable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` without those that belong to a method or selector that these settings do not choose."""
+    space = config_space()
+    decided = _decided(space, settings)
+    known = [name for name in settings if name in space.names()]
+    foreign = [
+        name for name in known if (condition := space[name].condition) is not None and not condition.holds(decided)
+    ]
+    return {name: value for name, value in settings.items() if name not in foreign}
+
+
+def _decided(space: Space, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What conditions ask for: the settings, and the defaults of those that are always there."""
+    return {p.name: p.default for p in space.parameters if p.condition is None} | dict(settings)
 
 
 def _only_with(method: str, space: Space) -> tuple[Parameter, ...]:

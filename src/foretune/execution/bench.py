@@ -12,7 +12,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,8 @@ from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
 from foretune.methods.registry import get as get_method
-from foretune.models.load import LoadedModel, load
+from foretune.models.kinds import infer_kind
+from foretune.models.load import LoadedModel, load, locate, read_config
 from foretune.seeding import torch_generator
 from foretune.training.forward import Network
 
@@ -78,6 +79,7 @@ class Bench:
         self.network = Network(self.model, self.kind)
         self.network.verify()
         self._splits: dict[str, Split] = {}
+        self._others: dict[str, Bench] = {}
         self.mask_reports: dict[str, MaskReport] = {}
 
     def for_task(self, task: TaskSpec) -> Bench:
@@ -86,9 +88,20 @@ class Bench:
         same = (task.model, task.labels, task.task, task.device) == (mine.model, mine.labels, mine.task, mine.device)
         return Bench(task, self._loaded if same else None)
 
+    def with_model(self, source: str) -> Bench:
+        """A bench of the same task with another model, kept while this one lives: a scorer, or a bare encoder."""
+        if source not in self._others:
+            where = locate(source)
+            kind = infer_kind(read_config(where))
+            reference = replace(self.task.model, source=str(where), kind=kind, quantize="none", revision=None)
+            task = replace(self.task, model=reference, labels=() if kind == "encoder" else self.task.labels)
+            self._others[source] = Bench(replace(task, task="generation") if kind == "encoder" else task)
+        return self._others[source]
+
     def unload(self) -> None:
         """Let go of the model; this bench can do nothing more, and a job that follows gets another one."""
         self._loaded = self.model = self.network = None  # type: ignore[assignment]
+        self._others.clear()
         gc.collect()
         give_back_memory()
 

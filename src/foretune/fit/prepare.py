@@ -25,6 +25,7 @@ from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import write_json, write_text
 from foretune.fit.folder import RunFolder
 from foretune.fit.plan import Plan, context_tokens
+from foretune.fit.selected import write_others
 from foretune.models.load import locate
 from foretune.packages import Progress
 
@@ -97,6 +98,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     )
     for split_name in SPLITS:
         write_split(folder.task / f"{split_name}.jsonl", splits.of(split_name))
+    write_others(spec, found, splits, folder.task)
     facts = _facts(spec, found, splits)
     write_json(folder.task / FACTS, facts)
     return Prepared(task, {split_name: len(splits.of(split_name)) for split_name in SPLITS}, facts)
