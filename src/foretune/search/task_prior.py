@@ -54,7 +54,9 @@ class TaskPrior:
     bags: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     """(bags, n): scores of whole runs under each bag of tasks"""
     cost: Floats = field(default_factory=lambda: np.zeros(0))
-    """(n,): training seconds over those of the first member"""
+    """(n,): training seconds a token over those of the first member"""
+    amount: Floats = field(default_factory=lambda: np.zeros(0))
+    """(n,): tokens of a whole run over those of the first member: kept rows and epochs"""
     memory: Floats = field(default_factory=lambda: np.zeros(0))
     """(n,): peak memory over that of the first member"""
     odds: Floats = field(default_factory=lambda: np.zeros(0))
@@ -78,7 +80,7 @@ class TaskPrior:
                      for r in self.rows],
             "alone": _process_json(self.alone),
             "transfer": None if self.transfer is None else _process_json(self.transfer),
-            **{name: _rounded(getattr(self, name)) for name in ("bags", "cost", "memory", "odds")},
+            **{name: _rounded(getattr(self, name)) for name in _NUMBERS},
             "tasks": self.tasks, "runs": self.runs, "similar": self.similar,
             "verdicts": {str(place): list(pair) for place, pair in self.verdicts.items()},
         }  # fmt: skip
@@ -88,7 +90,7 @@ class TaskPrior:
         """The inverse of `to_json`."""
         rows = ({k: (math.nan if v is None else v) for k, v in row.items()} for row in value["rows"])
         count = len(value["pool"])
-        arrays = {name: np.asarray(value[name], dtype=float) for name in ("bags", "cost", "memory", "odds")}
+        arrays = {name: np.asarray(value[name], dtype=float) for name in _NUMBERS}
         return cls(
             pool=tuple(value["pool"]), rows=tuple(rows), alone=_process(value["alone"]),
             transfer=None if value["transfer"] is None else _process(value["transfer"]),
@@ -109,10 +111,11 @@ def build(
 ) -> TaskPrior:
     """What ``tasks`` say about ``pool`` on the task of ``facts``; ``mean``, ``learned``: fitted before."""
     rows = tuple(described(config, facts) for config in pool)
+    amount = np.asarray([share_of_rows(config) / share_of_rows(pool[0]) for config in pool])
     if not tasks:
         ones = np.ones(len(pool))
         odds = np.full(len(pool), BASE_RATE)
-        return TaskPrior(tuple(pool), rows, expert(rows), cost=ones, memory=ones, odds=odds)
+        return TaskPrior(tuple(pool), rows, expert(rows), cost=ones, amount=amount, memory=ones, odds=odds)
     mean = mean or fit(tasks, seed)
     learned = learned or learn(mean)
     weight = weights(tasks, facts)
@@ -122,12 +125,18 @@ def build(
     found = {int(p): verdicts(tasks, weight, encoding.dense, pool[p], pool[0]) for p in best}
     return TaskPrior(
         pool=tuple(pool), rows=rows, alone=expert(rows), transfer=transfer, bags=bags,
+        amount=amount,
         cost=costs.relative(tasks, encoding, costs.seconds_per_token, rows, rows[0], seed),
         memory=costs.relative(tasks, encoding, costs.peak_bytes, rows, rows[0], seed),
         odds=failure_odds(tasks, encoding, rows),
         tasks=len(tasks), runs=sum(len(task.curves) for task in tasks),
         similar=int((weight >= SIMILAR * weight.max()).sum()), verdicts=found,
     )  # fmt: skip
+
+
+def share_of_rows(config: Mapping[str, Any]) -> float:
+    """Passes over all training rows, of which a selection keeps a share."""
+    return float(config.get("epochs", 1.0)) * float(config.get("keep", 1.0))
 
 
 def _transfer(
@@ -173,6 +182,7 @@ def expert(rows: Sequence[Mapping[str, float | str]]) -> Process:
     )
 
 
+_NUMBERS = ("bags", "cost", "amount", "memory", "odds")
 _ARRAYS = ("mean", "deficits", "factors", "places", "path_sd")
 _PAIRS = ("centre", "centre_sd", "spread", "ties")
 

@@ -30,7 +30,7 @@ from foretune.search.points import observed, pending, places_of
 from foretune.search.ranking import Finalist, agreeing, finalists, has_risen
 from foretune.search.reasons import beginning, going_on
 from foretune.search.runs import Continue, Proposal, Run, Start, View
-from foretune.search.task_prior import TaskPrior
+from foretune.search.task_prior import TaskPrior, share_of_rows
 from foretune.search.types import Done, Wait
 from foretune.seeding import generator
 
@@ -84,7 +84,7 @@ class Transfer:
     def steps_of(self, config: Mapping[str, Any]) -> int:
         """Steps of a whole run of ``config``: as many rows as the pool's first member sees."""
         first = self.prior.pool[0]
-        passes = float(config["epochs"]) / float(first["epochs"])
+        passes = share_of_rows(config) / share_of_rows(first)
         return max(1, round(self.horizon * passes * int(first["rows_per_update"]) / int(config["rows_per_update"])))
 
     def propose(self, view: View) -> Proposal:
@@ -195,15 +195,15 @@ class Transfer:
         first = self.prior.pool[0]
         seconds = np.asarray([view.cost(first, 0, level_step(self.horizon, level)) for level in range(LEVELS)])
         prices = self._prices(view, seconds)
-        room = _room(view)
-        reach = (prices[None, :] * self.prior.cost[free][:, None] <= room).sum(1) - 1
+        room, dearer = _room(view), self.prior.cost[free] * self.prior.amount[free]
+        reach = (prices[None, :] * dearer[:, None] <= room).sum(1) - 1
         levels = np.minimum(np.maximum(reach, -1), target)
         worth, rate = np.zeros(len(free)), np.zeros(len(free))
         for level in sorted(set(levels.tolist()) - {-1}):
             chosen = levels == level
             gain = belief.improvement(free[chosen].tolist(), None, level, best)
             worth[chosen] = (1 - odds[free[chosen]]) * gain
-            spent = seconds[level] * self.prior.cost[free[chosen]] + OVERHEAD_SHARE * seconds[LAST_LEVEL]
+            spent = seconds[level] * dearer[chosen] + OVERHEAD_SHARE * seconds[LAST_LEVEL]
             rate[chosen] = worth[chosen] / spent
         order = np.argsort(-rate, kind="stable")[:LEVELS]
         return [(float(rate[k]), float(worth[k]), self._start(int(free[k]), belief)) for k in order]
