@@ -190,6 +190,8 @@ class MemorySettings(Section):
     """Tokens laid out in one forward pass."""
     gradient_checkpointing: bool | None = None
     """Keep only layer inputs for the backward pass: less memory, a third more arithmetic."""
+    prefix_cache: Annotated[int, _read(parse_bytes), Field(ge=0)] | None = None
+    """Most memory for hidden states kept below the lowest adapted layer; 512MiB when not given, 0 keeps none."""
 
 
 def flat_settings(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

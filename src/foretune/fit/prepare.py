@@ -21,7 +21,7 @@ from foretune.data.read import ReadResult, read
 from foretune.data.split import Splits, split
 from foretune.errors import DataError, Place
 from foretune.evaluation.metrics import default_metric, metric
-from foretune.execution.types import SPLITS, TaskSpec
+from foretune.execution.types import PREFIX_CACHE_BYTES, SPLITS, TaskSpec
 from foretune.files import write_json, write_text
 from foretune.fit.folder import RunFolder
 from foretune.fit.plan import Plan, context_tokens
@@ -93,6 +93,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         device=spec.device,
         micro_batch_tokens=layout.micro_batch_tokens,
         gradient_checkpointing=layout.gradient_checkpointing,
+        prefix_cache_bytes=PREFIX_CACHE_BYTES if spec.memory.prefix_cache is None else spec.memory.prefix_cache,
         max_answer_tokens=spec.evaluation.max_answer_tokens,
         plain_template=spec.model.plain_template,
     )
