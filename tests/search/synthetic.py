@@ -72,7 +72,7 @@ def final_gain(config: Mapping[str, Any], number: int, sign: float = 1.0) -> flo
 def diverges(config: Mapping[str, Any]) -> bool:
     """Whether a run fails."""
     rule = learning_rate(str(config["method"]), width=576, kind="causal", rows_per_update=16, steps=HORIZON)
-    return math.log10(float(config["learning_rate"]) / rule) > 0.62 and config["schedule"] == "constant"
+    return math.log10(float(config["learning_rate"]) / rule) > (0.4 if config["schedule"] == "constant" else 0.65)
 
 
 def run(config: Mapping[str, Any], number: int, *, seed: int = 0, sign: float = 1.0, key: str = "") -> PastRun:

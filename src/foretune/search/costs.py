@@ -1,8 +1,8 @@
 """Seconds and memory of a configuration beside those of the default LoRA, learnt from earlier runs.
 
-log seconds = log(work / speed of the machine) + trees + bias of task and machine. The first term comes from outside (the
-probe's speeds in a fit, tokens and parameters in a replay), the bias follows every observed step (`search.pace`). What is
-learnt here is the middle: which methods, ranks and targets are slower or larger, as a factor.
+log seconds = log(work / speed of the machine) + trees + bias of task and machine. The first term comes from outside
+(the probe's speeds in a fit, tokens and parameters in a replay), the bias follows every observed step (`search.pace`).
+What is learnt here is the middle: which methods, ranks and targets are slower or larger, as a factor.
 """
 
 from __future__ import annotations

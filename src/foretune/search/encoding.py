@@ -161,6 +161,11 @@ class Encoding:
         """Which columns of `table` are categories."""
         return [False] * len(self.numbers) + [True] * len(self.categories)
 
+    def varies(self, name: str) -> bool:
+        """Whether a number had different values among the configurations."""
+        place = self.numbers.index(name)
+        return self.high[place] > self.low[place]
+
     def table(self, rows: Sequence[Mapping[str, float | str]]) -> Floats:
         """(n, columns): numbers as they are, categories by their place among the known words, NaN for the rest."""
         table = np.full((len(rows), len(self.numbers) + len(self.categories)), math.nan)

@@ -13,7 +13,7 @@ from typing import Any
 
 from foretune.errors import BudgetError
 from foretune.search.budget import ROUNDING, UNITS, Budget
-from foretune.search.fidelity import LAST_LEVEL, level_step
+from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT, level_step
 from foretune.search.runs import Cost
 from foretune.units import format_duration
 
@@ -25,6 +25,8 @@ EARLY_LEVEL = 2
 """The rung (12 % of the steps) at which the portfolio is compared first: there the loss already ranks well."""
 FEWEST_EARLY_STEPS = 5
 """Fewer steps are no comparison: the first have hardly moved the weights, whatever the rate."""
+SHORT_STEPS = 100 * FEWEST_EARLY_STEPS // RUNG_PERCENT[EARLY_LEVEL]
+"""In shorter runs the early rung lies later, so that one step more may cost less."""
 WARM_UP_MARGIN = 1.5
 """A run must be this far beyond its warm-up before its learning rate shows."""
 
@@ -96,7 +98,7 @@ def horizon(
     share = f"{100 * asked / budget.total:.0f} % of the budget"
     if fits(full_steps):
         return Horizon(full_steps, full_steps, f"The default LoRA is forecast to take {amount}, {share}.")
-    steps = _largest(fits, full_steps)
+    steps = _largest(fits, full_steps, surely=SHORT_STEPS)
     if steps == 0:
         steps = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
         if steps == 0:
@@ -118,9 +120,11 @@ def horizon(
     )
 
 
-def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number in 1..most that fits, 0 if none, for a condition that only gets harder."""
-    low, high = 0, most
+def _largest(fits: Callable[[int], bool], most: int, surely: int = 0) -> int:
+    """The largest number in 1..most that fits, 0 if none, for a condition that only gets harder beyond ``surely``."""
+    if surely and (most <= surely or not fits(surely)):
+        return next((steps for steps in range(min(most, surely), 0, -1) if fits(steps)), 0)
+    low, high = surely, most
     while low < high:
         middle = (low + high + 1) // 2
         if fits(middle):

@@ -67,26 +67,36 @@ class Menu:
 
 
 def read_menu(value: Mapping[str, Any]) -> Menu:
-    """The menu a user wrote: ``{setting: [values]}`` or ``{setting: {low: …, high: …}}``. Raises `UsageError`."""
+    """The menu a user wrote: ``{setting: [values]}`` or ``{setting: "low..high"}``. Raises `UsageError`."""
     space = config_space()
     offered: dict[str, tuple[Value, ...] | Range] = {}
     for name, offer in value.items():
         if name not in space.names():
             near = difflib.get_close_matches(name, space.names(), n=1)
-            raise UsageError(f"search.menu.{name} is not a setting.", remedy=f"Did you mean {near[0]}?" if near else "")
+            remedy = f"Did you mean {near[0]}?" if near else "See `foretune methods` for the settings."
+            raise UsageError(f"search.menu.{name} is not a setting.", remedy=remedy)
         parameter = space[name]
-        if isinstance(offer, Mapping):
-            if set(offer) != {"low", "high"} or not isinstance(parameter, Number):
-                raise UsageError(f"search.menu.{name} is a list of values, or low and high of a number.")
-            low, high = float(parameter.check(offer["low"])), float(parameter.check(offer["high"]))
-            if low >= high:
-                raise UsageError(f"search.menu.{name}: low {low:g} is not below high {high:g}.")
-            offered[name] = Range(low, high)
+        if isinstance(offer, str) and ".." in offer and isinstance(parameter, Number):
+            offered[name] = _range(name, offer, parameter)
         elif isinstance(offer, list | tuple) and offer:
             offered[name] = tuple(dict.fromkeys(parameter.check(item) for item in offer))
         else:
-            raise UsageError(f"search.menu.{name} is a list of values, or low and high of a number.")
+            raise UsageError(
+                f"search.menu.{name} = {offer!r} offers nothing to choose.",
+                remedy="Write a list of values, or a range like 1e-4..1e-3.",
+            )
     return Menu(offered)
+
+
+def _range(name: str, text: str, parameter: Number) -> Range:
+    try:
+        low, high = (float(part) for part in text.split("..", 1))
+    except ValueError:
+        raise UsageError(f"search.menu.{name} = {text} is no range.", remedy="Write it like 1e-4..1e-3.") from None
+    parameter.check(low), parameter.check(high)
+    if low >= high:
+        raise UsageError(f"search.menu.{name} = {text}: the low end is not below the high one.")
+    return Range(low, high)
 
 
 def words_for(method: str, fixed: Mapping[str, Any]) -> tuple[Parameter, ...]:

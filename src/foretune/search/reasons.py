@@ -39,8 +39,8 @@ def beginning(prior: TaskPrior, place: int, belief: Belief | None) -> str:
 def because(prior: TaskPrior, place: int) -> str:
     """The evidence of earlier tasks; empty where there is too little."""
     wins, counted = prior.verdicts.get(place, (0, 0))
-    if counted >= FEW:
-        return f"because on {wins} of {counted} similar tasks the run nearest to it beat the one nearest to the default"
+    if counted >= FEW and 2 * wins > counted:
+        return f"because on {wins} of {counted} similar tasks the run nearest to it beat the median run"
     if prior.transfer is not None:
         return f"by {prior.runs} runs on {prior.tasks} earlier tasks"
     return ""

@@ -8,7 +8,7 @@ features; a weighted mean needs none, and with no features at all it is the plai
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,24 +96,19 @@ def _weighted(values: Sequence[float], weight: Floats, unknown: tuple[float, flo
 
 
 def verdicts(
-    tasks: Sequence[PastTask], weight: Floats, encode: Any, config: Mapping[str, Any], against: Mapping[str, Any]
+    tasks: Sequence[PastTask], weight: Floats, encode: Callable[..., Floats], config: Mapping[str, Any]
 ) -> tuple[int, int]:
-    """(on how many similar tasks the stored run nearest to ``config`` beat that nearest to ``against``, of how many).
+    """(on how many similar tasks the stored run nearest to ``config`` was better than the median run, of how many).
 
-    ``encode`` maps described configurations to points whose distances mean something. Tasks in which both have the
-    same nearest run say nothing and are left out.
+    ``encode`` maps described configurations to points whose distances mean something.
     """
     wins = counted = 0
     for task, share in zip(tasks, weight, strict=True):
         if share < SIMILAR * float(weight.max()):
             continue
         finished = [curve for curve in task.curves if math.isfinite(curve.final)]
-        places = encode([curve.row for curve in finished])
-        nearest = [
-            int(np.argmin(((places - encode([described(c, task.facts)])) ** 2).sum(1))) for c in (config, against)
-        ]
-        if nearest[0] == nearest[1]:
-            continue
+        places, own = encode([curve.row for curve in finished]), encode([described(config, task.facts)])
+        nearest = int(np.argmin(((places - own) ** 2).sum(1)))
         counted += 1
-        wins += finished[nearest[0]].final > finished[nearest[1]].final
+        wins += finished[nearest].final > task.centre
     return wins, counted

@@ -16,7 +16,7 @@ import numpy as np
 
 from foretune.files import fingerprint
 from foretune.search import costs
-from foretune.search.encoding import RATE, Encoding, Facts, Floats, described
+from foretune.search.encoding import NOTHING, RATE, Encoding, Facts, Floats, described
 from foretune.search.failures import BASE_RATE, failure_odds
 from foretune.search.fidelity import LAST_LEVEL, LEVELS
 from foretune.search.learned import Learned, learn
@@ -33,6 +33,12 @@ FARTHEST = 1.5
 """Decades beyond which the bowl is flat."""
 PATH = np.asarray((2.0, 1.5, 1.1, 0.7, 0.3, 0.0))
 """(6,): how far runs lie below their end at each rung where no experience says: losses fall like a power of steps."""
+WORDS = ("method", "regularizer", "selection")
+KEEP = "keep"
+UNTRIED = 0.4
+"""Spreads that a word is expected to be worse than the usual when nothing is known of it."""
+FEWER_ROWS = 0.7
+"""Spreads that every halving of the rows costs when nothing is known of it."""
 ALONE_SD = 1.0
 """Without transfer the whole spread of a task is unexplained, by definition of the spread."""
 ALONE_LENGTH = 0.6
@@ -65,7 +71,7 @@ class TaskPrior:
     runs: int = 0
     similar: int = 0
     verdicts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    """For the best looking: (similar tasks on which the nearest run beat the first member's, of how many)"""
+    """For the best looking: (similar tasks on which the nearest run was better than the median, of how many)"""
 
     @property
     def places(self) -> dict[str, int]:
@@ -122,7 +128,7 @@ def build(
     transfer, bags = _transfer(mean, learned, tasks, weight, facts, rows)
     encoding = mean.encoding
     best = np.argsort(-transfer.mean, kind="stable")[:MOST_REASONS]
-    found = {int(p): verdicts(tasks, weight, encoding.dense, pool[p], pool[0]) for p in best}
+    found = {int(p): verdicts(tasks, weight, encoding.dense, pool[p]) for p in best}
     return TaskPrior(
         pool=tuple(pool), rows=rows, alone=expert(rows), transfer=transfer, bags=bags,
         amount=amount,
@@ -142,7 +148,7 @@ def share_of_rows(config: Mapping[str, Any]) -> float:
 def _transfer(
     mean: TransferMean, learned: Learned, tasks: Sequence[PastTask], weight: Floats, facts: Facts, rows: Sequence[Any]
 ) -> tuple[Process, Floats]:
-    bags = mean.end(rows, facts)
+    bags = mean.end(rows, facts) + untried(rows, mean.encoding)
     middle = bags.mean(0)
     view = outlook(tasks, weight)
     factors = np.column_stack([(bags - middle).T / math.sqrt(len(bags)), learned.slope_sd * middle])
@@ -163,13 +169,32 @@ def _transfer(
     return process, bags
 
 
+def untried(rows: Sequence[Mapping[str, float | str]], encoding: Encoding | None) -> Floats:
+    """(rows,): what the expert takes off for what no earlier run has tried: words, and keeping a share of the rows.
+
+    Trees would take them for what is usual, at a fraction of the time. Without ``encoding`` nothing was tried.
+    """
+    known = {} if encoding is None else dict(encoding.categories)
+    kept = encoding is not None and KEEP in encoding.numbers and encoding.varies(KEEP)
+    found = np.zeros(len(rows))
+    for place, row in enumerate(rows):
+        for name in WORDS:
+            word = row.get(name)
+            if word is not None and word != NOTHING and word not in known.get(name, ()):
+                found[place] -= UNTRIED
+        keep = row.get(KEEP)
+        if not kept and isinstance(keep, float) and 0 < keep < 1:
+            found[place] += FEWER_ROWS * math.log2(keep)
+    return found
+
+
 def expert(rows: Sequence[Mapping[str, float | str]]) -> Process:
     """The prior that knows the learning-rate rule and nothing else; it depends on no experience."""
     rates = np.asarray([float(row.get(RATE, math.nan)) for row in rows])
     off = np.clip(np.abs(np.where(np.isfinite(rates), rates, 0.0)), 0.0, FARTHEST)
     return Process(
         name="alone",
-        mean=-BOWL * off**2,
+        mean=-BOWL * off**2 + untried(rows, None),
         deficits=np.repeat(PATH[:, None], len(rows), axis=1),
         factors=np.zeros((len(rows), 0)),
         places=Encoding.of(rows).dense(rows) / ALONE_LENGTH,

@@ -243,7 +243,8 @@ class Transfer:
         early = early_level(steps, float(config.get("warmup_share", 0.0)))
         arm = "portfolio" if belief is None else "proposed"
         why = f"{beginning(self.prior, place, belief)}; first to {RUNG_PERCENT[early]} % of the steps"
-        return Start(config, steps, level_step(steps, early), arm, why)
+        odds = float(self.prior.odds[place])
+        return Start(config, steps, level_step(steps, early), arm, why, p_fail=odds)
 
 
 def _room(view: View) -> float:

@@ -55,6 +55,10 @@ class ZeroShot:
     metric: str = "loss"
     name: str = "zero-shot"
 
+    def steps_of(self, config: Mapping[str, Any]) -> int:
+        """Steps of a whole run: the same for all."""
+        return self.horizon
+
     @property
     def early(self) -> int:
         """The rung at which the portfolio is compared first."""
