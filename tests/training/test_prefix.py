@@ -13,7 +13,7 @@ from torch import nn
 from foretune.catalogue.methods import METHODS
 from foretune.data.batches import lay_out
 from foretune.data.update import Epochs
-from foretune.methods.hf_peft import PeftAttachment
+from foretune.methods.attachment import PeftAttachment
 from foretune.models.modules import describe, linear_targets
 from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
