@@ -14,8 +14,8 @@ from foretune.report.record import RunRecord, write_record
 
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "pandas", "numba",
          "bitsandbytes")  # fmt: skip
-ALLOWED = {"plan": {"sklearn", "scipy"}}
-"""A plan grows trees over earlier runs: a second of the five that it may take. Without experience it loads neither."""
+ALLOWED = {"plan": {"sklearn", "scipy", "pandas"}}
+"""A plan grows trees over earlier runs: a second of the five that it may take. Without experience it loads none."""
 SCRIPT = """
 import json, sys
 from foretune.cli.main import main
