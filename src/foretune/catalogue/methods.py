@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foretune.catalogue import regularizers
 from foretune.catalogue.space import Choice, Condition, Number, Parameter, Space, Value
 from foretune.catalogue.training import TRAINING
 from foretune.catalogue.traits import Traits
@@ -93,6 +94,7 @@ def config_space(methods: tuple[str, ...] = tuple(METHODS)) -> Space:
     """Every setting of a configuration over ``methods``; a method's own settings depend on ``method``."""
     default = "lora" if "lora" in methods else methods[0]
     space = Space((Choice("method", methods, default, about="How the model is adapted."),)).join(TRAINING)
+    space = Space(space.parameters + regularizers.settings())
     for name in methods:
         space = Space(space.parameters + _only_with(name, declaration(name).space))
     return space
@@ -107,16 +109,18 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
     for name in settings:
         if name not in space.names():
             raise UsageError(f"unknown setting {name!r}.", remedy=_nearest(name, space.names()))
-    checked = space.check(settings)
+    checked = space.check(regularizers.with_strengths(settings))
     method = str(checked.get("method", space["method"].default))
+    chosen = {"method": method, regularizers.SETTING: checked.get(regularizers.SETTING, regularizers.NONE)}
     for name in checked:
         condition = space[name].condition
-        if condition is not None and not condition.holds({"method": method}):
+        if condition is not None and condition.parameter in chosen and not condition.holds(chosen):
             raise UsageError(
-                f"{name} does not belong to the method {method!r}.",
-                remedy=f"Leave it out, or set method to {condition.values[0]}.",
+                f"{name} does not belong to the {condition.parameter} {chosen[condition.parameter]!r}.",
+                remedy=f"Leave it out, or set {condition.parameter} to {condition.values[0]}.",
             )
     complete = space.check(space.restrict(checked).defaults() | checked)
+    regularizers.check(complete)
     return {name: complete[name] for name in space.names() if name in complete}
 
 

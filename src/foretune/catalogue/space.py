@@ -31,6 +31,23 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Mentions:
+    """The text ``parameter``, a word of a small language, names ``name``: ``ifd:60%+delift`` mentions both."""
+
+    parameter: str
+    name: str
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """What the parameter has to name."""
+        return (self.name,)
+
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether the condition is met by ``config``."""
+        return self.name in re.findall(r"[a-z][a-z0-9-]*", str(config.get(self.parameter, "")))
+
+
+@dataclass(frozen=True)
 class Number:
     """A real or whole number in [low, high], searched on a logarithmic scale when ``log``."""
 
@@ -41,7 +58,7 @@ class Number:
     log: bool = False
     whole: bool = False
     unit: str = ""
-    condition: Condition | None = None
+    condition: Condition | Mentions | None = None
     about: str = ""
 
     def from_unit(self, position: float) -> Value:
@@ -79,7 +96,7 @@ class Choice:
     name: str
     options: tuple[Value, ...]
     default: Value
-    condition: Condition | None = None
+    condition: Condition | Mentions | None = None
     about: str = ""
 
     def from_unit(self, position: float) -> Value:
@@ -111,7 +128,7 @@ class Text:
     default: str
     pattern: str
     """Regular expression of the whole word"""
-    condition: Condition | None = None
+    condition: Condition | Mentions | None = None
     about: str = ""
 
     def from_unit(self, position: float) -> Value:

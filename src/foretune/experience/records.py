@@ -16,7 +16,7 @@ from foretune.errors import UsageError
 from foretune.files import canonical_json
 
 LONGEST_NAME = 96
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*(/[A-Za-z0-9._:+-]+)?")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+,-]*(/[A-Za-z0-9._:+-]+)?")
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def name(what: str, value: str, *, empty: bool = False) -> str:
         return value
     raise UsageError(
         f"{what} {value[:40]!r} cannot be stored: the experience holds names and numbers, no text.",
-        remedy=f"Use at most {LONGEST_NAME} letters, digits and . _ : + - with at most one slash.",
+        remedy=f"Use at most {LONGEST_NAME} letters, digits and . _ : + , - with at most one slash.",
     )
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from foretune.catalogue.methods import config_space, resolve
+from foretune.catalogue.methods import METHODS, config_space, resolve
 from foretune.catalogue.models import DEFAULT_MODEL
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.config.load import load_tree, nearest
@@ -265,7 +265,12 @@ class GridSpec(Section):
 
 def _of_method(settings: Mapping[str, Any], method: str, own: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those that the base has for another method than the arm's."""
-    return {k: v for k, v in settings.items() if "." not in k or k.startswith(f"{method}.") or k in own}
+    return {k: v for k, v in settings.items() if k in own or k.partition(".")[0] in (k, method) or _no_methods(k)}
+
+
+def _no_methods(key: str) -> bool:
+    """Whether a dotted setting belongs to something else than a method (a regularizer, a selector)."""
+    return key.partition(".")[0] not in METHODS
 
 
 def _checked(key: str, settings: Any) -> dict[str, Any]:
