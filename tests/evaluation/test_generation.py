@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from foretune.errors import TrainingError, UsageError
-from foretune.evaluation import generation, greedy
+from foretune.evaluation import greedy
 from foretune.evaluation.generation import generate, generate_ids
+from foretune.evaluation.streaming import write_one
 
 VOCABULARY = 60
 STOP = 7
@@ -184,9 +185,38 @@ def test_peft_models_answer_as_row_by_row(kind: str) -> None:
 
     expected = [recomputed(prompt) for prompt in prompts]
     assert generate_ids(model, prompts, max_new_tokens=12, stop_ids=[STOP]) == expected
+    assert [write_one(model, prompt, max_new_tokens=12, stop_ids=[STOP])[0] for prompt in prompts] == expected
     model.base_model.disable_adapter_layers() if kind == "lora" else None
     if kind == "lora":
         assert generate_ids(model, prompts, max_new_tokens=12, stop_ids=[STOP]) != expected
+
+
+@pytest.mark.parametrize("kind", ["prefix", "prompt"])
+def test_encoder_decoders_with_learnt_prompts_answer_as_row_by_row(kind: str) -> None:
+    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
+
+    made = {"prefix": PrefixTuningConfig, "prompt": PromptTuningConfig}[kind]
+    base = seeded(bart)
+    base.generation_config.forced_bos_token_id = None
+    model = get_peft_model(base, made(num_virtual_tokens=4, task_type="SEQ_2_SEQ_LM")).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "prompt_encoder" in name:
+                parameter.normal_(0, 0.5)
+    prompts = some_prompts()
+
+    def recomputed(prompt: Any) -> list[int]:
+        ids = torch.as_tensor(prompt[None])
+        new = torch.tensor([[model.get_base_model().config.decoder_start_token_id]])
+        for _ in range(12):
+            with torch.no_grad():
+                output = model(input_ids=ids, attention_mask=torch.ones_like(ids), decoder_input_ids=new)
+            new = torch.cat([new, output.logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+        answer = new[0, 1:].tolist()
+        return answer[: answer.index(STOP)] if STOP in answer else answer
+
+    expected = [recomputed(prompt) for prompt in prompts]
+    assert generate_ids(model, prompts, max_new_tokens=12, stop_ids=[STOP]) == expected
 
 
 def test_the_models_own_generation_settings_change_nothing() -> None:
@@ -235,7 +265,7 @@ def test_a_chunk_callback_stops_and_keeps_whole_batches() -> None:
 def test_a_batch_too_large_for_memory_is_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     model, prompts = seeded(llama), some_prompts()
     expected = generate_ids(model, prompts, max_new_tokens=6, stop_ids=[STOP])
-    real, sizes = generation.CausalSteps, []
+    real, sizes = greedy.CausalSteps, []
 
     def small(model: Any, batch: list[Any], head: Any, device: Any) -> Any:
         sizes.append(len(batch))
@@ -243,14 +273,14 @@ def test_a_batch_too_large_for_memory_is_halved(monkeypatch: pytest.MonkeyPatch)
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
         return real(model, batch, head, device)
 
-    monkeypatch.setattr(generation, "CausalSteps", small)
+    monkeypatch.setattr(greedy, "CausalSteps", small)
     assert generate_ids(model, prompts, max_new_tokens=6, stop_ids=[STOP]) == expected
     assert max(sizes) == 9
 
     def broken(*rest: Any) -> Any:
         raise RuntimeError("something else")
 
-    monkeypatch.setattr(generation, "CausalSteps", broken)
+    monkeypatch.setattr(greedy, "CausalSteps", broken)
     with pytest.raises(RuntimeError, match="something else"):
         generate_ids(model, prompts, max_new_tokens=6, stop_ids=[STOP])
 

@@ -1,10 +1,10 @@
 """The literal registry of regularizers: settings, what they go together with, and what a search may draw; torch-free.
 
 `REGULARIZERS` is read by the configuration, the search and the command line; `foretune.regularization` holds the code
-of each. In a configuration, ``regularizer`` is ``none`` or a comma list such as ``guided-dropout,kl-to-base:0.1``: names
-in the order in which they are composed, each with an optional strength, which is a short way to write its main setting
-(``kl-to-base.weight``). What cannot work is refused here, with the fix, before anything runs; what only the loaded
-model can tell is refused by `Regularizer.check`.
+of each. In a configuration, ``regularizer`` is ``none`` or a comma list such as ``guided-dropout,kl-to-base:0.1``:
+names in the order in which they are composed, each with an optional strength, which is a short way to write its main
+setting (``kl-to-base.weight``). What cannot work is refused here, with the fix, before anything runs; what only the
+loaded model can tell is refused by `Regularizer.check`.
 
 It does not say what is good: whether any of them helps is a question for `foretune study`.
 """
@@ -20,6 +20,8 @@ from foretune.catalogue.space import Choice, Mentions, Number, Parameter, Space,
 from foretune.errors import UsageError
 
 NONE = "none"
+DROPOUTS = ("guided-dropout", "dropout", "gaussian-dropout")
+"""They set the rate of every place, an adapter's own dropout included."""
 SETTING = "regularizer"
 """The key of a configuration that names the regularizers."""
 
@@ -39,8 +41,8 @@ class Declaration:
     """Words that a search may draw for ``regularizer``; empty where it should not choose this by itself"""
     methods: tuple[str, ...] = ()
     """The only methods it works with; empty for all"""
-    not_methods: tuple[str, ...] = ()
-    """Methods it does not work with"""
+    needs_base: bool = False
+    """Only with methods that give the base back when they are switched off"""
     kinds: tuple[str, ...] = ("causal", "seq2seq", "encoder")
     """Kinds of model it works with"""
     fix: str = ""
@@ -68,7 +70,9 @@ GUIDED_DROPOUT = Declaration(
             _number("guided-dropout.high", 0.0, 0.9, 0.1, "Rate of the least informative place."),
             _number("guided-dropout.low", 0.0, 0.9, 0.0, "Rate of the most informative place."),
             Choice("guided-dropout.schedule", SCHEDULES, "linear", about="How rates follow the ranking."),
-            Choice("guided-dropout.noise", ("bernoulli", "gaussian"), "bernoulli", about="What multiplies activations."),
+            Choice(
+                "guided-dropout.noise", ("bernoulli", "gaussian"), "bernoulli", about="What multiplies activations."
+            ),
             Choice("guided-dropout.aggregation", AGGREGATIONS, "mean_of_means", about="From tensors to groups."),
             Text("guided-dropout.rates", "auto", r"[^\n]{1,400}", about="auto, or the path of a rates file."),
         )
@@ -122,9 +126,9 @@ KL_TO_BASE = Declaration(
         )
     ),
     menu=("kl-to-base:0.1", "kl-to-base:0.5"),
-    not_methods=("full",),
+    needs_base=True,
     kinds=("causal", "seq2seq"),
-    fix="It needs a base to go back to: use an adapter such as --set training.method=lora on a language model, or l2-sp.",
+    fix="It needs a base to go back to: use --set training.method=lora on a language model, or l2-sp.",
 )
 FLAT_LORA = Declaration(
     name="flat-lora",
@@ -234,18 +238,7 @@ REGULARIZERS: dict[str, Declaration] = {
         GUIDED_DROPOUT,
         DROPOUT,
         GAUSSIAN_DROPOUT,
-        L2_SP,
-        R_DROP,
-        KL_TO_BASE,
-        FLAT_LORA,
         NEFTUNE,
-        CHILD_TUNING,
-        REINIT_TOP,
-        MIXOUT,
-        SMART,
-        RECADAM,
-        EXTRAPOLATION,
-        TOKEN_WEIGHTING,
     )
 }
 
@@ -262,7 +255,7 @@ def declaration(name: str) -> Declaration:
 def named(text: str) -> list[tuple[Declaration, float | None]]:
     """The regularizers of ``guided-dropout,kl-to-base:0.1`` in order, each with its strength or None.
 
-    Raises `UsageError` for an unknown name, a name given twice, a strength out of range, or two that exclude each other.
+    Raises `UsageError` for an unknown name, one given twice, a strength out of range, or two that exclude each other.
     """
     if text == NONE:
         return []
@@ -320,19 +313,22 @@ def with_strengths(given: Mapping[str, Any]) -> dict[str, Any]:
         if key in given and float(given[key]) != strength:
             raise UsageError(
                 f"{declared.name}:{strength:g} and {key} = {given[key]} contradict each other.",
-                remedy=f"Leave out one of them; they are the same setting.",
+                remedy="Leave out one of them; they are the same setting.",
             )
         complete[key] = strength
     return complete
 
 
-def check(config: Mapping[str, Any]) -> None:
-    """Refuse, with the fix, regularizers that cannot work in a complete configuration. Raises `UsageError`."""
+def check(config: Mapping[str, Any], *, disables_to_base: bool = True) -> None:
+    """Refuse, with the fix, regularizers that cannot work in a complete configuration. Raises `UsageError`.
+
+    ``disables_to_base`` is the method's promise of that name.
+    """
     method = str(config.get("method", "lora"))
     for declared, _ in named(str(config.get(SETTING, NONE))):
-        if not fits_method(declared, method):
+        if not fits_method(declared, method, disables_to_base=disables_to_base):
             raise UsageError(f"{declared.name} does not work with the method {method}.", remedy=declared.fix)
-        if declared.name in ("guided-dropout", "dropout", "gaussian-dropout") and config.get(f"{method}.dropout"):
+        if declared.name in DROPOUTS and config.get(f"{method}.dropout"):
             raise UsageError(
                 f"{declared.name} sets the dropout of the adapter itself, and {method}.dropout is "
                 f"{config[f'{method}.dropout']:g}.",
@@ -363,17 +359,19 @@ def check_kind(text: str, kind: str, *, regression: bool = False, quantized: boo
             )
 
 
-def fits_method(declared: Declaration, method: str) -> bool:
+def fits_method(declared: Declaration, method: str, *, disables_to_base: bool) -> bool:
     """Whether a regularizer works with a method."""
-    return (not declared.methods or method in declared.methods) and method not in declared.not_methods
+    return (not declared.methods or method in declared.methods) and (disables_to_base or not declared.needs_base)
 
 
-def menu(method: str, kind: str) -> Choice:
+def menu(method: str, kind: str, *, disables_to_base: bool = True) -> Choice:
     """What a search may draw for ``regularizer`` with a method and a kind of model; ``none`` comes first."""
     words = [
         word
         for declared in REGULARIZERS.values()
         for word in declared.menu
-        if all(fits_method(one, method) and kind in one.kinds for one, _ in named(word))
+        if all(
+            fits_method(one, method, disables_to_base=disables_to_base) and kind in one.kinds for one, _ in named(word)
+        )
     ]
     return Choice(SETTING, (NONE, *words), NONE, about="What keeps the run from forgetting or over-fitting.")

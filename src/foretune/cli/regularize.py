@@ -1,4 +1,4 @@
-"""``foretune regularize list | rates | show``: regularizers, and the dropout rates that a base model's weights ask for."""
+"""``foretune regularize list | rates | show``: regularizers, and the dropout rates of a base model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def list_regularizers(as_json: AsJson = False) -> None:
                 "strength": f"{declared.name}.{declared.strength}",
                 "settings": {p.name: p.default for p in declared.space.parameters},
                 "methods": list(declared.methods),
-                "not_methods": list(declared.not_methods),
+                "needs_base": declared.needs_base,
                 "kinds": list(declared.kinds),
             }
             for declared in REGULARIZERS.values()
@@ -157,4 +157,3 @@ def _show(found: RatesFile) -> None:
         bar = "█" * round(BAR * place.rate / most)
         rows.append([where or "-", place.kind, f"{place.scores[found.aggregation]:.3g}", f"{place.rate:.4f}", bar])
     typer.echo(aligned(["where", "place", "Fisher", "rate", ""], rows))
-

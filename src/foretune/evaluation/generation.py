@@ -18,18 +18,17 @@ from torch import nn
 
 from foretune.errors import UsageError
 from foretune.evaluation.greedy import (
-    CausalSteps,
-    EncodedSteps,
     Head,
     Prompt,
     Stopped,
     Watch,
     answering,
     base_of,
-    generate_equal,
+    forced_first,
     greedy,
     learns_prompts,
     shared_head,
+    steps_over,
 )
 from foretune.seeding import generator
 
@@ -176,12 +175,8 @@ def _answer(
 ) -> list[list[int]]:
     """One batch; halved when memory does not suffice for it."""
     try:
-        if learns_prompts(model):
-            return generate_equal(model, prompts, limit, stops, device)
-        if base_of(model).config.is_encoder_decoder:
-            forced = base_of(model).generation_config.forced_bos_token_id
-            return greedy(EncodedSteps(model, prompts, device), len(prompts), limit, stops, watch, forced)
-        return greedy(CausalSteps(model, prompts, head, device), len(prompts), limit, stops, watch, None)
+        steps = steps_over(model, prompts, head, device)
+        return greedy(steps, len(prompts), limit, stops, watch, forced_first(model))
     except (torch.OutOfMemoryError, RuntimeError) as error:
         memory = isinstance(error, torch.OutOfMemoryError) or OUT_OF_MEMORY in str(error)
         if not memory or len(prompts) == 1:

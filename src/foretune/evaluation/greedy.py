@@ -8,13 +8,15 @@ rule, whatever the model's ``generation_config`` says. The tokens equal ``model.
 A prefix that all prompts share (the constant head of a chat template) is run once and its keys and values are
 copied into every batch, where that is exact: full attention only, positions given explicitly.
 
-Prompt-learning adapters (prefix, prompt, p-tuning) put their own vectors into the cache or the embeddings, so they
-go through ``model.generate`` with a neutral configuration, in batches of equal length, where nothing is padded.
+Prompt-learning adapters (prefix, prompt, p-tuning) put their own vectors into the cache or the embeddings: peft's own
+forward pass places them with the prompt, in batches of equal length, where nothing is padded, and the base goes on from
+the cache that leaves. (peft's ``generate`` is not used: with transformers 5.24 it loses the vectors without a word.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -103,7 +105,7 @@ def shared_head(model: nn.Module, prompts: Sequence[Prompt], device: torch.devic
     if not plain or "position_ids" not in _arguments(base) or base.config._attn_implementation not in MASKED_EXACTLY:
         return None
     ids = torch.as_tensor(prompts[0][None, :length], device=device)
-    model(input_ids=ids, attention_mask=torch.ones_like(ids), past_key_values=cache, use_cache=True)
+    model(input_ids=ids, attention_mask=torch.ones_like(ids), **cached(base, cache))
     return Head(length, tuple((layer.keys, layer.values) for layer in cache.layers))
 
 
@@ -117,7 +119,17 @@ def _common_prefix(prompts: Sequence[Prompt]) -> int:
 
 
 def _arguments(base: nn.Module) -> frozenset[str]:
-    return frozenset(inspect.signature(base.forward).parameters)
+    return _parameters(type(base).forward)
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+def cached(base: nn.Module, cache: Any) -> dict[str, Any]:
+    """``cache`` as an argument of ``base``: transformers 5.24 calls ``cache`` what was ``past_key_values``."""
+    return {"cache" if "cache" in _arguments(base) else "past_key_values": cache, "use_cache": True}
 
 
 class CausalSteps:
@@ -168,9 +180,7 @@ class CausalSteps:
             extra["position_ids"] = self.positions
         if "logits_to_keep" in self.arguments:
             extra["logits_to_keep"] = 1
-        output = self.model(
-            input_ids=ids, attention_mask=self.mask, past_key_values=self.cache, use_cache=True, **extra
-        )
+        output = self.model(input_ids=ids, attention_mask=self.mask, **cached(base_of(self.model), self.cache), **extra)
         logits: torch.Tensor = output.logits[:, -1]
         return logits
 
@@ -205,7 +215,7 @@ class EncodedSteps:
         """(batch, vocabulary): logits after ``tokens: (batch,)``."""
         output = self.model(
             encoder_outputs=(self.encoded,), attention_mask=self.mask, decoder_input_ids=tokens[:, None],
-            past_key_values=self.cache, use_cache=True,
+            **cached(base_of(self.model), self.cache),
         )  # fmt: skip
         logits: torch.Tensor = output.logits[:, -1]
         return logits
@@ -214,6 +224,70 @@ class EncodedSteps:
         """Go on with ``rows: (kept,)`` only."""
         self.cache.reorder_cache(rows)
         self.mask, self.encoded = self.mask[rows], self.encoded[rows]
+
+
+class PromptedSteps:
+    """A model with a prompt-learning adapter over one batch of prompts of equal length."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Prompt], device: torch.device) -> None:
+        self.model, self.base = model, base_of(model)
+        self.ids = torch.as_tensor(np.stack(prompts), device=device)
+        self.encoded: torch.Tensor | None = None
+        self.mask = torch.ones_like(self.ids)
+        self.cache: Any = None
+
+    def first(self) -> torch.Tensor:
+        """(batch, vocabulary): logits of the first new token, with the adapter's vectors placed by peft."""
+        decoded = self.base.config.is_encoder_decoder
+        start = {"decoder_input_ids": self.ids.new_full((len(self.ids), 1), _decoder_start(self.base))}
+        output = self.model(
+            input_ids=self.ids, attention_mask=self.mask, use_cache=True, **(start if decoded else {})
+        )  # fmt: skip
+        self.cache = getattr(output, "cache", None)
+        if self.cache is None:
+            self.cache = output.past_key_values
+        if decoded:
+            self.encoded = output.encoder_last_hidden_state
+            self.mask = self.ids.new_ones(self.encoded.shape[:2])
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits
+
+    def next(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(batch, vocabulary): logits after ``tokens: (batch,)``, from the base and the cache."""
+        fed: dict[str, Any] = {"input_ids": tokens[:, None]}
+        if self.encoded is not None:
+            fed = {
+                "encoder_outputs": (self.encoded,),
+                "decoder_input_ids": tokens[:, None],
+                "attention_mask": self.mask,
+            }
+        logits: torch.Tensor = self.base(**fed, **cached(self.base, self.cache)).logits[:, -1]
+        return logits
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Go on with ``rows: (kept,)`` only."""
+        self.cache.reorder_cache(rows)
+        self.mask = self.mask[rows]
+        self.encoded = None if self.encoded is None else self.encoded[rows]
+
+
+Steps = CausalSteps | EncodedSteps | PromptedSteps
+
+
+def steps_over(model: nn.Module, prompts: Sequence[Prompt], head: Head | None, device: torch.device) -> Steps:
+    """The way to decode a batch of ``prompts`` with ``model``."""
+    if learns_prompts(model):
+        return PromptedSteps(model, prompts, device)
+    if base_of(model).config.is_encoder_decoder:
+        return EncodedSteps(model, prompts, device)
+    return CausalSteps(model, prompts, head, device)
+
+
+def forced_first(model: nn.Module) -> int | None:
+    """The token every answer has to begin with (a target language), where an encoder–decoder demands one."""
+    base = base_of(model)
+    forced = base.generation_config.forced_bos_token_id if base.config.is_encoder_decoder else None
+    return None if forced is None else int(forced)
 
 
 def _decoder_start(base: Any) -> int:
@@ -227,7 +301,7 @@ def _decoder_start(base: Any) -> int:
 
 
 def greedy(
-    steps: CausalSteps | EncodedSteps, rows: int, limit: int, stop_ids: frozenset[int], watch: Watch, forced: int | None
+    steps: Steps, rows: int, limit: int, stop_ids: frozenset[int], watch: Watch, forced: int | None
 ) -> list[list[int]]:
     """The new tokens of each row, its stop token left out; at most ``limit`` of them.
 
@@ -269,39 +343,3 @@ def best_tokens(logits: torch.Tensor) -> torch.Tensor:
             "the model's outputs are not finite.", remedy="It has diverged; no answer is taken from it."
         )
     return best
-
-
-def generate_equal(
-    model: nn.Module, prompts: Sequence[Prompt], limit: int, stop_ids: frozenset[int], device: torch.device
-) -> list[list[int]]:
-    """The same through ``model.generate`` for prompts of one length, with everything but the arg max switched off."""
-    from transformers import GenerationConfig
-
-    ids = torch.as_tensor(np.stack(prompts), device=device)
-    peft_model: Any = model
-    saved = peft_model.generation_config
-    pad = min(stop_ids, default=0)
-    neutral = GenerationConfig(
-        do_sample=False, num_beams=1, max_new_tokens=limit, eos_token_id=sorted(stop_ids) or None, pad_token_id=pad,
-        use_cache=True, decoder_start_token_id=saved.decoder_start_token_id, bos_token_id=saved.bos_token_id,
-        forced_bos_token_id=saved.forced_bos_token_id,
-    )  # fmt: skip
-    base = base_of(model)
-    base_saved = base.generation_config
-    try:
-        # peft hands its own configuration down to the base, and generate fills gaps from there
-        peft_model.generation_config = base.generation_config = neutral
-        produced = peft_model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=neutral
-        ).tolist()
-    finally:
-        peft_model.generation_config, base.generation_config = saved, base_saved
-    skipped = 1 if base.config.is_encoder_decoder else ids.shape[1]
-    return [_until_stop(tokens[skipped:], stop_ids) for tokens in produced]
-
-
-def _until_stop(tokens: list[int], stop_ids: frozenset[int]) -> list[int]:
-    for place, token in enumerate(tokens):
-        if token in stop_ids:
-            return tokens[:place]
-    return tokens

@@ -7,7 +7,6 @@ softmax(logits / T) by a seeded generator. What this does not do: keep the cache
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from foretune.evaluation.generation import room
-from foretune.evaluation.greedy import CausalSteps, EncodedSteps, answering, base_of, best_tokens
+from foretune.evaluation.greedy import answering, best_tokens, forced_first, steps_over
 
 
 def write_one(
@@ -36,15 +35,12 @@ def write_one(
     fed = np.asarray(prompt, dtype=np.int64)
     limit, stops = room(model, 0, fed, max_new_tokens), frozenset(int(token) for token in stop_ids)
     device = next(model.parameters()).device
-    base = base_of(model)
     ids: list[int] = []
     with answering(model):
-        encoded = bool(base.config.is_encoder_decoder)
-        steps: Any = EncodedSteps(model, [fed], device) if encoded else CausalSteps(model, [fed], None, device)
-        forced = base.generation_config.forced_bos_token_id if encoded else None
+        steps, forced = steps_over(model, [fed], None, device), forced_first(model)
         logits = steps.first()
         while True:
-            token = int(forced) if forced is not None and not ids else _chosen(logits, temperature, generator)
+            token = forced if forced is not None and not ids else _chosen(logits, temperature, generator)
             if token in stops:
                 return ids, True
             ids.append(token)

@@ -21,7 +21,13 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-MIGRATIONS: tuple[Migration, ...] = (_create,)
+def _add_processor_seconds(connection: sqlite3.Connection) -> None:
+    """What other load on the machine does not change; NULL where it was not measured."""
+    for column in ("train_cpu_s", "eval_cpu_s"):
+        connection.execute(f"ALTER TABLE observation ADD COLUMN {column} REAL CHECK ({column} BETWEEN 0.0 AND 1.0e300)")
+
+
+MIGRATIONS: tuple[Migration, ...] = (_create, _add_processor_seconds)
 """``MIGRATIONS[v]`` takes a store from version v to v + 1, inside one transaction; a new store starts at 0."""
 
 

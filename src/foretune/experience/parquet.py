@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune import __version__
-from foretune.errors import OutputError, Place
+from foretune.errors import OutputError, Place, StoreError
 from foretune.experience.migrations import current_version
 from foretune.experience.store import TABLES, Store
 from foretune.files import MANIFEST, atomic_folder, write_bytes, write_json
@@ -21,7 +21,8 @@ _TEXT, _WHOLE, _REAL = "string", "int64", "float64"
 _TYPES: dict[str, str] = {
     **dict.fromkeys(("added_s", "seed", "horizon", "started_s", "finished_s", "peak_bytes"), _WHOLE),
     **dict.fromkeys(("step", "n_eval", "tokens"), _WHOLE),
-    **dict.fromkeys(("value", "se", "train_s", "eval_s", "predicted", "low", "high", "measured"), _REAL),
+    **dict.fromkeys(("value", "se", "train_s", "eval_s", "train_cpu_s", "eval_cpu_s"), _REAL),
+    **dict.fromkeys(("predicted", "low", "high", "measured"), _REAL),
 }
 """Columns that are not text: a table without rows keeps its types."""
 
@@ -46,6 +47,19 @@ def export(store: Store, folder: Path) -> dict[str, Any]:
         provenance = {"foretune": __version__, "store_version": current_version(), "rows": rows}
         write_json(aside / PROVENANCE, provenance)
     return provenance
+
+
+def read_table(folder: Path, table: str) -> list[dict[str, Any]]:
+    """The rows of an exported table. Raises `StoreError` when its file is missing or damaged."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = folder / f"{table}.parquet"
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"this table cannot be read: {error}.", place=Place(path)) from error
+    return rows
 
 
 def _replaceable(folder: Path) -> bool:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from foretune.errors import UsageError
-from foretune.files import canonical_json
+from foretune.files import canonical_json, fingerprint
 
 LONGEST_NAME = 96
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+,-]*(/[A-Za-z0-9._:+-]+)?")
+_WORD = re.compile(r"[A-Za-z0-9._:+,()&|!<>=*\[\]-]+")
+"""A word of a setting's small language, such as ``last:2&(attention|mlp)`` or ``neftune:5,kl-to-base:0.1``."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+-]*(/[A-Za-z0-9._:+-]+)?")
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class ObservationRow:
     train_s: float
     eval_s: float
     tokens: int
+    train_cpu_s: float | None = None
+    eval_cpu_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,30 @@ def number(what: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise UsageError(f"{what} is {value!r}: only finite numbers are stored.")
     return float(value)
+
+
+def setting(value: Any) -> Any:
+    """A configuration's value as it is stored: words without their spaces; free text as ``text:`` and its hash.
+
+    A regular expression in a selector may name anything, so its content stays with the user.
+    """
+    if not isinstance(value, str):
+        return value
+    word = "".join(value.split())
+    if 0 < len(word) <= LONGEST_NAME and (_WORD.fullmatch(word) or _NAME.fullmatch(word)):
+        return word
+    return f"text:{fingerprint(value)}"
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat configuration as it is stored. Raises `UsageError` for a method or a key that is no name."""
+    if "method" in config:
+        name("the method", str(config["method"]))
+    stored = {name("the setting", key): setting(value) for key, value in config.items()}
+    for key, value in stored.items():
+        if value is not None and not isinstance(value, bool | str):
+            number(f"the setting {key}", value)
+    return stored
 
 
 def features(what: str, values: Mapping[str, Any]) -> str:

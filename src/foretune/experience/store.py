@@ -23,9 +23,18 @@ from typing import Any
 from foretune.errors import Place, StoreError, UsageError
 from foretune.experience import soundness
 from foretune.experience.migrations import check_version, current_version, migrate
-from foretune.experience.records import ObservationRow, RunRecord, RunRow, Throughput, features, name, number
+from foretune.experience.records import (
+    ObservationRow,
+    RunRecord,
+    RunRow,
+    Throughput,
+    features,
+    name,
+    number,
+    settings,
+)
 from foretune.experience.refusals import code, damaged, explained
-from foretune.files import cache_folder, fingerprint
+from foretune.files import cache_folder, canonical_json, fingerprint
 
 BUSY_TIMEOUT_S = 60.0
 """A write waits this long for another process's transaction, which takes milliseconds."""
@@ -99,8 +108,10 @@ class Store:
 
     def record_config(self, config: Mapping[str, Any]) -> str:
         """Keep a complete flat configuration; returns its fingerprint."""
-        settings, key = features("config", config), fingerprint(dict(config))
-        self._write("INSERT OR IGNORE INTO config VALUES (?, ?, ?)", (key, str(config.get("method", "")), settings))
+        stored = settings(config)
+        key = fingerprint(stored)
+        values = (key, str(config.get("method", "")), canonical_json(stored))
+        self._write("INSERT OR IGNORE INTO config VALUES (?, ?, ?)", values)
         return key
 
     # -- runs
@@ -136,10 +147,13 @@ class Store:
         train_s: float = 0.0,
         eval_s: float = 0.0,
         tokens: int = 0,
+        train_cpu_s: float | None = None,
+        eval_cpu_s: float | None = None,
     ) -> int:
         """Keep ``metric: (value, standard error, rows)`` at a step; returns how many were new.
 
-        Seconds and tokens are those since the observation before. Step 0 is the untouched base model.
+        Seconds and tokens are those since the observation before. A metric ``base.loss`` is the untouched base
+        model's on the same rows.
         Raises `UsageError` for a number that is not finite or a run that was not recorded.
         """
         name("split", split)
@@ -147,11 +161,17 @@ class Store:
             (run, step, split, name("metric", metric), number(metric, value), number(f"{metric}'s error", error), n)
             for metric, (value, error, n) in scores.items()
         ]
-        spent = (number("train_s", train_s), number("eval_s", eval_s), tokens)
+        spent = (
+            number("train_s", train_s),
+            number("eval_s", eval_s),
+            tokens,
+            None if train_cpu_s is None else number("train_cpu_s", train_cpu_s),
+            None if eval_cpu_s is None else number("eval_cpu_s", eval_cpu_s),
+        )
         with self._transaction() as connection:
             before = connection.total_changes
             connection.executemany(
-                "INSERT INTO observation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                "INSERT INTO observation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
                 [(*row, *spent) for row in rows],
             )
             return connection.total_changes - before

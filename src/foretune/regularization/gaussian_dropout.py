@@ -1,7 +1,7 @@
 """Gaussian dropout (Srivastava et al. 2014, section 10): activations times N(1, p/(1-p)), off at evaluation.
 
-p/(1-p) is the variance of Bernoulli(1-p)/(1-p), so rate p means as much noise as dropout of rate p. (The baseline in the
-code of Sharma et al. 2024 leaves its noise on at evaluation and takes the variance for the standard deviation.)
+p/(1-p) is the variance of Bernoulli(1-p)/(1-p), so rate p means as much noise as dropout of rate p. (The baseline in
+the code of Sharma et al. 2024 leaves its noise on at evaluation and takes the variance for the standard deviation.)
 """
 
 from __future__ import annotations

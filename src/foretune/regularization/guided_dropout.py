@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from foretune.errors import ForetuneError
 from foretune.regularization.base import Context
-from foretune.regularization.places.find import Site
 from foretune.regularization.places.dropping import Dropping
+from foretune.regularization.places.find import Site
 from foretune.regularization.places.rates import AUTO, RatesFile, find
 from foretune.regularization.row_noise import Noise
 
@@ -43,7 +43,9 @@ class GuidedDropout(Dropping):
         except ForetuneError as error:
             return error.paragraph()
         if {place.name for place in known.places} != {site.name for site in sites}:
-            return f"the rates of {known.model} name {len(known.places)} places, and this model has {len(sites)} others."
+            return (
+                f"the rates of {known.model} name {len(known.places)} places, and this model has {len(sites)} others."
+            )
         return known.rates(
             schedule=self.schedule, high=self.high, low=self.low, aggregation=self.aggregation, seed=context.seed
         )
@@ -52,5 +54,3 @@ class GuidedDropout(Dropping):
         """What is done, in words."""
         mean = sum(rates.values()) / len(rates)
         return f"{self.schedule} dropout of {self.low:g} to {self.high:g} (mean {mean:.3g}) at {len(rates)} places"
-
-

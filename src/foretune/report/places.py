@@ -77,6 +77,8 @@ def page(rates: RatesFile) -> str:
     table = tag("table", tag("thead", tag("tr", *(tag("th", name) for name in heading))), tag("tbody", join(rows)))
     body = tag(
         "body",
-        tag("main", tag("h1", f"Dropout rates of {rates.model}"), tag("p", facts), tag("figure", picture(rates)), table),
+        tag(
+            "main", tag("h1", f"Dropout rates of {rates.model}"), tag("p", facts), tag("figure", picture(rates)), table
+        ),
     )
     return f'<!DOCTYPE html>\n<html lang="en">\n{head}\n{body}\n</html>\n'

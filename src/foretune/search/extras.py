@@ -111,7 +111,11 @@ def methods_for(methods: tuple[str, ...], fixed: Mapping[str, Any]) -> tuple[str
     """The methods left by the fixed settings, regularizers included. Raises `UsageError` where none is left."""
     chosen = (str(fixed["method"]),) if "method" in fixed else methods
     for declared, _ in regularizers.named(str(fixed.get(regularizers.SETTING, regularizers.NONE))):
-        left = tuple(name for name in chosen if regularizers.fits_method(declared, name))
+        left = tuple(
+            name
+            for name in chosen
+            if regularizers.fits_method(declared, name, disables_to_base=declaration(name).traits.disables_to_base)
+        )
         if not left:
             raise UsageError(f"{declared.name} does not work with {' or '.join(chosen)}.", remedy=declared.fix)
         chosen = left

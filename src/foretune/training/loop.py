@@ -238,9 +238,7 @@ class Training:
             torch.cuda.empty_cache()
         logger.warning("out of memory: micro-batches of at most %d tokens from here on", self.micro_batch_tokens)
 
-    def _micro_batch(
-        self, batch: MicroBatch, weights: torch.Tensor | None, denominator: float, targets: int
-    ) -> float:
+    def _micro_batch(self, batch: MicroBatch, weights: torch.Tensor | None, denominator: float, targets: int) -> float:
         """Forward and backward pass; ``denominator`` is the sum of all weights of the update's task loss."""
         batch = batch.to(self.network.model.device)
         passes = 0

@@ -6,7 +6,7 @@ classifier whose head comes from a seed; the file says which.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from foretune.regularization.places.rates import PlaceRate, RatesFile
 LIMIT_TOKENS = 512
 """Tokens of a batch: the whole vocabulary's scores of each are held."""
 CONTEXT_TOKENS = 128
+SCORE_DIGITS = 5
 CLASSES = ("0", "1")
 """Of the classifier that stands in for a missing masked-language-model head."""
 MASKED = "ForMaskedLM"
@@ -97,7 +98,7 @@ def model_rates(
         loaded.model, source, samples, weights=loaded.weights_hash, limit_tokens=limit_tokens, progress=progress
     )
     places = tuple(
-        PlaceRate(site.name, site.kind, site.layer, site.stack, site.how, site.tensors, scores, 0.0)
+        PlaceRate(site.name, site.kind, site.layer, site.stack, site.how, site.tensors, _rounded(scores), 0.0)
         for site, scores in zip(sites, place_scores(loaded.model, sites, found), strict=True)
     )
     bare = RatesFile(
@@ -114,6 +115,11 @@ def model_rates(
         places=places,
     )
     return bare.with_rates(schedule=schedule, high=high, low=low, aggregation=aggregation)
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores to the digits that do not depend on how samples were batched."""
+    return {name: float(f"{score:.{SCORE_DIGITS}g}") for name, score in scores.items()}
 
 
 def model_name(folder_or_id: str) -> str:

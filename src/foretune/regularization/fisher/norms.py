@@ -177,7 +177,7 @@ class GradientNorms:
             self._arrive(weight, use)
             self._arrive(bias, Use(delta.double().sum(1)))
 
-        output.register_hook(came)
+        output.register_hook(came)  # type: ignore[no-untyped-call]
 
     def _embedding(self, module: nn.Embedding, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
         name = self._names[id(module.weight)]
@@ -191,7 +191,7 @@ class GradientNorms:
         def came(gradient: torch.Tensor) -> None:
             self._arrive(name, Use(gradient.detach() * scale, ids=ids))
 
-        wide.register_hook(came)
+        wide.register_hook(came)  # type: ignore[no-untyped-call]
         return wide
 
     def _layer_norm(self, module: nn.LayerNorm, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -202,7 +202,7 @@ class GradientNorms:
             self._arrive(weight, Use(self._sequence(gradient * normal, weight).double().sum(1)))
             self._arrive(bias, Use(self._sequence(gradient, bias).double().sum(1)))
 
-        output.register_hook(came)
+        output.register_hook(came)  # type: ignore[no-untyped-call]
 
     def _widen(self, module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """A norm of its own kind gets one copy of its weight for every sample, in place of the shared one."""
@@ -213,7 +213,11 @@ class GradientNorms:
         if inputs[0].shape[0] != self._samples:
             raise ModelError(f"the batch of {name} is not one of {self._samples} samples.")
         wide = weight.detach().expand(shape).clone().requires_grad_(True)
-        wide.register_hook(lambda g: self._arrive(name, Use(g.detach().reshape(self._samples, -1).double())))
+
+        def came(gradient: torch.Tensor) -> None:
+            self._arrive(name, Use(gradient.detach().reshape(self._samples, -1).double()))
+
+        wide.register_hook(came)  # type: ignore[no-untyped-call]
         module.__dict__["weight"] = wide
 
     def _narrow(self, module: nn.Module, inputs: Any, output: Any) -> None:

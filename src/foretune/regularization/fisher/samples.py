@@ -1,10 +1,10 @@
 """What the Fisher information is taken of: samples in batches, each batch with its per-sample losses.
 
-Three variants. ``pre-training``: the loss the model was trained on, over plain text: next tokens (causal), masked tokens
-(an encoder with its masked-language-model head: 15 % of the tokens; of these 80 % masked, 10 % another token, 10 % as
-they are, Devlin et al. 2019), the rest of a text given its beginning (encoder–decoders). ``task``: the loss of the
-labels of given rows. ``label-sampled``: labels drawn from the model's own prediction, the true Fisher information; all
-that a sentence encoder without a masked-language-model head can give, with a classifier's head drawn from a seed.
+Three variants. ``pre-training``: the loss the model was trained on, over plain text: next tokens (causal), masked
+tokens (an encoder with its masked-language-model head: 15 % of the tokens; of these 80 % masked, 10 % another token,
+10 % as they are, Devlin et al. 2019), the rest of a text given its beginning (encoder–decoders). ``task``: the loss of
+the labels of given rows. ``label-sampled``: labels drawn from the model's own prediction, the true Fisher information;
+all that a sentence encoder without a masked-language-model head can give, with a classifier's head drawn from a seed.
 
 A sample's loss is the mean over its scored tokens. What is drawn for a sample comes from its own stream, so batches may
 be of any size.
@@ -121,17 +121,18 @@ class Source:
 
     def _row(self, row: EncodedRow, number: int) -> Sample:
         ids = torch.tensor(row.ids.astype("int64"))
-        fixed = {"number": number, "seed": self.seed}
         if self.kind == "encoder":
             label = row.label if self.variant == "task" else None
-            return Sample(ids, torch.full_like(ids, -100), class_label=label, **fixed)
+            return Sample(ids, torch.full_like(ids, -100), class_label=label, number=number, seed=self.seed)
         if self.kind == "seq2seq" and row.decoder_ids is not None:
             answer = torch.tensor(row.decoder_ids.astype("int64"))
-            return Sample(ids, answer, torch.cat([torch.tensor([self.decoder_start_id]), answer[:-1]]), **fixed)
-        return Sample(ids, ids.masked_fill(~torch.tensor(row.target_mask), -100), **fixed)
+            shifted = torch.cat([torch.tensor([self.decoder_start_id]), answer[:-1]])
+            return Sample(ids, answer, shifted, number=number, seed=self.seed)
+        labels = ids.masked_fill(~torch.tensor(row.target_mask), -100)
+        return Sample(ids, labels, number=number, seed=self.seed)
 
     def batches(self, samples: Sequence[Sample], limit_tokens: int) -> Iterator[Batch]:
-        """All samples, the longest first, at most ``limit_tokens`` padded tokens a batch (always at least one sample)."""
+        """All samples, the longest first, at most ``limit_tokens`` padded tokens a batch (at least one sample)."""
         order = sorted(samples, key=lambda sample: (-len(sample.ids), sample.number))
         group: list[Sample] = []
         for sample in order:
@@ -149,7 +150,7 @@ class Source:
         device = next(model.parameters()).device
         ids = _padded([s.ids for s in samples], self.pad_id).to(device)
         mask = _padded([torch.ones_like(s.ids) for s in samples], 0).to(device)
-        inputs = {"input_ids": ids, "attention_mask": mask}
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if self.kind == "seq2seq":
             decoder = [s.decoder_ids for s in samples if s.decoder_ids is not None]
             inputs["decoder_input_ids"] = _padded(decoder, self.pad_id).to(device)
@@ -165,7 +166,8 @@ class Source:
             labels = _drawn(logits.detach(), labels, samples)
         scored = labels != -100
         picked = logits.log_softmax(-1).gather(-1, labels.clamp_min(0)[..., None]).squeeze(-1)
-        return -(picked * scored).sum(1) / scored.sum(1).clamp_min(1)
+        losses: torch.Tensor = -(picked * scored).sum(1) / scored.sum(1).clamp_min(1)
+        return losses
 
     def _class_losses(self, logits: torch.Tensor, samples: tuple[Sample, ...]) -> torch.Tensor:
         if logits.shape[-1] == 1:

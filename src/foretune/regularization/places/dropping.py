@@ -15,8 +15,8 @@ from foretune.regularization.places.find import Site, find_sites
 from foretune.regularization.row_noise import Noise
 
 NO_ATTENTION = (
-    "the attention of this architecture cannot be computed with noise on its probabilities (soft-capping, sinks or code "
-    "of its own). Use neftune or l2-sp instead."
+    "the attention of this architecture cannot be computed with noise on its probabilities (soft-capping, sinks or "
+    "code of its own). Use neftune or l2-sp instead."
 )
 
 

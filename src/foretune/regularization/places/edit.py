@@ -159,7 +159,9 @@ class Edit:
 
     def _adapters(self, sites: Sequence[Site], rates: Mapping[str, float], number: int) -> None:
         """The dropout of adapters, where it is an identity, takes the rate of its layer's block."""
-        block = {(site.stack, site.layer, site.kind): rates[site.name] for site in sites}
+        block: dict[tuple[str, int | None, str], float] = {
+            (site.stack, site.layer, site.kind): rates[site.name] for site in sites
+        }
         for name, module in list(self._body.named_modules()):
             dropouts = module._modules.get("lora_dropout")
             if not isinstance(dropouts, nn.ModuleDict):

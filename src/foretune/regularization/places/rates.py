@@ -130,8 +130,8 @@ def cached_path(weights: str) -> Path:
 def find(where: str, *, weights: str, source: str = "") -> RatesFile:
     """The rates of a base model: a file's, or with ``auto`` those shipped or kept for these weights.
 
-    ``source`` is the base's folder: one that Foretune fetched holds the catalogue's model of that name, whose package is
-    pinned by its hash, even where converting it again gave a file of other bytes. Raises `UsageError` for a file of
+    ``source`` is the base's folder: one that Foretune fetched holds the catalogue's model of that name, whose package
+    is pinned by its hash, even where converting it again gave a file of other bytes. Raises `UsageError` for a file of
     another model and where nothing is known.
     """
     if where != AUTO:

@@ -52,7 +52,7 @@ def linear(count: int, high: float, low: float) -> list[float]:
     """Rates by rank: ``high`` at rank 0, ``low`` at the last."""
     if count == 1:
         return [(high + low) / 2]
-    return [high - rank * (high - low) / (count - 1) for rank in range(count)]
+    return [max(low, high - rank * (high - low) / (count - 1)) for rank in range(count)]  # rounding stays inside
 
 
 def _assigned(order: Sequence[int], falling: Sequence[float]) -> list[float]:
