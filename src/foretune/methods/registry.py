@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from foretune.catalogue.methods import Declaration, declare
 from foretune.errors import UsageError
-from foretune.methods import full, lora, loratrf, mora
+from foretune.methods import adalink, bottleneck, direft, full, lofit, lora, loratrf, loreft, mora, red, ssf
 from foretune.methods.base import Method
 
 METHODS: dict[str, Method] = {
@@ -15,6 +15,13 @@ METHODS: dict[str, Method] = {
     "lora": lora.METHOD,
     "loratrf": loratrf.METHOD,
     "mora": mora.METHOD,
+    "bottleneck": bottleneck.METHOD,
+    "loreft": loreft.METHOD,
+    "direft": direft.METHOD,
+    "red": red.METHOD,
+    "ssf": ssf.METHOD,
+    "adalink": adalink.METHOD,
+    "lofit": lofit.METHOD,
 }
 
 

@@ -16,11 +16,18 @@ from dataclasses import replace
 from typing import Any
 
 from foretune.catalogue import regularizers, selection
+from foretune.catalogue.methods.adalink import ADALINK
 from foretune.catalogue.methods.base import Declaration
+from foretune.catalogue.methods.bottleneck import BOTTLENECK
+from foretune.catalogue.methods.direft import DIREFT
 from foretune.catalogue.methods.full import FULL
+from foretune.catalogue.methods.lofit import LOFIT
 from foretune.catalogue.methods.lora import LORA
 from foretune.catalogue.methods.loratrf import LORATRF
+from foretune.catalogue.methods.loreft import LOREFT
 from foretune.catalogue.methods.mora import MORA
+from foretune.catalogue.methods.red import RED
+from foretune.catalogue.methods.ssf import SSF
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
 from foretune.catalogue.training import AMOUNT, TRAINING
 from foretune.errors import UsageError
@@ -44,6 +51,13 @@ METHODS: dict[str, Declaration] = {
         LORA,
         LORATRF,
         MORA,
+        BOTTLENECK,
+        LOREFT,
+        DIREFT,
+        RED,
+        SSF,
+        ADALINK,
+        LOFIT,
     )
 }
 

@@ -95,8 +95,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         x = args[0] if args else next(iter(kwargs.values()))
         edited = hidden
         for update in self._active():
-            kind = next(update.parameters()).dtype
-            edited = edited + update(x.to(kind), hidden).to(hidden.dtype)
+            first = next(update.parameters(), None)
+            added = update(x if first is None else x.to(first.dtype), hidden)
+            edited = edited if added is None else edited + added.to(hidden.dtype)
         return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:

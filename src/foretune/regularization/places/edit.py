@@ -179,8 +179,10 @@ class Edit:
                         remedy="Leave lora.dropout at 0.",
                     )
                 path = f"{name}.lora_dropout.{adapter}"
+                self.touched[path] = rate
+                if rate == 0:  # an identity is what it is, and fused layers stay fused
+                    continue
                 made = NoisyDropout(rate, number, self._noise, self.rows, decoder=own.stack == "decoder")
                 made.train(dropout.training)
                 self._exchange(path, made)
-                self.touched[path] = rate
                 number += 1
