@@ -23,7 +23,7 @@ from foretune.fit.history import plain_features
 from foretune.fit.planned_rows import PlannedRows
 from foretune.search.budget import Budget
 from foretune.search.encoding import Facts
-from foretune.search.menu import Menu, read_menu
+from foretune.search.menu import read_menu
 from foretune.search.past_tasks import PastTask
 from foretune.search.reasons import because
 from foretune.search.strategies import (
@@ -139,7 +139,7 @@ def prior_of(
         searched_methods(shapes.kind, settings.methods),
         width=shapes.width,
         kind=shapes.kind,
-        menu=read_menu(settings.menu) if settings.menu else Menu(),
+        menu=read_menu(settings.menu, shapes.kind),
         seed=settings.seed,
     )
     return build(tasks, facts_of(shapes, task, first.horizon), members, settings.seed)
@@ -149,7 +149,7 @@ def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
     """Refuse methods and menus that do not exist, before anything runs. Raises `UsageError`."""
     settings = resolution.spec.search
     searched_methods(shapes.kind, settings.methods)
-    read_menu(settings.menu)
+    read_menu(settings.menu, shapes.kind)
 
 
 def planned_proposals(

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from foretune.catalogue import regularizers
 from foretune.catalogue.methods import METHODS, declaration, resolve
 from foretune.catalogue.priors import rounded
 from foretune.catalogue.space import Choice, Condition, Number, Parameter, Space, Value
@@ -66,7 +67,7 @@ def search_space(centres: Mapping[str, Centre], fixed: Collection[str], menu: Me
         own = [_conditional(parameter, condition) for parameter in declaration(name).menu.parameters]
         parameters += [rate, *own]
         if menu is not None:
-            words = words_for(name, dict.fromkeys(fixed))
+            words = words_for(name, fixed, menu.kind)
             parameters += [replace(word, name=f"{name}:{word.name}", condition=condition) for word in words]
     if menu is not None:
         parameters += menu.further([parameter.name for parameter in parameters])
@@ -102,8 +103,9 @@ def extra(
     Configurations are complete and distinct; none has a fingerprint in ``exclude``.
     """
     offered = None if menu is None else {k: vars(v) if isinstance(v, Range) else v for k, v in menu.offered.items()}
+    kind = None if menu is None else menu.kind
     around = {name: asdict(centre) for name, centre in centres.items()}
-    key = canonical_json([around, sorted(fixed), seed, sorted(exclude), offered])
+    key = canonical_json([around, sorted(fixed), seed, sorted(exclude), offered, kind])
     drawn, rest = _memory.setdefault(key, ([], _extras(centres, fixed, seed, exclude, menu)))
     drawn.extend(islice(rest, number + 1 - len(drawn)) if number >= len(drawn) else ())
     if len(_memory) > REMEMBERED:
@@ -138,8 +140,17 @@ def _extras(
 
 
 def methods_for(methods: tuple[str, ...], fixed: Mapping[str, Any]) -> tuple[str, ...]:
-    """The methods left by the fixed settings. Raises `UsageError` for an unknown one."""
+    """The methods left by the fixed settings, regularizers included. Raises `UsageError` where none is left."""
     chosen = (str(fixed["method"]),) if "method" in fixed else methods
+    for declared, _ in regularizers.named(str(fixed.get(regularizers.SETTING, regularizers.NONE))):
+        left = tuple(
+            name
+            for name in chosen
+            if regularizers.fits_method(declared, name, disables_to_base=declaration(name).traits.disables_to_base)
+        )
+        if not left:
+            raise UsageError(f"{declared.name} does not work with {' or '.join(chosen)}.", remedy=declared.fix)
+        chosen = left
     return tuple(declaration(name).name for name in chosen)
 
 

@@ -12,12 +12,14 @@ drawn. Drawing itself is `extras`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from typing import Any
 
+from foretune.catalogue import regularizers
 from foretune.catalogue.methods import config_space, resolve
+from foretune.catalogue.models import ModelKind
 from foretune.catalogue.space import Choice, Number, Parameter, Value
 from foretune.errors import UsageError
 
@@ -46,6 +48,8 @@ class Menu:
     """A user's restrictions by setting."""
 
     offered: Mapping[str, tuple[Value, ...] | Range] = field(default_factory=dict)
+    kind: ModelKind = "causal"
+    """Some words are for some kinds of model only"""
 
     def restricted(self, parameter: Parameter) -> Parameter:
         """``parameter`` as far as the user leaves it."""
@@ -66,7 +70,7 @@ class Menu:
         return tuple(found)
 
 
-def read_menu(value: Mapping[str, Any]) -> Menu:
+def read_menu(value: Mapping[str, Any], kind: ModelKind = "causal") -> Menu:
     """The menu a user wrote: ``{setting: [values]}`` or ``{setting: "low..high"}``. Raises `UsageError`."""
     space = config_space()
     offered: dict[str, tuple[Value, ...] | Range] = {}
@@ -85,7 +89,7 @@ def read_menu(value: Mapping[str, Any]) -> Menu:
                 f"search.menu.{name} = {offer!r} offers nothing to choose.",
                 remedy="Write a list of values, or a range like 1e-4..1e-3.",
             )
-    return Menu(offered)
+    return Menu(offered, kind)
 
 
 def _range(name: str, text: str, parameter: Number) -> Range:
@@ -99,7 +103,7 @@ def _range(name: str, text: str, parameter: Number) -> Range:
     return Range(low, high)
 
 
-def words_for(method: str, fixed: Mapping[str, Any]) -> tuple[Parameter, ...]:
+def words_for(method: str, fixed: Collection[str], kind: ModelKind) -> tuple[Parameter, ...]:
     """Choices among the curated words that ``method`` can be combined with; a setting with one word is left out."""
     known = config_space().names()
     found: list[Parameter] = []
@@ -107,7 +111,9 @@ def words_for(method: str, fixed: Mapping[str, Any]) -> tuple[Parameter, ...]:
         if name not in known or name in fixed:
             continue
         extra = {"keep": KEEPS[0]} if name == "selection" else {}
-        accepted = tuple(word for word in words if word == NONE or _accepts({"method": method, name: word, **extra}))
+        accepted = tuple(
+            word for word in words if word == NONE or _accepts({"method": method, name: word, **extra}, kind)
+        )
         if len(accepted) > 1:
             found.append(Choice(name, accepted, NONE))
             if name == "selection" and "keep" not in fixed:
@@ -136,9 +142,10 @@ def _parameter(name: str, setting: str, offer: Any, condition: Any) -> Parameter
     return Choice(name, offer, offer[0], condition=condition)
 
 
-def _accepts(settings: Mapping[str, Any]) -> bool:
+def _accepts(settings: Mapping[str, Any], kind: ModelKind) -> bool:
     try:
         resolve(settings)
+        regularizers.check_kind(str(settings.get(regularizers.SETTING, NONE)), kind)
     except UsageError:
         return False
     return True

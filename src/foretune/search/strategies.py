@@ -96,7 +96,7 @@ def pool_of(
         centres[name] = Centre(config, float(config["learning_rate"]), float(config["learning_rate"]))
         listed.append(config)
     known = {fingerprint(dict(config)): config for config in listed}
-    taken, offered = sorted(known), menu or Menu()
+    taken, offered = sorted(known), menu or Menu(kind=kind)
 
     def drawn(number: int) -> Mapping[str, Any] | None:
         return extra(number, centres, tuple(first.fixed), seed, taken, offered)
