@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from foretune.errors import UsageError
@@ -164,15 +165,19 @@ class Space:
                 raise ValueError(f"{parameter.name} depends on {parameter.condition.parameter}, not declared before")
             seen.add(parameter.name)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Parameter]:
+        return {parameter.name: parameter for parameter in self.parameters}
+
     def __getitem__(self, name: str) -> Parameter:
-        for parameter in self.parameters:
-            if parameter.name == name:
-                return parameter
-        raise KeyError(name)
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
 
     def names(self) -> tuple[str, ...]:
         """The parameter names, in order."""
-        return tuple(parameter.name for parameter in self.parameters)
+        return tuple(self._by_name)
 
     def join(self, other: Space) -> Space:
         """This space followed by ``other``."""

@@ -17,6 +17,7 @@ from foretune.data import corpora
 from foretune.data.columns import FOUND, Columns
 from foretune.data.example import Example
 from foretune.data.read import ReadResult, read
+from foretune.data.translation import instructed
 from foretune.errors import DataError, Place, UsageError
 from foretune.files import write_text
 from foretune.fit.planned_rows import PlannedRows
@@ -56,8 +57,11 @@ def selection_work(config: Mapping[str, Any], rows: PlannedRows) -> SelectionWor
     return SelectionWork(work.scored_tokens, work.trained_tokens)
 
 
-def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path) -> None:
-    """Write ``target.jsonl`` and ``previous.jsonl`` beside the splits. Raises `DataError` with file and line."""
+def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path, prefix: str = "") -> None:
+    """Write ``target.jsonl`` and ``previous.jsonl`` beside the splits, with ``prefix`` before their prompts.
+
+    Raises `DataError` with file and line.
+    """
     for name in ("target", "previous"):
         source = getattr(spec.data, name)
         if source is None:
@@ -65,9 +69,8 @@ def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path)
         columns = Columns(**spec.data.columns.model_dump())
         own = source == VALIDATION and name == "target"
         rows = splits.validation if own else other_rows(source, found.task, columns)
-        write_text(
-            folder / f"{name}.jsonl", "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows)
-        )
+        written = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in instructed(rows, prefix))
+        write_text(folder / f"{name}.jsonl", "".join(written))
 
 
 def other_rows(source: str | Path | None, task: str, columns: Columns = FOUND) -> tuple[Example, ...]:

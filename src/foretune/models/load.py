@@ -24,6 +24,7 @@ from foretune.errors import ModelError, Place, UsageError
 from foretune.files import MANIFEST, fingerprint, read_json, sha256_file
 from foretune.models import complaints
 from foretune.models.fetch import convert_gguf, fetch, hub_snapshot, models_folder
+from foretune.models.languages import set_languages
 from foretune.packages import Progress
 from foretune.seeding import derive
 
@@ -124,6 +125,8 @@ def load(
     with complaints.explained(where, reference):
         tokenizer = _load_tokenizer(where, reference)
         model, report = _load_model(where, reference, tuple(labels), regression, target, seed)
+    if reference.languages is not None and reference.kind == "seq2seq":
+        set_languages(model, tokenizer, *reference.languages)
     complaints.check_report(report, where, new_head=_HEAD_NAMES if labels or regression else ())
     _give_padding(tokenizer, model)
     model.eval()

@@ -67,6 +67,8 @@ def _hooked(model: Any, order: torch.Tensor, take: Take) -> Iterator[None]:
     for name, layer in lora_layers(model).items():
 
         def forward(module: Any, inputs: tuple[Any, ...], output: torch.Tensor, name: str = name) -> None:
+            if not output.requires_grad:  # a self-check of the network, which asks for no gradient
+                return
             x = inputs[0].detach()
 
             def backward(gradient: torch.Tensor) -> None:
