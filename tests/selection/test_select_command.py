@@ -73,7 +73,7 @@ def test_tokens_as_a_budget_are_not_exceeded(ground):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (("--method", "idf"), "Did you mean ifd"),
+        (("--method", "iffd"), "Did you mean ifd"),
         (("--keep", "130%"), "how much to keep"),
         (("--method", "ifd", "--set", "ifd.ratios=loss"), "Did you mean ifd.ratio"),
         (("--set", "nothing"), "is no selector's setting"),
