@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from foretune.catalogue import regularizers
 from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.methods import config_space
 from foretune.catalogue.models import DEFAULT_MODEL
@@ -250,6 +251,10 @@ class FitSpec(Section):
                 checked[name] = space[name].check(item)
             except UsageError as error:
                 raise ValueError(f"training.{error.paragraph()}") from error
+        try:
+            regularizers.named(str(checked.get(regularizers.SETTING, regularizers.NONE)))
+        except UsageError as error:
+            raise ValueError(f"training.{regularizers.SETTING}: {error.paragraph()}") from error
         return {**value, "training": checked}
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.catalogue.regularizers import NONE, SETTING, check_kind
 from foretune.catalogue.rules import Advice
 from foretune.catalogue.selection import kept_rows
 from foretune.config.resolve import Recommended, Resolution, resolve
@@ -154,6 +155,7 @@ def plan(
     _check_kind(resolution.spec, facts)
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     _check_task(facts, rows)
+    _check_regularizers(resolution, facts, rows)
     check_selection(resolution.spec)
     train_rows = kept_rows(resolution.fixed_training(), rows.train)
     device = _device(resolution.spec, machine)
@@ -223,6 +225,16 @@ def _check_task(facts: ModelFacts, rows: PlannedRows) -> None:
             f"{facts.source} is an encoder, which writes no text, and the task is {rows.task}.",
             remedy="Choose a causal --model, or name the label column (data.columns.label).",
         )
+
+
+def _check_regularizers(resolution: Resolution, facts: ModelFacts, rows: PlannedRows) -> None:
+    fixed, kind = resolution.fixed_training(), facts.shapes.kind
+    check_kind(
+        str(fixed.get(SETTING, NONE)),
+        kind,
+        regression=kind == "encoder" and rows.task == "regression",
+        quantized=resolution.spec.model.quantize == "4bit",
+    )
 
 
 def context_tokens(spec: FitSpec, shapes: ModelShapes) -> int:
