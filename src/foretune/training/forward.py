@@ -143,6 +143,11 @@ class Network:
         rates += [module.p for module in self.model.modules() if isinstance(module, nn.Dropout)]
         return any(rates)
 
+    @property
+    def reads_tasks(self) -> bool:
+        """Whether an adapter in the model computes differently for each task (`methods.tuners.tasks`)."""
+        return getattr(self.model, "foretune_tasks", None) is not None
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(targets, vocabulary) from (targets, width); for classifiers the hidden states are the logits."""
         if self.head is None:
@@ -174,8 +179,24 @@ class Network:
         finally:
             self.model.train(was_training)
 
+    @contextlib.contextmanager
+    def answering_for(self, task: int) -> Iterator[None]:
+        """Inside, the model answers for the task of that number, where its adapter reads tasks."""
+        if self.reads_tasks:
+            self.model.foretune_tasks.ids = torch.tensor([task], device=self.model.device)
+        try:
+            yield
+        finally:
+            if self.reads_tasks:
+                self.model.foretune_tasks.ids = None
+
     def run(self, batch: MicroBatch) -> Scored:
-        """The forward pass of one micro-batch."""
+        """The forward pass of one micro-batch.
+
+        The tasks of its rows stay set until the next pass: gradient checkpointing runs layers again while going back.
+        """
+        if self.reads_tasks:
+            self.model.foretune_tasks.ids = batch.tasks
         if self.kind == "encoder":
             logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask).logits
             return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)

@@ -167,6 +167,7 @@ class Training:
                 pad_id=self.settings.pad_id,
                 decoder_start_id=self.settings.decoder_start_id,
                 padded_rows=self.padded_rows,
+                tasks=self.network.reads_tasks,
             )
             try:
                 return update, sum(self._micro_batch(batch, update.targets) for batch in update.micro_batches)
