@@ -205,10 +205,10 @@ class Network:
         else:
             prefix = self._usable_prefix(batch)
             with contextlib.nullcontext() if prefix is None else prefix.starting_from(prefix.states(batch)):
-                hidden = self._causal_hidden(batch)
+                hidden = self.hidden(batch)
         return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
 
-    def _causal_hidden(self, batch: MicroBatch) -> torch.Tensor:
+    def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """(batch, time, width) of a packed or padded micro-batch."""
         if batch.layout is None:
             return self._hidden(batch.ids, batch.attention_mask, batch.positions)
@@ -232,10 +232,10 @@ class Network:
         stream, separate = probe_layouts(self._probe_ids(3))
         batch = stream if packing else separate
         with self.mode(packing=packing, training=False):
-            ordinary = self._causal_hidden(batch)
+            ordinary = self.hidden(batch)
             try:
                 with prefix.starting_from(prefix.states(batch)):
-                    kept = self._causal_hidden(batch)
+                    kept = self.hidden(batch)
             except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError):
                 return False  # blocks that are called or wired in a way of their own
         real = batch.segments != PADDING
@@ -309,11 +309,11 @@ class Network:
         stream, separate = probe_layouts(self._probe_ids(3))
         try:
             with self.mode(packing=True, training=False):
-                together = _at_targets(self._causal_hidden(stream), stream)
+                together = _at_targets(self.hidden(stream), stream)
         except (ValueError, TypeError, RuntimeError, KeyError):
             return False
         with self.mode(packing=False, training=False):
-            apart = _at_targets(self._causal_hidden(separate), separate)
+            apart = _at_targets(self.hidden(separate), separate)
         return self._close(self.logits(together), self.logits(apart))
 
 
