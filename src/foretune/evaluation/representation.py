@@ -13,7 +13,6 @@ where z and z_i are centred on the mean of the stored representations, because h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +33,7 @@ def representation(network: Network, rows: Sequence[EncodedRow], *, micro_batch_
     """(width,) float64: the mean over ``rows`` of the mean last hidden state over a row's tokens (causal models)."""
     if network.kind != "causal" or not rows:
         raise UsageError("representations are taken of rows of a causal model.")
-    total = 0
+    total = np.zeros(0)
     update = lay_out(
         rows, range(len(rows)), kind="causal", limit_tokens=micro_batch_tokens, packing=False, pad_id=pad_id
     )
@@ -43,16 +42,17 @@ def representation(network: Network, rows: Sequence[EncodedRow], *, micro_batch_
             there = batch.to(network.model.device)
             hidden = network.hidden(there).double()
             mask = there.attention_mask.to(hidden.dtype)[..., None]
-            total = total + ((hidden * mask).sum(1) / mask.sum(1)).sum(0)
-    mean: Any = (total / len(rows)).cpu().numpy()  # type: ignore[attr-defined]
-    return np.asarray(mean, dtype=np.float64)
+            summed = ((hidden * mask).sum(1) / mask.sum(1)).sum(0).cpu().numpy()
+            total = total + summed if len(total) else summed
+    return np.asarray(total / len(rows), dtype=np.float64)
 
 
 def likeness(wanted: Vector, stored: Sequence[Vector]) -> Vector:
     """(adapters,) cosines between the centred representations; 0 where one has no length."""
     z, parts = _centred(wanted, stored)
     norms = np.linalg.norm(parts, axis=1) * np.linalg.norm(z)
-    return np.divide(parts @ z, norms, out=np.zeros(len(parts)), where=norms > 0)
+    cosines: Vector = np.divide(parts @ z, norms, out=np.zeros(len(parts)), where=norms > 0)
+    return cosines
 
 
 def weights_for(

@@ -128,7 +128,7 @@ def combine(folders: Sequence[Path], weights: Sequence[float], destination: Path
         "lora_dropout": 0.0, "target_modules": sorted(joined), "layers_to_transform": None, "layers_pattern": None,
         "exclude_modules": None, "init_lora_weights": True, "eva_config": None, "inference_mode": True,
     }  # fmt: skip
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for name, (a, b) in joined.items():
         tensors |= {f"{_PREFIX}{name}.lora_A.weight": a.contiguous(), f"{_PREFIX}{name}.lora_B.weight": b.contiguous()}
     record = [{"adapter": str(folder), "weight": weight} for folder, weight in zip(folders, weights, strict=True)]

@@ -57,7 +57,7 @@ def weights_like(
     temperature: float = 0.2,
     nearest: int = 0,
 ) -> tuple[list[float], list[float]]:
-    """(weights, likeness) of stored adapters for the rows in ``data``. Raises `UsageError` where one is not described."""
+    """(weights, likeness) of stored adapters for the rows in ``data``; `UsageError` where one is not described."""
     stored = [_stored(adapter) for adapter in adapters]
     wanted = seen_rows(adapters[0], data, base=base)
     for adapter, one in zip(adapters, stored, strict=True):
