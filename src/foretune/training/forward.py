@@ -171,8 +171,11 @@ class Network:
         finally:
             self.model.train(was_training)
 
-    def run(self, batch: MicroBatch) -> Scored:
-        """The forward pass of one micro-batch."""
+    def run(self, batch: MicroBatch, **extra: Any) -> Scored:
+        """The forward pass of one micro-batch.
+
+        ``extra`` goes to the backbone of a causal model: a cache with the keys of what stands before the rows.
+        """
         if self.kind == "encoder":
             logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask).logits
             return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)
@@ -180,9 +183,11 @@ class Network:
             hidden = self._seq2seq_hidden(batch)
         elif batch.layout is not None:
             plan = PackedPlan.of(batch.layout, batch.ids.device)
-            hidden = self._hidden(batch.ids, None, batch.positions, packed_plan=plan)
+            hidden = self._hidden(batch.ids, None, batch.positions, packed_plan=plan, **extra)
         else:
-            hidden = self._hidden(batch.ids, batch.attention_mask, batch.positions)
+            hidden = self._hidden(
+                batch.ids, extra.pop("attention_mask", batch.attention_mask), batch.positions, **extra
+            )
         scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.target_index)
         return Scored(scored, batch.labels, batch.row, self)
 
@@ -190,7 +195,8 @@ class Network:
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, **extra: Any
     ) -> torch.Tensor:
         backbone = self.model.base_model
-        output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **extra)
+        extra.setdefault("use_cache", False)
+        output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **extra)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def _seq2seq_hidden(self, batch: MicroBatch) -> torch.Tensor:
