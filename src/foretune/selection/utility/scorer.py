@@ -103,7 +103,10 @@ class Scorer:
             cache = self._head_cache(head, way) if len(head) and way != "joint" else None
             for batch in update.micro_batches:
                 batch = replace(batch, positions=batch.positions + (0 if cache is None else len(head))).to(device)
-                yield self.network.run(batch, **self._behind(cache, batch, len(head)))
+                if cache is None:
+                    yield self.network.run(batch)
+                else:
+                    yield self.network.run_behind(batch, self._behind(cache, batch, len(head)))
 
     def _head_cache(self, head: Ids, way: Way) -> Any:
         """The keys and values of ``head``; packed ones in full, others as the model's own cache keeps them."""
@@ -121,8 +124,6 @@ class Scorer:
 
     def _behind(self, cache: Any, batch: MicroBatch, length: int) -> dict[str, Any]:
         """What tells the backbone of the head before a batch; the cache is not changed by it."""
-        if cache is None:
-            return {}
         base = self.network.model.base_model
         if batch.layout is not None:
             return cached(base, _Before(cache, length))
