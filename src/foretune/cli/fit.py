@@ -40,6 +40,9 @@ def fit(
     previous: Annotated[str | None, typer.Option(help="Rows that the model was trained on before.")] = None,
     on_bad_row: Annotated[str | None, typer.Option(help="error, or quarantine: write bad rows aside.")] = None,
     quantize: Annotated[str | None, typer.Option(help="4bit: keep the frozen base in 4 bits.")] = None,
+    regularize: Annotated[
+        str | None, typer.Option(help="Regularizers in order, like guided-dropout,kl-to-base:0.1.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Trials that run at the same time.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
     price_per_hour: Annotated[str | None, typer.Option(help="Price of this machine for an hour, like $2.")] = None,
@@ -79,6 +82,7 @@ def fit(
         "data.previous": previous,
         "data.on_bad_row": on_bad_row,
         "model.quantize": quantize,
+        "training.regularizer": regularize,
         "search.workers": workers,
         "search.seed": seed,
         "budget.price_per_hour": price_per_hour,

@@ -20,6 +20,7 @@ from foretune.data.update import Epochs
 from foretune.evaluation.base import Answer
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
+from foretune.execution.base_rates import ensure_rates
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.final import answer_test
 from foretune.execution.kept import Kept, kept
@@ -65,6 +66,7 @@ class Trial:
         """The final observation of the lease; failures are statuses, never scores."""
         lease = self.order.lease
         self.order.folder.mkdir(parents=True, exist_ok=True)
+        ensure_rates(self.bench, lease.config, lambda: self.report("beat", {}))
         try:
             chosen = self._kept()
         except SelectionStopped:  # nothing was trained; what was scored is kept
@@ -250,6 +252,8 @@ def loop_settings(lease: Lease, bench: Bench) -> LoopSettings:
         micro_batch_tokens=bench.task.micro_batch_tokens,
         pad_id=bench.pad_id,
         decoder_start_id=bench.decoder_start_id,
+        base_hash=bench.weights_hash,
+        base_source=bench.folder_or_id,
     )
 
 

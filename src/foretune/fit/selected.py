@@ -17,6 +17,7 @@ from foretune.data import corpora
 from foretune.data.columns import Columns
 from foretune.data.example import Example
 from foretune.data.read import ReadResult, read
+from foretune.data.translation import instructed
 from foretune.errors import DataError, Place, UsageError
 from foretune.files import write_text
 from foretune.fit.planned_rows import PlannedRows
@@ -60,16 +61,18 @@ def selection_work(config: Mapping[str, Any], rows: PlannedRows) -> SelectionWor
     return SelectionWork(work.scored_tokens, work.trained_tokens)
 
 
-def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path) -> None:
-    """Write ``target.jsonl`` and ``previous.jsonl`` beside the splits. Raises `DataError` with file and line."""
+def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path, prefix: str = "") -> None:
+    """Write ``target.jsonl`` and ``previous.jsonl`` beside the splits, with ``prefix`` before their prompts.
+
+    Raises `DataError` with file and line.
+    """
     for name in ("target", "previous"):
         source = getattr(spec.data, name)
         if source is None:
             continue
         rows = splits.validation if source == VALIDATION and name == "target" else other_rows(spec, source, found.task)
-        write_text(
-            folder / f"{name}.jsonl", "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows)
-        )
+        written = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in instructed(rows, prefix))
+        write_text(folder / f"{name}.jsonl", "".join(written))
 
 
 def other_rows(spec: FitSpec, source: str, task: str) -> tuple[Example, ...]:
