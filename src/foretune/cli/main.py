@@ -20,6 +20,7 @@ from foretune.cli.fit import fit
 from foretune.cli.predict import predict
 from foretune.cli.report import report
 from foretune.cli.runs import runs
+from foretune.cli.select import select
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ def _root(
 
 app.command()(fit)
 app.command()(plan.plan)
+app.command()(select)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(chat)

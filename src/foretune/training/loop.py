@@ -19,7 +19,7 @@ import torch
 
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
-from foretune.data.update import MicroBatch, RowSource, Update
+from foretune.data.update import MicroBatch, RowSource, StatefulRowSource, Update
 from foretune.errors import UsageError
 from foretune.methods.base import Attachment
 from foretune.regularization.base import Context, Regularizer, Term
@@ -30,6 +30,8 @@ from foretune.training.guard import Guard
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
 
 logger = logging.getLogger(__name__)
+SOURCE = "source/"
+"""Before the names of a row source's tensors in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +270,8 @@ class Training:
         tensors = self.masters.state()
         for regularizer in self.regularizers:
             tensors |= {f"regularizer/{regularizer.name}/{k}": v for k, v in regularizer.state_dict().items()}
+        if isinstance(self.source, StatefulRowSource):
+            tensors |= {f"{SOURCE}{key}": value for key, value in self.source.state().items()}
         return tensors, {"guard": self.guard.state(), "micro_batch_tokens": self.micro_batch_tokens}
 
     def load_state(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
@@ -278,6 +282,9 @@ class Training:
             regularizer.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
+        if isinstance(self.source, StatefulRowSource):
+            state = {name.removeprefix(SOURCE): value for name, value in tensors.items() if name.startswith(SOURCE)}
+            self.source.load_state(state)
         self.guard = Guard.from_state(dict(facts["guard"]))
         self.micro_batch_tokens = int(facts["micro_batch_tokens"])
         self.step = step
