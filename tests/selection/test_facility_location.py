@@ -9,7 +9,7 @@ import pytest
 import scipy.sparse
 
 from foretune.errors import DataError, UsageError
-from foretune.selection.base import InTurn
+from foretune.selection.blocks import SerialBlocks
 from foretune.selection.greedy import facility_location as fl
 from foretune.selection.greedy import kernel, partition
 from tests.selection.oracle import greedy, objective
@@ -272,7 +272,7 @@ def test_a_saved_problem_is_the_same_and_parts_come_close(tmp_path):
         problem = problem_of("flcg", parts_of(4, rows=60, candidates=60), build)
         partition.save(problem, tmp_path / name)
         assert fl.rank(partition.load(tmp_path / name), 10).indices.tolist() == fl.rank(problem, 10).indices.tolist()
-        blocks = InTurn()
+        blocks = SerialBlocks()
         parts = partition.rank_in_parts(tmp_path / name, 10, parts=4, seed=1, blocks=blocks)
         assert len(set(parts.indices.tolist())) == 10 and not parts.nested
         exact = fl.rank(problem, 10).objective

@@ -15,7 +15,7 @@ from foretune.data.example import Example, Turn, conversation
 from foretune.errors import UsageError
 from foretune.execution.blocks import ExecutorBlocks, called, carry_out, named
 from foretune.execution.local import LocalExecutor
-from foretune.selection.base import InTurn
+from foretune.selection.blocks import SerialBlocks
 from foretune.selection.utility import blocks as computing
 from foretune.selection.utility.blocks import compute, writer_of
 from foretune.selection.utility.prompts import TEMPLATES, Prompts, Writer
@@ -46,7 +46,7 @@ def plainly(bench: Any, template: str, row: Example, shown: Example | None) -> t
 def test_equals_a_plain_loop_over_pairs(bench, template, tmp_path):
     asked, shown = some_rows(5), some_rows(9)[3:]
     roomy = _on(bench, replace(bench.task, context_tokens=1000))
-    kernel = compute(roomy, asked, shown, tmp_path, blocks=InTurn(), template=template)
+    kernel = compute(roomy, asked, shown, tmp_path, blocks=SerialBlocks(), template=template)
     for j, example in enumerate([None, *shown]):
         column = kernel.column(j - 1)
         expected = np.asarray([plainly(bench, template, row, example) for row in asked])
@@ -104,7 +104,7 @@ def test_the_reference_preset_gives_the_reference_procedures_numbers(bench, tmp_
     short = [("Name a colour.", "red"), ("Two plus two?", "four"), ("Is it on?\nSay so.", "yes, on\nnow")]
     pairs = [conversation(prompt, response) for prompt, response in short]
     roomy = _on(bench, replace(bench.task, context_tokens=1000))
-    kernel = compute(roomy, pairs, pairs, tmp_path, blocks=InTurn(), template="delift-ref", self_pairs="keep")
+    kernel = compute(roomy, pairs, pairs, tmp_path, blocks=SerialBlocks(), template="delift-ref", self_pairs="keep")
     model, tokenizer = bench.network.model, bench.tokenizer
     for i, (prompt, response) in enumerate(short):
         without = f"Instruction: Please generate a response to the following query.\n\n\nQuery: {prompt}\n"
@@ -130,7 +130,7 @@ class _on:  # noqa: N801
 
 def test_views_are_made_of_the_same_numbers(bench, tmp_path):
     asked = some_rows(5)
-    kept = compute(bench, asked, asked, tmp_path, blocks=InTurn(), self_pairs="keep")
+    kept = compute(bench, asked, asked, tmp_path, blocks=SerialBlocks(), self_pairs="keep")
     d = np.stack([kept.column(j).d for j in range(5)])
     logs = np.stack([kept.column(j).l for j in range(5)])
     raw = kept.alone.d - d
@@ -141,7 +141,7 @@ def test_views_are_made_of_the_same_numbers(bench, tmp_path):
     np.testing.assert_allclose(scaled, (raw - raw.min()) / (raw.max() - raw.min()), atol=1e-6)
     np.testing.assert_allclose(kept.view("log", "raw"), logs - kept.alone.l, atol=1e-6)
     np.testing.assert_allclose(kept.view("exponential", "raw"), np.exp(logs) - np.exp(kept.alone.l), atol=1e-6)
-    dropped = compute(bench, asked, asked, tmp_path, blocks=InTurn())
+    dropped = compute(bench, asked, asked, tmp_path, blocks=SerialBlocks())
     assert dropped.computed_pairs == 0
     off = ~np.eye(5, dtype=bool)
     np.testing.assert_array_equal(dropped.view(shape="raw")[off], raw[off])
@@ -152,7 +152,7 @@ def test_views_are_made_of_the_same_numbers(bench, tmp_path):
 
 def test_equal_rows_count_as_one_row_and_do_not_vouch_for_each_other(bench, tmp_path):
     first, second = some_rows(2)
-    kernel = compute(bench, [first, second, first], [first, second, first], tmp_path, blocks=InTurn())
+    kernel = compute(bench, [first, second, first], [first, second, first], tmp_path, blocks=SerialBlocks())
     view = kernel.view(shape="raw")
     assert view[0, 0] == view[0, 2] == view[2, 0] == 0 and view[1, 0] == view[1, 2] != 0
     np.testing.assert_array_equal(view[0], view[2])
@@ -165,7 +165,7 @@ def test_pairs_beyond_the_context_are_left_out_and_counted(bench, tmp_path):
         conversation("What colour is a " * 3, "red like a stone " * 3),
         conversation("endless " * 40, "word " * 40),
     ]
-    kernel = compute(bench, asked, asked, tmp_path, blocks=InTurn())
+    kernel = compute(bench, asked, asked, tmp_path, blocks=SerialBlocks())
     counted = kernel.counted()
     assert counted["rows_too_long"] == 1 and not kernel.alone.there[4]
     long = np.stack([kernel.column(j).too_long for j in range(5)])
@@ -179,8 +179,8 @@ def test_pairs_beyond_the_context_are_left_out_and_counted(bench, tmp_path):
 
 def test_only_the_asked_pairs_are_computed(bench, tmp_path):
     asked = some_rows(4)
-    whole = compute(bench, asked, asked, tmp_path / "whole", blocks=InTurn()).view(shape="raw")
-    some = compute(bench, asked, asked, tmp_path, blocks=InTurn(), pairs=[[1], [0, 2], [], [3]])
+    whole = compute(bench, asked, asked, tmp_path / "whole", blocks=SerialBlocks()).view(shape="raw")
+    some = compute(bench, asked, asked, tmp_path, blocks=SerialBlocks(), pairs=[[1], [0, 2], [], [3]])
     assert some.computed_pairs == 4
     view = some.view(shape="raw")
     for i, j in ((1, 0), (0, 1), (2, 1)):
@@ -193,7 +193,7 @@ def test_rows_with_system_turns_share_heads_by_system_turn(bench, tmp_path):
     asked = [
         row if i % 2 else replace(row, turns=(system, *row.turns), targets=(2,)) for i, row in enumerate(some_rows(4))
     ]
-    kernel = compute(bench, asked, asked, tmp_path, blocks=InTurn())
+    kernel = compute(bench, asked, asked, tmp_path, blocks=SerialBlocks())
     for i in range(4):
         for j in range(4):
             assert kernel.column(j).d[i] == pytest.approx(plainly(bench, "auto", asked[i], asked[j])[0], abs=1e-5)
@@ -217,9 +217,9 @@ def test_a_boundary_that_depends_on_the_row_is_noticed(bench):
 
 def test_plain_text_and_encoders_are_refused(bench, tmp_path):
     with pytest.raises(UsageError, match="plain text has no questions"):
-        compute(bench, [Example((Turn("text", "abc"),))], some_rows(1), tmp_path, blocks=InTurn())
+        compute(bench, [Example((Turn("text", "abc"),))], some_rows(1), tmp_path, blocks=SerialBlocks())
     with pytest.raises(UsageError, match="unknown template"):
-        compute(bench, some_rows(1), some_rows(1), tmp_path, blocks=InTurn(), template="delift")
+        compute(bench, some_rows(1), some_rows(1), tmp_path, blocks=SerialBlocks(), template="delift")
     with pytest.raises(UsageError, match="causal language model"):
         Scorer(type("Encoder", (), {"kind": "encoder"})())  # type: ignore[arg-type]
 
@@ -230,47 +230,49 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_grown_data_set_computes_new_rows_and_columns_only(bench, tmp_path):
     pool = some_rows(6)
-    compute(bench, pool[:4], pool[:4], tmp_path, blocks=InTurn())
+    compute(bench, pool[:4], pool[:4], tmp_path, blocks=SerialBlocks())
     before = contents(tmp_path)
-    grown = compute(bench, pool, pool, tmp_path, blocks=InTurn())
+    grown = compute(bench, pool, pool, tmp_path, blocks=SerialBlocks())
     assert grown.computed_pairs == 36 - 16
     after = contents(tmp_path)
     assert before.items() <= after.items()
-    whole = compute(bench, pool, pool, tmp_path / "whole", blocks=InTurn())
+    whole = compute(bench, pool, pool, tmp_path / "whole", blocks=SerialBlocks())
     np.testing.assert_allclose(grown.view(shape="raw"), whole.view(shape="raw"), atol=1e-6)
-    assert compute(bench, pool[1:3], pool[2:5], tmp_path, blocks=InTurn()).computed_pairs == 0
-    assert compute(bench, pool, pool, tmp_path, blocks=InTurn(), template="plain").computed_pairs == 36
-    assert compute(bench, pool, pool, tmp_path, blocks=InTurn(), adapter="another").computed_pairs == 36
+    assert compute(bench, pool[1:3], pool[2:5], tmp_path, blocks=SerialBlocks()).computed_pairs == 0
+    assert compute(bench, pool, pool, tmp_path, blocks=SerialBlocks(), template="plain").computed_pairs == 36
+    assert compute(bench, pool, pool, tmp_path, blocks=SerialBlocks(), adapter="another").computed_pairs == 36
 
 
 def test_a_damaged_block_is_computed_again(bench, tmp_path):
     pool = some_rows(4)
-    compute(bench, pool, pool, tmp_path, blocks=InTurn())
+    compute(bench, pool, pool, tmp_path, blocks=SerialBlocks())
     good = contents(tmp_path)
     path = next(tmp_path.rglob(f"{pool[2].id}-*"))
     path.write_bytes(path.read_bytes()[:-3] + b"abc")
-    assert compute(bench, pool, pool, tmp_path, blocks=InTurn()).computed_pairs == 4
+    assert compute(bench, pool, pool, tmp_path, blocks=SerialBlocks()).computed_pairs == 4
     assert contents(tmp_path) == good
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(bench, tmp_path, monkeypatch):
     monkeypatch.setattr(computing, "BLOCK_ROWS", 4)
     pool = some_rows(20)
-    compute(bench, pool, pool, tmp_path / "quiet", blocks=InTurn())
+    compute(bench, pool, pool, tmp_path / "quiet", blocks=SerialBlocks())
     blocks = len(contents(tmp_path / "quiet"))
     killed = tmp_path / "killed"
     chance = random.Random(1)
     computed = kills = 0
     while kills < 5:
         before = len(_whole_blocks(killed))
-        code = live(lambda: compute(bench, pool, pool, killed, blocks=InTurn()), limit_s=chance.uniform(0.05, 0.2))
+        code = live(
+            lambda: compute(bench, pool, pool, killed, blocks=SerialBlocks()), limit_s=chance.uniform(0.05, 0.2)
+        )
         kills += code == DIED
         computed += len(_whole_blocks(killed)) - before
         assert code in (0, DIED)
         if code == 0:
             break
     assert kills == 5
-    final = compute(bench, pool, pool, killed, blocks=InTurn())
+    final = compute(bench, pool, pool, killed, blocks=SerialBlocks())
     assert {k: v for k, v in contents(killed).items() if not k.endswith(".part")} == contents(tmp_path / "quiet")
     # nothing whole was computed twice: every kill lost the block in work, no more
     rest = -(-final.computed_pairs // 4)
@@ -284,7 +286,7 @@ def _whole_blocks(folder: Path) -> list[Path]:
 @pytest.mark.slow
 def test_any_number_of_workers_writes_the_same_bytes(bench, tmp_path):
     pool = some_rows(6)
-    here = compute(bench, pool, pool, tmp_path / "here", blocks=InTurn())
+    here = compute(bench, pool, pool, tmp_path / "here", blocks=SerialBlocks())
     for workers in (2, 3):
         with LocalExecutor(tmp_path / "logs", workers=workers, threads=1) as executor:
             folder = tmp_path / str(workers)

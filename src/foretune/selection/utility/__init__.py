@@ -2,7 +2,7 @@
 
     from foretune.selection.utility.blocks import compute
 
-    computed = compute(bench, rows, examples, folder, blocks=InTurn())
+    computed = compute(bench, rows, examples, folder, blocks=SerialBlocks())
     computed.view()            # (examples, rows) float32: how much example j helps row i, clipped at 0
 
 ``prompts``   from rows to tokens, cut where the example ends and the question begins
