@@ -116,6 +116,7 @@ class AdapterMethod:
         request = self.request(model, fields, generator.initial_seed(), calibration)
         try:
             attachment = PeftAttachment(model, self.build(request), self.traits, seed=request.seed)
+            self.settle(attachment)
             self._assert_count(attachment, request)
             return attachment
         except (ValueError, TypeError, NotImplementedError, KeyError) as error:
@@ -123,6 +124,9 @@ class AdapterMethod:
                 f"{self.name} cannot be attached to {type(model).__name__} with these settings: {error}",
                 remedy="Change its settings, or choose another method; `foretune methods` lists them.",
             ) from error
+
+    def settle(self, attachment: PeftAttachment) -> None:
+        """What a method does to its fresh adapter before it is counted and trained; nothing as a rule."""
 
     def _assert_count(self, attachment: PeftAttachment, request: Request) -> None:
         """Hold the closed form to what was built: a plan and a share promise it."""

@@ -31,15 +31,17 @@ class PeftAttachment:
         self.traits = traits
         self._base = base
         self._gradients = {name: weight.requires_grad for name, weight in base.named_parameters()}
+        known = {id(tensor) for tensor in (*base.parameters(), *base.buffers())}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.peft_model: PeftModel = get_peft_model(base, config)
         self.peft_model.train(base.training)  # peft's new modules, and their dropout, come in training mode
-        compute = _compute_dtype(base)
-        for weight in self.peft_model.parameters():
-            if weight.requires_grad and weight.is_floating_point():
-                weight.data = weight.data.to(compute)
+        for tensor in (*self.peft_model.parameters(), *self.peft_model.buffers()):
+            if id(tensor) not in known and tensor.is_floating_point():  # frozen parts of the adapter too
+                tensor.data = tensor.data.to(_compute_dtype(base))
         fuse(self.peft_model)
+        self.restores: Mapping[str, torch.Tensor] = {}
+        """Weights of the base that attaching has changed, as they were."""
 
     @property
     def model(self) -> Any:
@@ -108,6 +110,8 @@ class PeftAttachment:
             base.set_submodule(name, original)
         if hasattr(base, "peft_config"):
             del base.peft_config
+        for name, before in self.restores.items():
+            base.get_submodule(name).weight.data = before
         for name, weight in base.named_parameters():
             weight.requires_grad_(self._gradients.get(name, False))
         return base

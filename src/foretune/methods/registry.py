@@ -13,6 +13,7 @@ from foretune.methods import (
     direft,
     dsee,
     full,
+    hf_peft,
     lofit,
     lora,
     lorasp,
@@ -46,6 +47,7 @@ METHODS: dict[str, Method] = {
     "ssf": ssf.METHOD,
     "adalink": adalink.METHOD,
     "lofit": lofit.METHOD,
+    **hf_peft.PEFT_METHODS,
 }
 
 
