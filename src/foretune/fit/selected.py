@@ -14,7 +14,7 @@ from foretune.catalogue.selection import NONE, Keep, Pool, check, needed, parse,
 from foretune.config.spec import FitSpec
 from foretune.cost.request import SelectionWork
 from foretune.data import corpora
-from foretune.data.columns import Columns
+from foretune.data.columns import said_in
 from foretune.data.example import Example
 from foretune.data.read import ReadResult, read
 from foretune.data.translation import instructed
@@ -85,7 +85,7 @@ def other_rows(spec: FitSpec, source: str, task: str) -> tuple[Example, ...]:
     result = read(
         where,
         format=None,
-        columns=Columns(**settings.columns.model_dump()),
+        columns=said_in(settings),
         on_bad_row=settings.on_bad_row,
     )
     if result.task != task:
