@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.languages import distance, parse_pair
-from foretune.catalogue.methods import METHODS
+from foretune.catalogue.methods import METHODS, declaration
 from foretune.catalogue.priors import DEFAULT_LORA, recommended
 from foretune.catalogue.rules import TRAINABLE, Advice, Rule, Situation, advise
 from foretune.config.resolve import Resolution
 from foretune.config.rules_file import PRIORS, read_rules
 from foretune.config.spec import FitSpec
 from foretune.cost.request import RunSettings
-from foretune.cost.shapes import TARGET_ROLES, ModelShapes
+from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError, UsageError
 from foretune.experience.store import default_path
+from foretune.methods.base import Infeasible
+from foretune.methods.trainable import knob_for
 from foretune.units import format_share
 
 logger = logging.getLogger(__name__)
 NONE = "none"
-TOLERANCE = 0.02
-"""A share is met within two percent of itself, or within one step of the method's knob."""
 TRANSLATION_FORMATS = ("translation", "source-target")
 
 
@@ -113,19 +113,20 @@ def starting_settings(
 
 
 def with_share(config: Mapping[str, Any], share: float, shapes: ModelShapes) -> dict[str, Any]:
-    """``config`` with the knob of its method set to train about ``share`` of the parameters; raises `UsageError`."""
+    """``config`` with the knob of its method set to train about ``share`` of the parameters; raises `UsageError`.
+
+    Where a method scales its update by alpha over rank, alpha moves with the rank.
+    """
     method = str(config["method"])
-    if method != "lora":
+    found = knob_for(declaration(method), shapes, share, config)
+    if isinstance(found, Infeasible):
+        nearest = ", ".join(f"{format_share(one.share)}" for one in found.alternatives)
         raise UsageError(
-            f"{method} has no knob for a trainable share.", remedy="Leave `trainable` out of this arm, or use lora."
+            f"{method} cannot train {format_share(share)} of this model: {found.why}.",
+            remedy=f"Its nearest share is {nearest}." if nearest else "Leave `trainable` out of this arm.",
         )
-    one = shapes.lora_parameters(1, TARGET_ROLES[str(config["lora.targets"])])
-    target = share * shapes.parameters
-    rank = max(1, round(target / one))
-    if abs(rank * one - target) > max(TOLERANCE * target, one):
-        raise UsageError(
-            f"{format_share(share)} of {shapes.parameters:,} parameters is less than one rank of {method}.",
-            remedy=f"Its smallest share is {format_share(one / shapes.parameters)}.",
-        )
-    scale = float(config["lora.alpha"]) / float(config["lora.rank"])
-    return {**config, "lora.rank": rank, "lora.alpha": scale * rank}
+    rank, alpha = f"{method}.rank", f"{method}.alpha"
+    scaled: dict[str, Any] = {}
+    if alpha in config and rank in found.fields:
+        scaled = {alpha: float(config[alpha]) / float(config[rank]) * found.fields[rank]}
+    return {**config, **found.fields, **scaled}
