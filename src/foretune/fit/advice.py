@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.languages import distance, parse_pair
-from foretune.catalogue.methods import METHODS, declaration
+from foretune.catalogue.methods import METHODS
 from foretune.catalogue.priors import DEFAULT_LORA, recommended
 from foretune.catalogue.rules import TRAINABLE, Advice, Rule, Situation, advise
 from foretune.config.resolve import Resolution
@@ -23,9 +23,7 @@ from foretune.cost.request import RunSettings
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError, UsageError
 from foretune.experience.store import default_path
-from foretune.methods.base import Infeasible
-from foretune.methods.trainable import knob_for
-from foretune.units import format_share
+from foretune.methods.share import with_share
 
 logger = logging.getLogger(__name__)
 NONE = "none"
@@ -110,23 +108,3 @@ def starting_settings(
     behind = [advice.by[name] for name in changed if name in advice.by]
     behind += [advice.by[TRAINABLE]] if knob and TRAINABLE in advice.by else []
     return changed, [rule for number, rule in enumerate(behind) if rule not in behind[:number]]
-
-
-def with_share(config: Mapping[str, Any], share: float, shapes: ModelShapes) -> dict[str, Any]:
-    """``config`` with the knob of its method set to train about ``share`` of the parameters; raises `UsageError`.
-
-    Where a method scales its update by alpha over rank, alpha moves with the rank.
-    """
-    method = str(config["method"])
-    found = knob_for(declaration(method), shapes, share, config)
-    if isinstance(found, Infeasible):
-        nearest = ", ".join(f"{format_share(one.share)}" for one in found.alternatives)
-        raise UsageError(
-            f"{method} cannot train {format_share(share)} of this model: {found.why}.",
-            remedy=f"Its nearest share is {nearest}." if nearest else "Leave `trainable` out of this arm.",
-        )
-    rank, alpha = f"{method}.rank", f"{method}.alpha"
-    scaled: dict[str, Any] = {}
-    if alpha in config and rank in found.fields:
-        scaled = {alpha: float(config[alpha]) / float(config[rank]) * found.fields[rank]}
-    return {**config, **found.fields, **scaled}

@@ -16,7 +16,7 @@ from typing import Any
 from foretune.catalogue.rules import TRAINABLE
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
-from foretune.fit.advice import with_share
+from foretune.methods.share import with_share
 from foretune.methods.trainable import count
 from foretune.units import parse_share
 

@@ -6,7 +6,8 @@ padding lies to the right of every real query. Every document also sees the shar
 The arithmetic is that of separate rows; ``is_exact`` checks it on the loaded model, and what fails the check is
 trained on padded batches instead (prefix keys, score soft-capping, attention sinks, bidirectional models).
 
-It does not cover cached decoding or encoder–decoders.
+The head may also have been computed earlier: keys that a cache puts before those of the stream are a head that every
+document sees. It does not cover cached decoding or encoder–decoders.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foretune.data.update import Layout
+from foretune.regularization.places.attention import Multiply, attend, place_of
 from foretune.training.short_attention import LONGEST_KEYS, short_attention
 
 IMPLEMENTATION = "foretune_packed"
@@ -85,9 +87,13 @@ def _attend(
     scaling: float | None,
     window: int | None,
     dropout: float,
+    noise: Multiply | None = None,
 ) -> torch.Tensor:
     """(batch, heads, queries, width): causal attention, the last query at the last key; keys may have fewer heads."""
     queries, keys = query.shape[2], key.shape[2]
+    if noise is not None:
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        return attend(query, key, value, plan.bias(queries, keys, window, query.device), scale, noise)
     if query.device.type == "cpu" and dropout == 0 and keys <= LONGEST_KEYS:
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
         return short_attention(query, key, value, plan.bias(queries, keys, window, query.device), scale)
@@ -118,26 +124,33 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document of a packed stream.
 
-    query: (1, heads, stream, head width); key, value: (1, key heads, stream, head width).
+    query: (1, heads, stream, head width); key, value: (1, key heads, earlier + stream, head width), where the earlier
+    ones come from a cache and are then the whole head of the stream.
     Returns (1, stream, heads, head width) and None, as transformers' attention functions do.
     """
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if unused.get(name) is not None]
     if packed_plan is None or attention_mask is not None or unsupported:
         raise ValueError(f"packed attention needs its plan, no mask and none of {unsupported}")
-    plan = packed_plan
+    plan, noise = packed_plan, place_of(module)
+    earlier = key.shape[2] - query.shape[2]
+    if earlier and plan.head:
+        raise ValueError("a packed stream has its head either in itself or in a cache")
+    if noise is not None and (plan.head or earlier):
+        raise ValueError("noise on attention probabilities belongs to a row, and this stream shares a head")
 
     def documents(tensor: torch.Tensor) -> torch.Tensor:
         heads, width = tensor.shape[1], tensor.shape[3]
-        batch = tensor[0].index_select(1, plan.gather).view(heads, plan.documents, plan.longest, width)
+        stream = tensor[0, :, tensor.shape[2] - query.shape[2] :]
+        batch = stream.index_select(1, plan.gather).view(heads, plan.documents, plan.longest, width)
         return batch.transpose(0, 1)
 
     document_key, document_value = documents(key), documents(value)
-    if plan.head:
-        head_key, head_value = (tensor[:, :, : plan.head] for tensor in (key, value))
+    if plan.head or earlier:
+        head_key, head_value = (tensor[:, :, : plan.head or earlier] for tensor in (key, value))
         shape = (plan.documents, -1, -1, -1)
         document_key = torch.cat([head_key.expand(shape), document_key], dim=2)
         document_value = torch.cat([head_value.expand(shape), document_value], dim=2)
-    output = _attend(plan, documents(query), document_key, document_value, scaling, sliding_window, dropout)
+    output = _attend(plan, documents(query), document_key, document_value, scaling, sliding_window, dropout, noise)
     flat = output.permute(0, 2, 1, 3).reshape(plan.documents * plan.longest, query.shape[1], query.shape[3])
     stream = flat.index_select(0, plan.scatter)
     if plan.head:

@@ -15,17 +15,23 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from foretune.catalogue import selection
+from foretune.catalogue import regularizers, selection
 from foretune.catalogue.methods.adalink import ADALINK
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.bottleneck import BOTTLENECK
 from foretune.catalogue.methods.direft import DIREFT
+from foretune.catalogue.methods.dsee import DSEE
 from foretune.catalogue.methods.full import FULL
 from foretune.catalogue.methods.lofit import LOFIT
 from foretune.catalogue.methods.lora import LORA
+from foretune.catalogue.methods.lorasp import LORASP
 from foretune.catalogue.methods.loratrf import LORATRF
 from foretune.catalogue.methods.loreft import LOREFT
+from foretune.catalogue.methods.loretta import LORETTA
+from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
+from foretune.catalogue.methods.mtllora import MTLLORA
+from foretune.catalogue.methods.nola import NOLA
 from foretune.catalogue.methods.red import RED
 from foretune.catalogue.methods.ssf import SSF
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
@@ -50,7 +56,13 @@ METHODS: dict[str, Declaration] = {
         FULL,
         LORA,
         LORATRF,
+        MTLLORA,
         MORA,
+        MELORA,
+        LORASP,
+        LORETTA,
+        DSEE,
+        NOLA,
         BOTTLENECK,
         LOREFT,
         DIREFT,
@@ -94,7 +106,7 @@ def config_space(methods: tuple[str, ...] | None = None) -> Space:
     if chosen not in _SPACES:
         default = "lora" if "lora" in chosen else chosen[0]
         parameters: tuple[Parameter, ...] = (Choice("method", chosen, default, about="How the model is adapted."),)
-        parameters += (LAYERS, *TRAINING.parameters, *selection.config_part().parameters)
+        parameters += (LAYERS, *TRAINING.parameters, *selection.config_part().parameters, *regularizers.settings())
         for name in chosen:
             parameters += _only_with(name, declaration(name).space)
         _SPACES[chosen] = Space(parameters)
@@ -109,6 +121,7 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
     method = str(settings.get("method", "lora"))
     declaration(method)
     everything = config_space()
+    settings = regularizers.with_strengths(settings)
     for name in settings:
         if name not in everything:
             raise UsageError(f"unknown setting {name!r}.", remedy=_nearest(name, everything.names()))
@@ -125,6 +138,7 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
         raise UsageError(f"{method} cannot be restricted to some layers.", remedy="Leave out layers.")
     complete = space.check(space.restrict(checked).defaults() | checked)
     selection.check(complete)
+    regularizers.check(complete, disables_to_base=declaration(method).traits.disables_to_base)
     return {name: complete[name] for name in space.names() if name in complete}
 
 
