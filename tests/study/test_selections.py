@@ -136,7 +136,8 @@ def test_the_shipped_selection_studies_are_whole():
     from foretune.study.grid_file import presets
 
     named = [name for name in presets() if name.split(":")[0] == "selection"]
-    assert {"selection", "selection:facts-mini", "selection:further", "selection:spoilt", "selection:target"} <= set(named)
+    further = {"facts-mini", "further", "spoilt", "target", "continual", "tokens"}
+    assert {"selection", *(f"selection:{name}" for name in further)} <= set(named)
     for name in named:
         grid = load_grid(name)
         texts = {str(grid.config(arm)["selection"]) for arm in grid.arms}
