@@ -24,6 +24,7 @@ MAY_WRITE = {
     ("models.fetch", "_join_parts"): WORKSPACE,
     ("models.gguf", "dequantise"): ASIDE,
     ("methods.full", "FullAttachment.save"): ASIDE,
+    ("export.approximate", "_write"): ASIDE,
     ("methods.attachment", "PeftAttachment.save"): ASIDE,
     ("training.checkpoint", "save"): ASIDE,
     ("execution.bench", "forget_peak"): "a switch of the kernel under /proc, no file",

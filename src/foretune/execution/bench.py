@@ -30,6 +30,7 @@ from foretune.data.template import answer_text, prompt_with_examples, stop_ids
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
+from foretune.execution.example_batches import ExampleBatches
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
@@ -158,7 +159,9 @@ class Bench:
     def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
         """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before."""
         method = get_method(str(config["method"]))
-        attachment = method.attach(self.model, config, generator=torch_generator(seed, "init"))
+        attachment = method.attach(
+            self.model, config, generator=torch_generator(seed, "init"), calibration=ExampleBatches(self, seed)
+        )
         try:
             yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))
         finally:

@@ -79,3 +79,18 @@ def trainable_parameters(shapes: ModelShapes, config: Mapping[str, Any]) -> tupl
 def adapter_rank(config: Mapping[str, Any]) -> int:
     """The rank by which a configuration's adapter is forecast: its own, or the default LoRA's."""
     return int(config.get(f"{config['method']}.rank", DEFAULT_LORA["lora.rank"]))
+
+
+def method_notes(config: Mapping[str, Any], statistics: Mapping[str, float]) -> list[str]:
+    """What the report says of the winner's method: that it is a reconstruction, its cautions, its gates."""
+    declared = declaration(str(config["method"]))
+    notes = []
+    if declared.evidence == "reconstruction":
+        notes.append(f"{declared.name} is a reconstruction ({declared.source}).")
+    if "gate_mean" in statistics:
+        notes.append(
+            f"Gates of {declared.name} on validation rows: mean {statistics['gate_mean']:.3g}, open for "
+            f"{100 * statistics['gate_open_share']:.0f} % of tokens and layers; mean by layer from "
+            f"{statistics['gate_lowest_layer']:.3g} to {statistics['gate_highest_layer']:.3g}."
+        )
+    return notes

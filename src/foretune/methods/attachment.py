@@ -96,7 +96,13 @@ class PeftAttachment:
         """Trainable parameters and the norm of all trainable tensors."""
         weights = [weight.detach().float() for _, weight in self.trainable()]
         norm = float(torch.linalg.vector_norm(torch.stack([weight.norm() for weight in weights])))
-        return {"trainable_parameters": float(sum(weight.numel() for weight in weights)), "norm": norm}
+        count = float(sum(weight.numel() for weight in weights))
+        own = getattr(self.peft_model.base_model, "statistics", dict)
+        return {"trainable_parameters": count, "norm": norm, **own()}
+
+    def observed(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, the method counts what its layers see, for `statistics`."""
+        return getattr(self.peft_model.base_model, "observing", contextlib.nullcontext)()
 
     def detach(self) -> nn.Module:
         """Remove the adapter; the base is bitwise as before, and asks for gradients where it did."""

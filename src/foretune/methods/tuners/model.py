@@ -5,6 +5,7 @@ A method subclasses `AdapterModel` with its ``prefix`` and ``update_class``; `de
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -35,6 +36,8 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
         parameter_name: str | None = None,
     ) -> None:
         layer = target
+        if isinstance(parent, AdapterLayer):  # a wrapped block: its children are the wrapped module's
+            parent = parent.get_base_layer()
         if not isinstance(target, AdapterLayer):
             layer = AdapterLayer(target, self.prefix)
             layer.set_first(adapter_name)
@@ -54,6 +57,14 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
         if not inputs:
             raise TypeError(f"{config.method} goes to linear layers, and {name} is a {type(base).__name__}")
         return self.update_class(base, inputs, outputs, config, name)
+
+    def observing(self) -> AbstractContextManager[Any]:
+        """Inside, a method may count what its layers see, for `statistics`; nothing as a rule."""
+        return nullcontext()
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers of the method's own for the report."""
+        return {}
 
     def _check_merge_allowed(self) -> None:
         """Refuse quantised bases and updates that are no change of weights, before anything is touched."""
