@@ -13,7 +13,7 @@ from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.methods.share import settings_for
 from foretune.methods.targets import config_targets
-from foretune.methods.trainable import count
+from foretune.methods.trainable import count, countable
 from foretune.units import format_share
 
 
@@ -55,7 +55,9 @@ def check_method(resolution: Resolution, shapes: ModelShapes) -> None:
         raise UsageError(
             f"{declared.name} is not for {shapes.kind} models.", remedy="`foretune methods` lists what each is for."
         )
-    if declared.count is not None:  # words about layers that this model has not are refused before it is loaded
+    if declared.expression:
+        count(shapes, fixed)
+    elif declared.count is not None:  # words about layers that this model has not are refused before it is loaded
         config_targets(shapes, declared.own(fixed), str(fixed.get("layers", "all")))
     deploy = resolution.spec.output.deploy
     if deploy != "adapter" and declared.traits.merge == "no":
@@ -73,7 +75,7 @@ def trainable_parameters(shapes: ModelShapes, config: Mapping[str, Any]) -> tupl
     declared = declaration(str(config["method"]))
     if declared.family == "whole":
         return shapes.parameters, True
-    return count(shapes, DEFAULT_LORA if declared.count is None else config), False
+    return count(shapes, config if countable(declared) else DEFAULT_LORA), False
 
 
 def adapter_rank(config: Mapping[str, Any]) -> int:

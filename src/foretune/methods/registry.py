@@ -24,6 +24,7 @@ from foretune.methods import (
     mora,
     mtllora,
     nola,
+    partial,
     red,
     ssf,
 )
@@ -47,6 +48,7 @@ METHODS: dict[str, Method] = {
     "ssf": ssf.METHOD,
     "adalink": adalink.METHOD,
     "lofit": lofit.METHOD,
+    **partial.PARTIAL_METHODS,
     **hf_peft.PEFT_METHODS,
 }
 

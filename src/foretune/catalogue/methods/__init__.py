@@ -32,6 +32,7 @@ from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
 from foretune.catalogue.methods.mtllora import MTLLORA
 from foretune.catalogue.methods.nola import NOLA
+from foretune.catalogue.methods.partial import SELECTIONS
 from foretune.catalogue.methods.peft_rows import PEFT
 from foretune.catalogue.methods.red import RED
 from foretune.catalogue.methods.ssf import SSF
@@ -71,6 +72,7 @@ METHODS: dict[str, Declaration] = {
         SSF,
         ADALINK,
         LOFIT,
+        *SELECTIONS.values(),
         *(row.declaration for row in PEFT.values()),
     )
 }

@@ -23,6 +23,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
     prefix = ""
     update_class: type[Update] = Update
     tuner_layer_cls = AdapterLayer
+    layer_class: type[AdapterLayer] = AdapterLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 -- peft's name and type
 
     def _create_and_replace(
@@ -39,7 +40,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
         if isinstance(parent, AdapterLayer):  # a wrapped block: its children are the wrapped module's
             parent = parent.get_base_layer()
         if not isinstance(target, AdapterLayer):
-            layer = AdapterLayer(target, self.prefix)
+            layer = self.layer_class(target, self.prefix)
             layer.set_first(adapter_name)
         assert isinstance(layer, AdapterLayer)
         base = layer.get_base_layer()
@@ -74,10 +75,14 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
             for update in layer._active():
                 if update.refuses_merge:
                     raise ValueError(update.refuses_merge)
-            if not _plain(base):
+            if not self._mergeable(base):
                 raise ValueError(
                     f"the base is quantised or wrapped ({type(base).__name__}); an adapter is folded into plain weights"
                 )
+
+    def _mergeable(self, base: nn.Module) -> bool:
+        """Whether an update can be added to the module's weight."""
+        return _plain(base)
 
     def _layers(self) -> list[AdapterLayer]:
         return [module for module in self.model.modules() if isinstance(module, AdapterLayer)]
