@@ -214,12 +214,10 @@ def evidence_at(
     """Log p(y | F, α, β) from the singular values squared and the label in the left singular vectors' frame."""
     weights = float((beta**2 * sigma * inside**2 / (alpha + beta * sigma) ** 2).sum())
     misfit = float((alpha**2 * inside**2 / (alpha + beta * sigma) ** 2).sum()) + outside
-    determinant = float(np.log(alpha + beta * sigma).sum()) + (width - len(sigma)) * np.log(alpha)
-    evidence: float = 0.5 * (
-        width * np.log(alpha) + count * np.log(beta) - beta * misfit - alpha * weights - determinant
-        - count * np.log(2 * np.pi)
-    )  # fmt: skip
-    return evidence
+    determinant = float(np.log(alpha + beta * sigma).sum()) + (width - len(sigma)) * float(np.log(alpha))
+    determinant += count * float(np.log(2 * np.pi))
+    powers = width * float(np.log(alpha)) + count * float(np.log(beta))
+    return 0.5 * (powers - beta * misfit - alpha * weights - determinant)
 
 
 def as_json(scores: Sequence[TaskScore]) -> list[dict[str, Any]]:
