@@ -188,7 +188,7 @@ def log_evidence(features: Floats, label: Floats) -> float:
     algorithm 1) γ = Σ β σ_i / (α + β σ_i), α = γ / |m|², β = (n − γ) / |F m − y|², where m is the posterior mean. A
     label that does not vary has no evidence: 0 is returned.
     """
-    count, width = features.shape
+    count, width = len(label), int(features.shape[1])
     if np.ptp(label) < _SMALL:
         return 0.0
     left, scale, _ = np.linalg.svd(features, full_matrices=False)
