@@ -17,6 +17,7 @@ LAYERS = (
     ("execution",),
     ("report", "export"),
     ("fit", "study"),
+    ("collect",),
     ("cli",),
     ("__main__",),
 )

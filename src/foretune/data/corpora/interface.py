@@ -4,7 +4,8 @@ The wheel holds, for every component, one JSON file per language with the same k
 least `FEWEST_WORDS` words with its translation. Only keys translated into *all* five languages are taken, so that
 the pairs have identical English sides and differ in nothing but the language. Texts of one component go to one split;
 a validation or test row whose English text or translation also occurs in training (in test: also in validation) is
-dropped in every language. Placeholders such as ``{name}`` stay, and a row whose translation lacks one is dropped.
+dropped in every language. The same texts give two kinds of classification: which language, and which component.
+Placeholders such as ``{name}`` stay, and a row whose translation lacks one is dropped.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.datasets import HOMEASSISTANT, INTERFACE_LANGUAGES
+from foretune.catalogue.datasets import HOMEASSISTANT, INTERFACE_LANGUAGES, PRODUCT_LANGUAGES
 from foretune.data.example import normalised
 from foretune.errors import DataError, Place
 from foretune.packages import Progress, download, names
@@ -25,6 +26,10 @@ from foretune.seeding import derive
 FEWEST_WORDS = 4
 LONGEST = 600
 """Characters of a text in either language; longer ones are whole help pages."""
+PRODUCTS = (
+    "habitica", "hassio", "home_connect", "knx", "miele", "mqtt", "teslemetry", "victron_gx", "zha", "zwave_js",
+)  # fmt: skip
+"""The components with the most texts in all languages: 140 to 450 each."""
 _TENTHS = 10
 _HELD_OUT = {8: "validation", 9: "test"}
 """Of ten equal shares of the components, the ninth validates and the tenth tests."""
@@ -49,13 +54,30 @@ def build(folder: Path, progress: Progress) -> Mapping[str, list[dict[str, Any]]
     )
     progress("aligning the translations")
     split = split_segments(segments(wheel))
-    return {
+    pairs = {
         f"interface-en-{code}": [
             {"source": segment["en"], "target": segment[code], "group": component, "split": part}
             for component, part, segment in split
         ]
         for code in INTERFACE_LANGUAGES
     }
+    products = {f"interface-product-{code}": product_rows(split, code) for code in PRODUCT_LANGUAGES}
+    return {**pairs, "interface-language": language_rows(split), **products}
+
+
+def language_rows(split: Sequence[tuple[str, str, Segment]]) -> list[dict[str, Any]]:
+    """Every segment in one of the six languages, in turn: no text is there twice in two languages."""
+    codes = ("en", *INTERFACE_LANGUAGES)
+    return [
+        {"text": segment[code], "label": code, "group": component, "split": part}
+        for number, (component, part, segment) in enumerate(split)
+        for code in (codes[number % len(codes)],)
+    ]
+
+
+def product_rows(split: Sequence[tuple[str, str, Segment]], code: str) -> list[dict[str, Any]]:
+    """The texts of the `PRODUCTS` in one language with their component; split by row, as every component is a class."""
+    return [{"text": segment[code], "label": component} for component, _, segment in split if component in PRODUCTS]
 
 
 def segments(wheel: Path) -> Iterator[tuple[str, Segment]]:
