@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from foretune.collect.scores import BaseAnswers
 from foretune.collect.task_list import TaskList, load_list
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.evaluation.base import Answer
+from foretune.execution.calibration import matmul_rate
 from foretune.execution.drive import Stopped, Watch, run_job
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
@@ -209,7 +211,12 @@ class _Collection:
             license_name = known.license if known is not None else None
             facts = {**collected.task.facts["model"], "license": license_name, "dtype": collected.task.spec.model.dtype}
             self.store.record_model(collected.model, plain_features(facts))
-        return self.store.record_hardware(machine.fingerprint, plain_features(machine.to_json()))
+        facts = {
+            **machine.to_json(),
+            "processor": "-".join(re.findall(r"[A-Za-z0-9.]+", machine.processor))[:LONGEST_NAME],
+            "matmul_operations_per_s": matmul_rate(replace(machine, threads=1)),
+        }
+        return self.store.record_hardware(machine.fingerprint, plain_features(facts))
 
     def _task_features(self, name: str, collected: CollectedTask, base: BaseAnswers) -> dict[str, Any]:
         task = collected.task
@@ -227,4 +234,4 @@ class _Collection:
             "license": dataset.license if dataset is not None else None,
             **{f"base_{metric.removeprefix('base.')}": value for metric, (value, *_) in scores.items()},
         }
-        return plain_features({key: value for key, value in features.items() if len(key) <= LONGEST_NAME})
+        return plain_features(features)
