@@ -20,10 +20,12 @@ def rate(method="lora", width=576, kind="causal", rows=16, steps=300):
 def test_the_default_lora_is_the_published_one():
     assert dict(DEFAULT_LORA) == {
         "method": "lora",
+        "layers": "all",
         "lora.rank": 16,
         "lora.alpha": 32.0,
         "lora.targets": "all-linear",
         "lora.dropout": 0.0,
+        "lora.raised": 0,
         "learning_rate": 2e-4,
         "warmup_share": 0.03,
         "schedule": "linear",
@@ -32,6 +34,8 @@ def test_the_default_lora_is_the_published_one():
         "weight_decay": 0.0,
         "max_gradient_norm": 1.0,
         "regularizer": "none",
+        "selection": "none",
+        "keep": 1.0,
     }
 
 

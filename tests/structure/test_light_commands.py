@@ -12,7 +12,8 @@ import pytest
 
 from foretune.report.record import RunRecord, write_record
 
-HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "pandas", "bitsandbytes")
+HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "sklearn", "scipy", "pandas", "numba",
+         "bitsandbytes")  # fmt: skip
 SCRIPT = """
 import json, sys
 from foretune.cli.main import main

@@ -13,6 +13,7 @@ def _files(folder: str, *shared: str) -> set[str]:
 
 
 def test_every_method_is_declared_registered_and_has_its_file():
+    """One file here and one in the catalogue; the methods that peft has are rows of a table on both sides."""
     from foretune.catalogue.methods import METHODS as DECLARED
     from foretune.methods.registry import METHODS
 
@@ -20,9 +21,14 @@ def test_every_method_is_declared_registered_and_has_its_file():
     for name, method in METHODS.items():
         assert method.name == name
         assert method.space().names() == DECLARED[name].space.names()
-    where = {name: Path(inspect.getfile(type(method))).stem for name, method in METHODS.items()}
-    assert where == {name: name for name in METHODS}
-    assert _files("methods", "base", "registry", "hf_peft") == set(METHODS)
+    shared = {"base", "registry", "targets", "trainable", "adapter", "attachment", "fused"}
+    own = {name for name, method in METHODS.items() if _stem(name) in _files("methods", *shared)}
+    assert {_stem(name) for name in own} == _files("methods", *shared)
+    assert {_stem(name) for name in own} <= _files("catalogue/methods")
+
+
+def _stem(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def test_every_regularizer_has_its_file():

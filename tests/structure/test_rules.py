@@ -24,7 +24,7 @@ MAY_WRITE = {
     ("models.fetch", "_join_parts"): WORKSPACE,
     ("models.gguf", "dequantise"): ASIDE,
     ("methods.full", "FullAttachment.save"): ASIDE,
-    ("methods.hf_peft", "PeftAttachment.save"): ASIDE,
+    ("methods.attachment", "PeftAttachment.save"): ASIDE,
     ("training.checkpoint", "save"): ASIDE,
     ("execution.bench", "forget_peak"): "a switch of the kernel under /proc, no file",
     ("training.checkpoint", "_set_aside"): "renames a damaged checkpoint so that nobody takes it for a good one",
@@ -41,7 +41,10 @@ MAY_WRITE = {
 NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "imp"}
 NEVER_CALLED = {"eval", "exec", "compile", "__import__", "torch.load", "np.load", "numpy.load", "os.system", "os.popen",
                 "yaml.unsafe_load", "yaml.full_load", "exec_module"}  # fmt: skip
-MAY_RUN_CODE = {("execution.worker", "_load_plugin"): "a plugin that the user named with --plugin"}
+MAY_RUN_CODE = {
+    ("execution.worker", "_load_plugin"): "a plugin that the user named with --plugin",
+    ("peft_hook", "_Loader.exec_module"): "runs peft itself, by its own loader",
+}
 """(module, function) that runs code from a file, and why."""
 
 

@@ -10,8 +10,8 @@ from peft import LoraConfig
 
 from foretune.catalogue.traits import Traits
 from foretune.data.update import Epochs
+from foretune.methods.attachment import PeftAttachment
 from foretune.methods.full import FullAttachment
-from foretune.methods.hf_peft import PeftAttachment
 from foretune.regularization.neftune import Neftune
 from foretune.training import checkpoint
 from foretune.training.forward import Network

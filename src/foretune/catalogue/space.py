@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from foretune.errors import UsageError
@@ -31,6 +32,23 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Mentions:
+    """The text ``parameter``, a word of a small language, names ``name``: ``ifd:60%+delift`` mentions both."""
+
+    parameter: str
+    name: str
+
+    @property
+    def values(self) -> tuple[Value, ...]:
+        """What the parameter has to name."""
+        return (self.name,)
+
+    def holds(self, config: Mapping[str, Any]) -> bool:
+        """Whether the condition is met by ``config``."""
+        return self.name in re.findall(r"[a-z][a-z0-9-]*", str(config.get(self.parameter, "")))
+
+
+@dataclass(frozen=True)
 class Number:
     """A real or whole number in [low, high], searched on a logarithmic scale when ``log``."""
 
@@ -41,7 +59,7 @@ class Number:
     log: bool = False
     whole: bool = False
     unit: str = ""
-    condition: Condition | None = None
+    condition: Condition | Mentions | None = None
     about: str = ""
 
     def from_unit(self, position: float) -> Value:
@@ -79,7 +97,7 @@ class Choice:
     name: str
     options: tuple[Value, ...]
     default: Value
-    condition: Condition | None = None
+    condition: Condition | Mentions | None = None
     about: str = ""
 
     def from_unit(self, position: float) -> Value:
@@ -111,7 +129,7 @@ class Text:
     default: str
     pattern: str
     """Regular expression of the whole word"""
-    condition: Condition | None = None
+    condition: Condition | Mentions | None = None
     about: str = ""
 
     def from_unit(self, position: float) -> Value:
@@ -147,15 +165,19 @@ class Space:
                 raise ValueError(f"{parameter.name} depends on {parameter.condition.parameter}, not declared before")
             seen.add(parameter.name)
 
+    @cached_property
+    def _by_name(self) -> dict[str, Parameter]:
+        return {parameter.name: parameter for parameter in self.parameters}
+
     def __getitem__(self, name: str) -> Parameter:
-        for parameter in self.parameters:
-            if parameter.name == name:
-                return parameter
-        raise KeyError(name)
+        return self._by_name[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._by_name
 
     def names(self) -> tuple[str, ...]:
         """The parameter names, in order."""
-        return tuple(parameter.name for parameter in self.parameters)
+        return tuple(self._by_name)
 
     def join(self, other: Space) -> Space:
         """This space followed by ``other``."""

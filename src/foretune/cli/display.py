@@ -85,6 +85,11 @@ class Lines:
             if now - self._last.get(payload["run"], 0.0) > LINE_S:
                 self._last[payload["run"]] = now
                 self.say(f"{payload['run']}: step {payload['step']} of {payload['of']}, {_loss(payload['loss'])}")
+        elif kind == "beat" and "selecting" in payload:
+            now = time.monotonic()
+            if now - self._last.setdefault("selection", now) > LINE_S:
+                self._last["selection"] = now
+                self.say(f"selection: {payload['selecting']}, {payload['done']} of {payload['of']}")
         elif (text := sentence(kind, payload)) is not None:
             self.say(text)
 
@@ -129,6 +134,8 @@ class Bars:
             self._progress.print("\n".join(lines(payload["plan"])), markup=False, highlight=False)
         elif kind == "step" and "run" in payload:
             self._bar(payload["run"], payload["step"], payload["of"], _loss(payload["loss"]))
+        elif kind == "beat" and "selecting" in payload:
+            self._bar(f"selection: {payload['selecting']}", payload["done"], payload["of"], "")
         elif kind == "lease":
             lease = payload["lease"]
             self._bar(lease["run"], lease["from_step"], lease["horizon"], "")
@@ -171,6 +178,9 @@ def sentence(kind: str, payload: Mapping[str, Any]) -> str | None:
         )
     if kind == "forecast":
         return after_probe(payload)
+    if kind == "selection":
+        share = f"{payload['kept']:,} rows kept"
+        return f"{share}, ranked in {format_duration(payload['seconds'])}" if payload["seconds"] else share
     if kind == "base":
         value, error, count = payload["loss"]
         return f"base model: validation loss {value:.3f} ± {error:.3f} on {count} rows"

@@ -34,6 +34,10 @@ def fit(
     metric: Annotated[str | None, typer.Option(help="The primary metric; found from the task when not given.")] = None,
     validation: Annotated[str | None, typer.Option(help="A file of validation rows.")] = None,
     test: Annotated[str | None, typer.Option(help="A file of test rows.")] = None,
+    select: Annotated[str | None, typer.Option(help="Which rows to train on, like ifd or ifd:60%+k-centre.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Share of the training rows that --select keeps, like 30%.")] = None,
+    target: Annotated[str | None, typer.Option(help="Rows like those to be good at; or: validation.")] = None,
+    previous: Annotated[str | None, typer.Option(help="Rows that the model was trained on before.")] = None,
     on_bad_row: Annotated[str | None, typer.Option(help="error, or quarantine: write bad rows aside.")] = None,
     quantize: Annotated[str | None, typer.Option(help="4bit: keep the frozen base in 4 bits.")] = None,
     workers: Annotated[int | None, typer.Option(help="Trials that run at the same time.")] = None,
@@ -70,6 +74,9 @@ def fit(
         "data.metric": metric,
         "data.validation": validation,
         "data.test": test,
+        **selection_options(select, keep),
+        "data.target": target,
+        "data.previous": previous,
         "data.on_bad_row": on_bad_row,
         "model.quantize": quantize,
         "search.workers": workers,
@@ -99,6 +106,26 @@ def fit(
     with display(as_json=as_json) as shown:
         result = job.start(request, folder, command=_command_line(), on_event=shown.event)
         shown.finish(result)
+
+
+def selection_options(select: str | None, keep: str | None) -> dict[str, Any]:
+    """``--select`` and ``--keep`` as settings. Raises `UsageError` where one of them is missing or no share."""
+    from foretune.catalogue.selection import NONE, parse, parse_keep
+
+    if select is None or select == NONE:
+        if keep is not None:
+            raise UsageError("--keep does not say which rows.", remedy="Add --select, if only --select random.")
+        return {"training.selection": select}
+    parse(select)
+    if keep is None:
+        raise UsageError("--select does not say how much to keep.", remedy="Add --keep, like --keep 30%.")
+    share = parse_keep(keep)
+    if share.kind != "share":
+        raise UsageError(
+            f"--keep {keep} is not a share: a fit keeps a share of its training rows.",
+            remedy="Write it like 30%. foretune select takes rows and tokens as well.",
+        )
+    return {"training.selection": select, "training.keep": share.amount}
 
 
 def _command_line() -> str:

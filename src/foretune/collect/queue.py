@@ -6,6 +6,7 @@ configuration's fault (a full disk, a missing model) ends the session instead of
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ class Queue:
 
     def work(self, executor: Executor, watch: Watch, over: Callable[[], bool]) -> Collected:
         """Train until nothing is left, ``over`` says that time is up, or the watch says stop (raises `Stopped`)."""
+        self._free_claims_of_the_dead()
         while True:
             if watch.stop():
                 self._stop(executor)
@@ -93,6 +95,15 @@ class Queue:
             for event in executor.poll(POLL_S):
                 self._handle(event, executor, watch)
             self._renew()
+
+    def _free_claims_of_the_dead(self) -> None:
+        """Give back what killed collectors of this machine held, so that going on needs no waiting."""
+        host = self.owner.rpartition("-")[0]
+        columns, rows = self.store.table("lease")
+        for lease in (dict(zip(columns, row, strict=True)) for row in rows):
+            owner_host, _, process = str(lease["owner"]).rpartition("-")
+            if owner_host == host and process.isdigit() and not _lives(int(process)):
+                self.store.release(lease["run"], lease["owner"])
 
     def _wait(self, watch: Watch, over: Callable[[], bool]) -> None:
         """Other collectors hold what is left: look again in a while."""
@@ -189,6 +200,16 @@ class Queue:
         for active in self.active.values():
             self.store.release(active.cell.run, self.owner)
         raise Stopped
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _summary(points: Sequence[Any]) -> dict[str, Any]:

@@ -85,6 +85,10 @@ class DataSettings(Section):
     """Share of the rows set aside for validation when no file or column says so."""
     test_share: Share = 0.1
     """Share of the rows set aside for the final comparison."""
+    target: str | None = None
+    """A file of rows like those to be good at, for selectors that need one; validation stands for the task's own."""
+    previous: str | None = None
+    """A file of rows that the model was trained on before, for selectors that look for what is new."""
     on_bad_row: Literal["error", "quarantine"] = "error"
     """Stop at rows that cannot be read, or write them aside and go on."""
     metric: str | None = None
@@ -186,6 +190,8 @@ class MemorySettings(Section):
     """Tokens laid out in one forward pass."""
     gradient_checkpointing: bool | None = None
     """Keep only layer inputs for the backward pass: less memory, a third more arithmetic."""
+    prefix_cache: Annotated[int, _read(parse_bytes), Field(ge=0)] | None = None
+    """Most memory for hidden states kept below the lowest adapted layer; 512MiB when not given, 0 keeps none."""
 
 
 def flat_settings(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

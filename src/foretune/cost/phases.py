@@ -189,6 +189,11 @@ def fixed_phases(request: ForecastRequest, units: UnitTimes) -> tuple[list[Phase
     else:
         before = _opening(request, units)
     before.append(Phase("base model", base))
+    if request.selection is not None:
+        scored = seconds_of_tokens(request.selection.scored_tokens, units.score_tokens_per_s)
+        before.append(
+            Phase("selection", scored + seconds_of_tokens(request.selection.trained_tokens, units.train_tokens_per_s))
+        )
     test = min(data.test_rows, settings.max_rows)
     compared = evaluation_seconds(request, units, test, generate=True).times(_COMPARED)
     compared = compared + _retrieval_seconds(request, units, test)
@@ -200,6 +205,11 @@ def fixed_phases(request: ForecastRequest, units: UnitTimes) -> tuple[list[Phase
         Phase("export", _export(request, units)),
     ]
     return before, after
+
+
+def seconds_of_tokens(tokens: float, per_s: Interval) -> Interval:
+    """Seconds for ``tokens`` at a speed."""
+    return Interval(tokens / per_s.high, tokens / per_s.value, tokens / per_s.low)
 
 
 def _opening(request: ForecastRequest, units: UnitTimes) -> list[Phase]:

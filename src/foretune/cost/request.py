@@ -75,6 +75,14 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class SelectionWork:
+    """Tokens that choosing the rows takes, before training."""
+
+    scored_tokens: float = 0.0
+    trained_tokens: float = 0.0
+
+
+@dataclass(frozen=True)
 class ForecastRequest:
     """Everything a forecast is made from."""
 
@@ -88,6 +96,8 @@ class ForecastRequest:
     budget: Budget
     baseline: RunSettings | None = None
     """The default LoRA, which runs first; None when it is ``run`` itself"""
+    selection: SelectionWork | None = None
+    """Choosing the rows to train on; None where all are trained on or nothing is scored for it"""
     horizon_steps: int | None = None
     """Steps that the search gives every run; None to shorten runs here where the time budget demands it"""
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

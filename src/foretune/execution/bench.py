@@ -12,7 +12,7 @@ import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,11 @@ from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
 from foretune.methods.registry import get as get_method
-from foretune.models.load import LoadedModel, load
+from foretune.models.kinds import infer_kind
+from foretune.models.load import LoadedModel, load, locate, read_config
 from foretune.seeding import torch_generator
 from foretune.training.forward import Network
+from foretune.training.prefix import FrozenPrefix, PrefixStore
 
 FEWEST_ANSWER_TOKENS = 16
 ANSWER_FACTOR = 2
@@ -52,8 +54,11 @@ class Split:
 class Bench:
     """A loaded base model and one task's data."""
 
-    def __init__(self, task: TaskSpec, loaded: LoadedModel | None = None) -> None:
-        """Load the model (or take a loaded one); raises `ModelError` or `DataError` with place and remedy."""
+    def __init__(self, task: TaskSpec, loaded: LoadedModel | None = None, prefixes: PrefixStore | None = None) -> None:
+        """Load the model (or take a loaded one, with the states kept for it).
+
+        Raises `ModelError` or `DataError` with place and remedy.
+        """
         self.task = task
         self.accelerator = Accelerator(cpu=task.device == "cpu")
         loaded = loaded or load(
@@ -77,19 +82,32 @@ class Bench:
             self.model.enable_input_require_grads()
         self.network = Network(self.model, self.kind)
         self.network.verify()
+        self.prefixes = prefixes or PrefixStore(task.prefix_cache_bytes)
         self._splits: dict[str, Split] = {}
         self._base_scores: dict[str, dict[int, RowScore]] = {}
+        self._others: dict[str, Bench] = {}
         self.mask_reports: dict[str, MaskReport] = {}
 
     def for_task(self, task: TaskSpec) -> Bench:
         """A bench for another task, with this one's model where that is the same."""
         mine = self.task
         same = (task.model, task.labels, task.task, task.device) == (mine.model, mine.labels, mine.task, mine.device)
-        return Bench(task, self._loaded if same else None)
+        return Bench(task, self._loaded, self.prefixes) if same else Bench(task)
+
+    def with_model(self, source: str) -> Bench:
+        """A bench of the same task with another model, kept while this one lives: a scorer, or a bare encoder."""
+        if source not in self._others:
+            where = locate(source)
+            kind = infer_kind(read_config(where))
+            reference = replace(self.task.model, source=str(where), kind=kind, quantize="none", revision=None)
+            task = replace(self.task, model=reference, labels=() if kind == "encoder" else self.task.labels)
+            self._others[source] = Bench(replace(task, task="generation") if kind == "encoder" else task)
+        return self._others[source]
 
     def unload(self) -> None:
         """Let go of the model; this bench can do nothing more, and a job that follows gets another one."""
         self._loaded = self.model = self.network = None  # type: ignore[assignment]
+        self._others.clear()
         gc.collect()
         give_back_memory()
 
@@ -141,11 +159,18 @@ class Bench:
         method = get_method(str(config["method"]))
         attachment = method.attach(self.model, config, generator=torch_generator(seed, "init"))
         try:
-            yield attachment, Network(attachment.model, self.kind)
+            yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))
         finally:
             self.model = attachment.detach()
             self.network = Network(self.model, self.kind)
             give_back_memory()
+
+    def _prefix(self, adapted: Any) -> FrozenPrefix | None:
+        """The part of an adapted model below its lowest adapted layer, where there is one worth keeping."""
+        if self.kind != "causal" or self.prefixes.budget_bytes == 0:
+            return None
+        prefix = FrozenPrefix(adapted, f"{self.weights_hash}/{adapted.dtype}/{self.quantized}", self.prefixes)
+        return prefix if prefix.block > 0 else None
 
     def score(
         self, network: Network, split: str, chosen: Sequence[int], on_chunk: Callable[[int], bool] = lambda done: True

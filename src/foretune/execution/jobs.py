@@ -19,12 +19,14 @@ from foretune.evaluation.forgetting import general_text
 from foretune.evaluation.retrieval import retrieve
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.final import load_checkpoint
+from foretune.execution.kept import kept
 from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.trial import Trial, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
 from foretune.export.verify import DEFAULT_PROBES, answer_probes, verify
 from foretune.files import write_json
 from foretune.search.types import Lease
+from foretune.selection.base import SelectionStopped
 from foretune.training.loop import StepReport, Training
 
 Report = Callable[[str, Mapping[str, Any]], None]
@@ -87,6 +89,30 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
         "weights_hash": bench.weights_hash,
         "seconds": time.perf_counter() - started,
     }
+
+
+def select(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
+    """Rank the training rows for ``payload["config"]``, so that trials find the ranking; the result is what it took.
+
+    ``rows`` limits the pool, ``seed`` is the selection's. ``complete`` is false when told to stop: what was scored is
+    kept.
+    """
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        report("beat", {"selecting": what, "done": done, "of": total})
+
+    try:
+        found = kept(
+            bench,
+            payload["config"],
+            pool=payload.get("rows"),
+            seed=int(payload["seed"]),
+            stopped=stopped,
+            on_progress=on_progress,
+        )
+    except SelectionStopped:
+        return {"complete": False}
+    return {"complete": True, **found.to_json()}
 
 
 def _row_tokens(row: Any) -> int:
@@ -166,7 +192,13 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
 
 
 Handler = Callable[[Bench, Mapping[str, Any], Report, Stopped], dict[str, Any]]
-HANDLERS: dict[str, Handler] = {"train": train, "probe": probe, "evaluate": evaluate, "export": export}
+HANDLERS: dict[str, Handler] = {
+    "train": train,
+    "probe": probe,
+    "select": select,
+    "evaluate": evaluate,
+    "export": export,
+}
 
 
 def answers_from(path: Path) -> list[Answer]:

@@ -47,6 +47,8 @@ class TrialOrder:
     checkpoints: bool = True
     """Whether checkpoints are written. Without, a run that is stopped begins anew: for short runs that nobody
     continues, where writing would cost more than training."""
+    selection_seed: int = 0
+    """The seed of the selection, where the configuration has one."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
@@ -58,6 +60,7 @@ class TrialOrder:
             "train_rows": None if self.train_rows is None else list(self.train_rows),
             "test": None if self.test is None else self.test.to_json(),
             "checkpoints": self.checkpoints,
+            "selection_seed": self.selection_seed,
         }
 
     @classmethod
@@ -71,6 +74,7 @@ class TrialOrder:
             train_rows=None if value["train_rows"] is None else tuple(value["train_rows"]),
             test=None if value["test"] is None else FinalTest(**value["test"]),
             checkpoints=bool(value.get("checkpoints", True)),
+            selection_seed=int(value.get("selection_seed", 0)),
         )
 
 

@@ -24,10 +24,12 @@ from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.final import answer_test, load_checkpoint
+from foretune.execution.kept import Kept, kept
 from foretune.execution.orders import TrialOrder
 from foretune.files import FolderLock
 from foretune.regularization.registry import build as build_regularizers
 from foretune.search.types import Lease, Observation, Score, Status
+from foretune.selection.base import SelectionStopped
 from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
@@ -70,8 +72,12 @@ class Trial:
         lease = self.order.lease
         self.order.folder.mkdir(parents=True, exist_ok=True)
         self._score_base()
+        try:
+            chosen = self._kept()
+        except SelectionStopped:  # nothing was trained; what was scored is kept
+            return self._observation(lease.from_step, "paused", {})
         with FolderLock(self.order.folder), self.bench.attached(lease.config, lease.seed) as (attachment, network):
-            training = self._training(attachment, network)
+            training = self._training(attachment, network, chosen)
             try:
                 return self._carry_out(training, network)
             finally:
@@ -101,11 +107,24 @@ class Trial:
             self.report("rung", observation.to_json())
         raise AssertionError("unreachable: the last rung ends the lease")
 
-    def _training(self, attachment: Any, network: Network) -> Training:
+    def _kept(self) -> Kept:
+        """The rows that the configuration trains on; ranked now where no trial of the task has needed them before."""
+
+        def on_progress(what: str, done: int, total: int) -> None:
+            self.report("beat", {"selecting": what, "done": done, "of": total})
+
+        return kept(
+            self.bench,
+            self.order.lease.config,
+            pool=self.order.train_rows,
+            seed=self.order.selection_seed,
+            stopped=self.stopped,
+            on_progress=on_progress,
+        )
+
+    def _training(self, attachment: Any, network: Network, chosen: Kept) -> Training:
         lease, bench = self.order.lease, self.bench
-        rows = bench.split("train").rows
-        if self.order.train_rows is not None:
-            rows = tuple(rows[i] for i in self.order.train_rows)
+        rows = tuple(bench.split("train").rows[i] for i in sorted(chosen.rows))
         return Training(
             network,
             attachment,

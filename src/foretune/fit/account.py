@@ -19,6 +19,7 @@ from foretune.fit.finals import System, differences, general_loss, metric_names,
 from foretune.fit.hindsight import Seen, forecast_rows
 from foretune.fit.plan import Plan, trainable_parameters
 from foretune.fit.prepare import Prepared
+from foretune.fit.selected import selection_info
 from foretune.report import record as r
 from foretune.search.runs import Run
 from foretune.search.types import Score
@@ -81,6 +82,8 @@ class Outcome:
     generation: bool
     command: str
     run_id: str
+    selected: Mapping[str, Any]
+    """What the selection kept; empty where all rows are trained on"""
 
     @property
     def seen(self) -> Seen:
@@ -119,6 +122,7 @@ def record(outcome: Outcome) -> r.RunRecord:
         seeds={"search": prepared.task.seed},
         environment=environment(plan),
         base_validation=r.CurvePoint(0, 0, 0.0, r.Measure(*outcome.base_validation["loss"])),
+        selection=selection_info(outcome.plan, prepared.rows["train"], outcome.selected),
     )
 
 

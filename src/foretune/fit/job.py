@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.catalogue.selection import NONE
 from foretune.config.resolve import write_resolved
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.execution.drive import Stopped, Watch, run_job
@@ -163,6 +164,7 @@ class _Fit:
         with self.clock.phase("base model"):
             base = self._base_validation(evaluator, end.validation_rows)
         self.on_event("base", base)
+        selected = self._selected(prepared)
         search = open_search(
             self.plan, prepared, schedule, budget_of(self.plan, self.clock, end), self.folder.journal, self.folder.once
         )
@@ -201,6 +203,7 @@ class _Fit:
             generation=generation,
             command=self.command,
             run_id=self._run_id(),
+            selected=selected,
         )
         result = self._hand_over(record(outcome), search)
         self._remember(recorder, search, outcome)
@@ -263,6 +266,23 @@ class _Fit:
 
     def _job(self, kind: Any, prepared: Prepared, payload: Mapping[str, Any]) -> dict[str, Any]:
         return run_job(self.executor, Job(f"{kind}", kind, prepared.task, payload), self.watch)
+
+    def _selected(self, prepared: Prepared) -> dict[str, Any]:
+        """What ranking the rows took; {} where all are trained on. Trials read the ranking from the task's folder."""
+        config = self.plan.resolution.fixed_training()
+        if str(config.get("selection", NONE)) == NONE:
+            return {}
+
+        def rank() -> dict[str, Any]:
+            done = self._job("select", prepared, {"config": config, "seed": prepared.task.seed})
+            if not done["complete"]:
+                raise Stopped
+            return done
+
+        with self.clock.phase("selection"):
+            selected: dict[str, Any] = self.folder.once("selection", rank)
+        self.on_event("selection", selected)
+        return selected
 
     def _probe_payload(self, prepared: Prepared) -> dict[str, Any]:
         config = {**DEFAULT_LORA, **{k: v for k, v in self.plan.config.items() if k == "rows_per_update"}}

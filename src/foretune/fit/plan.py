@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA, recommended
+from foretune.catalogue.selection import kept_rows
 from foretune.config.resolve import Recommended, Resolution, resolve
 from foretune.config.spec import FitSpec
 from foretune.cost.correction import Outcome, correction
@@ -30,6 +31,7 @@ from foretune.errors import UsageError
 from foretune.fit.find_model import ModelFacts, find_model
 from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
+from foretune.fit.selected import check_selection, selection_work
 from foretune.search.zero_shot import DEFAULT_METHODS
 from foretune.units import format_bytes, format_duration, format_share
 
@@ -146,8 +148,10 @@ def plan(
     _check_kind(resolution.spec, facts)
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     _check_task(facts, rows)
+    check_selection(resolution.spec)
+    train_rows = kept_rows(resolution.fixed_training(), rows.train)
     device = _device(resolution.spec, machine)
-    advised, why = _configuration(resolution, facts.shapes, rows.train)
+    advised, why = _configuration(resolution, facts.shapes, train_rows)
     trainable, full = trainable_parameters(facts.shapes, advised)
     layout = _layout(resolution, machine, device, advised, facts, rows)
     room = resolution.spec.memory.limit or machine.room_bytes(device)
@@ -162,9 +166,9 @@ def plan(
     budget, budget_advice = _budget(resolution.spec)
     request = ForecastRequest(
         shapes=facts.shapes, machine=machine, rates=rates,
-        data=DataSize(rows.train, rows.validation, rows.test, rows.count.row), layout=placement.layout,
+        data=DataSize(train_rows, rows.validation, rows.test, rows.count.row), layout=placement.layout,
         run=RunSettings(trainable, full, int(advised["rows_per_update"]), float(advised["epochs"])), budget=budget,
-        baseline=_baseline(facts.shapes, advised),
+        baseline=_baseline(facts.shapes, advised), selection=selection_work(resolution.fixed_training(), rows),
         evaluation=evaluation_settings(resolution.spec, facts.shapes.kind, rows.task, rows.validation),
         workers=resolution.spec.search.workers,
         price_per_hour=resolution.spec.budget.price_per_hour, deploy=resolution.spec.output.deploy,

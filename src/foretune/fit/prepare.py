@@ -21,10 +21,11 @@ from foretune.data.read import ReadResult, read
 from foretune.data.split import Splits, split
 from foretune.errors import DataError, Place
 from foretune.evaluation.metrics import default_metric, metric
-from foretune.execution.types import SPLITS, TaskSpec
+from foretune.execution.types import PREFIX_CACHE_BYTES, SPLITS, TaskSpec
 from foretune.files import write_json, write_text
 from foretune.fit.folder import RunFolder
 from foretune.fit.plan import Plan, context_tokens
+from foretune.fit.selected import write_others
 from foretune.models.load import locate
 from foretune.packages import Progress
 
@@ -92,11 +93,13 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         device=spec.device,
         micro_batch_tokens=layout.micro_batch_tokens,
         gradient_checkpointing=layout.gradient_checkpointing,
+        prefix_cache_bytes=PREFIX_CACHE_BYTES if spec.memory.prefix_cache is None else spec.memory.prefix_cache,
         max_answer_tokens=spec.evaluation.max_answer_tokens,
         plain_template=spec.model.plain_template,
     )
     for split_name in SPLITS:
         write_split(folder.task / f"{split_name}.jsonl", splits.of(split_name))
+    write_others(spec, found, splits, folder.task)
     facts = _facts(spec, found, splits)
     write_json(folder.task / FACTS, facts)
     return Prepared(task, {split_name: len(splits.of(split_name)) for split_name in SPLITS}, facts)

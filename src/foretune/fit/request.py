@@ -18,7 +18,7 @@ from foretune.fit.plan import Plan, plan
 REQUEST = "request.json"
 FREE_TO_CHANGE = ("budget.time", "budget.price_per_hour", "search.workers")
 """Settings that may differ when a run is resumed: they change no decision that was already made."""
-PLACES = ("data.path", "data.validation", "data.test", "model.source")
+PLACES = ("data.path", "data.validation", "data.test", "data.target", "data.previous", "model.source")
 """Settings that may be paths: kept absolute, so that a run can be resumed from another working directory."""
 
 

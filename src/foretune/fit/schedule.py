@@ -131,5 +131,6 @@ class Schedule:
             folder=self.folder.trial(lease.run),
             evaluation_rows={step: self.rows_at(lease.horizon, step) for step in steps},
             metric_rows={step: rows for step in steps if (rows := self.answered_at(lease.horizon, step))},
+            selection_seed=self.task.seed,
         )
         return Job(f"{lease.id}.{lease.attempt}", "train", self.task, trial.to_json(), limit_s)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from foretune.catalogue.selection import kept_rows
 from foretune.errors import TrainingError
 from foretune.execution.drive import Watch, drive
 from foretune.execution.types import Executor
@@ -59,7 +60,7 @@ def open_search(
     strategy, horizon = zero_shot_plan(
         width=plan.model.shapes.width,
         kind=prepared.task.model.kind,
-        train_rows=prepared.rows["train"],
+        train_rows=kept_rows(plan.resolution.fixed_training(), prepared.rows["train"]),
         budget=at_first,
         cost=lambda config, start, stop: schedule.cost(config, start, stop, stop),
         fixed=plan.resolution.fixed_training(),

@@ -17,9 +17,9 @@ from foretune.catalogue.methods import METHODS
 from foretune.catalogue.space import Space
 from foretune.catalogue.traits import Traits
 from foretune.cost.shapes import ModelShapes
-from foretune.errors import ModelError, UsageError
+from foretune.errors import UsageError
+from foretune.methods.attachment import check_fits, split_by_decay
 from foretune.methods.base import Infeasible, KnobChoice
-from foretune.methods.hf_peft import split_by_decay
 
 
 class FullAttachment:
@@ -48,9 +48,7 @@ class FullAttachment:
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put the parameters back; a missing or extra name is refused."""
         own = dict(self.model.named_parameters())
-        if set(own) != set(state):
-            odd = sorted(set(own) ^ set(state))
-            raise ModelError(f"the weights do not fit this model: {len(odd)} tensors differ, first {odd[0]}.")
+        check_fits(own, state)
         with torch.no_grad():
             for name, weight in own.items():
                 weight.copy_(state[name])
@@ -117,3 +115,6 @@ class Full:
     ) -> FullAttachment:
         """Make every weight trainable; nothing is drawn."""
         return FullAttachment(model)
+
+
+METHOD = Full()

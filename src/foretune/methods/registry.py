@@ -1,15 +1,27 @@
-"""All methods by name."""
+"""All methods by name: one file and one line each. Importing this registers our tuners with peft.
+
+A method from a plugin comes through `add`; what it declares goes into the catalogue as well.
+"""
 
 from __future__ import annotations
 
+from foretune.catalogue.methods import Declaration, declare
 from foretune.errors import UsageError
+from foretune.methods import adalink, bottleneck, direft, full, lofit, lora, loratrf, loreft, mora, red, ssf
 from foretune.methods.base import Method
-from foretune.methods.full import Full
-from foretune.methods.lora import Lora
 
 METHODS: dict[str, Method] = {
-    "full": Full(),
-    "lora": Lora(),
+    "full": full.METHOD,
+    "lora": lora.METHOD,
+    "loratrf": loratrf.METHOD,
+    "mora": mora.METHOD,
+    "bottleneck": bottleneck.METHOD,
+    "loreft": loreft.METHOD,
+    "direft": direft.METHOD,
+    "red": red.METHOD,
+    "ssf": ssf.METHOD,
+    "adalink": adalink.METHOD,
+    "lofit": lofit.METHOD,
 }
 
 
@@ -18,3 +30,11 @@ def get(name: str) -> Method:
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}.", remedy=f"Known: {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def add(declared: Declaration, method: Method) -> None:
+    """Add a method from outside. Raises `UsageError` when its name is taken or the two disagree about it."""
+    if method.name != declared.name:
+        raise UsageError(f"the method calls itself {method.name!r} and its declaration {declared.name!r}.")
+    declare(declared)
+    METHODS[declared.name] = method

@@ -11,6 +11,7 @@ What it does not do: count (`foretune.cost.shapes` does, without weights), or fr
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -152,19 +153,25 @@ def is_linear(module: nn.Module) -> bool:
 def linear_targets(model: nn.Module, which: str = "all-linear") -> list[str]:
     """Names of the linear modules that an adapter goes to, in the model's order; never a head or a router.
 
+    ``which`` is as for `chosen_linears`. Raises `UsageError` when nothing in the model answers to it.
+    """
+    modules = dict(model.named_modules())
+    return [role.name for role in chosen_linears([r for r in roles(model) if is_linear(modules[r.name])], which)]
+
+
+def chosen_linears(linears: Sequence[ModuleRole], which: str = "all-linear") -> list[ModuleRole]:
+    """Those of ``linears`` that ``which`` means, in the given order; never a head or a router.
+
     ``which``: ``all-linear``, a group of `GROUPS` (``attention``, ``mlp``, ``cross_attention``, …), a role
-    (``attention.q``), or several joined by ``+`` (``attention.q+attention.v``). Raises `UsageError` when nothing in
-    the model answers to it.
+    (``attention.q``), or several joined by ``+`` (``attention.q+attention.v``). Needs names only, so it serves a
+    model's shapes as well as the model. Raises `UsageError` when nothing answers to it.
     """
     wanted = [part.strip() for part in which.split("+")]
-    modules = dict(model.named_modules())
-    candidates = [
-        role for role in roles(model) if role.role not in ("head", "router") and is_linear(modules[role.name])
-    ]
+    candidates = [role for role in linears if role.role not in ("head", "router")]
     if wanted == ["all-linear"]:
-        chosen = [role.name for role in candidates if role.layer is not None]
+        chosen = [role for role in candidates if role.layer is not None]
     else:
-        chosen = [role.name for role in candidates if any(role.belongs(part) for part in wanted)]
+        chosen = [role for role in candidates if any(role.belongs(part) for part in wanted)]
     if not chosen:
         available = sorted({role.role for role in candidates})
         raise UsageError(

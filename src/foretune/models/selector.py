@@ -16,7 +16,7 @@ it once, under the embedding's name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -76,6 +76,28 @@ def select(model: nn.Module, expression: str) -> list[str]:
         raise UsageError(
             f"the selector {expression!r} picks no parameter of this model.",
             remedy=f"The model has {', '.join(sorted({role.role for role in found.values()}))}.",
+        )
+    return chosen
+
+
+def select_modules(found: Sequence[ModuleRole], expression: str) -> list[ModuleRole]:
+    """The modules whose weight ``expression`` picks, in the given order; ``all`` gives every one.
+
+    Needs names only, so it serves a model's shapes as well as the model. Raises `UsageError` as `select` does.
+    """
+    predicate = parse(expression)
+    counts = layer_counts(list(found))
+    chosen = [
+        module
+        for module in found
+        if predicate(
+            Parameter(f"{module.name}.weight", module, counts.get(module.stack, 0) if module.layer is not None else 0)
+        )
+    ]
+    if not chosen:
+        raise UsageError(
+            f"the selector {expression!r} picks none of the {len(found)} layers there are.",
+            remedy=f"They are {', '.join(sorted({module.role for module in found})) or 'none'}.",
         )
     return chosen
 

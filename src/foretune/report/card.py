@@ -161,6 +161,8 @@ def _data(record: RunRecord) -> str:
         f"- format: {_safe(item.format)}; task: {_safe(item.task)}; rows: {_safe(rows)}",
         *(f"- {_safe(line)}" for line in item.split_report),
     ]
+    if record.selection is not None:
+        lines += [f"- {_safe(record.selection.sentence())}", f"- {_safe(record.selection.limits())}"]
     return "## Data\n\n" + "\n".join(lines)
 
 

@@ -125,6 +125,11 @@ def data(record: RunRecord) -> Section:
     for title, lines in (("Split", item.split_report), ("Problems", item.problems)):
         if lines:
             body += [tag("h3", title), tag("ul", *(tag("li", clipped(entry)) for entry in lines))]
+    if record.selection is not None:
+        said = [record.selection.sentence(), record.selection.limits()]
+        body += [tag("h3", "Rows kept"), *(tag("p", line) for line in said)]
+        if counted_facts := {k: v for k, v in record.selection.manifest.items() if v not in (None, {}, 0)}:
+            body.append(nested(counted_facts))
     profile = _tidy(item.profile)
     if profile:
         body += [tag("h3", "Profile"), tag("div", nested(profile), class_="profile")]

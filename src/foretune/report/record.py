@@ -16,6 +16,7 @@ from typing import Any, Literal
 from foretune import files
 from foretune.errors import Place, StoreError
 from foretune.report import codec
+from foretune.report.selection_info import SelectionInfo
 from foretune.search.types import FAILURES, Status
 
 RESULT = "result.json"
@@ -333,6 +334,8 @@ class RunRecord:
     environment: Mapping[str, Any] = field(default_factory=dict)
     base_validation: CurvePoint | None = None
     """The untouched base model on the validation rows, the line every curve starts from."""
+    selection: SelectionInfo | None = None
+    """Which rows were trained on, where not all"""
     version: int = VERSION
 
     @property

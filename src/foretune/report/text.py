@@ -63,6 +63,8 @@ def facts(record: RunRecord, folder: Path | None = None) -> list[tuple[str, str]
     if failed:
         trials += f", {len(failed)} failed ({', '.join(sorted({status_word(t.status) for t in failed}))})"
     lines = [("budget", budget_text(record.budget)), ("trials", trials)]
+    if record.selection is not None:
+        lines.append(("rows", record.selection.sentence()))
     for item in record.exports:
         place = str(folder / item.folder) if folder is not None else item.folder
         state = {True: "answers as evaluated", False: "check failed", None: "not checked"}[item.verified]

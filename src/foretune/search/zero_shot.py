@@ -20,10 +20,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from foretune.catalogue.methods import resolve
+from foretune.catalogue.methods import resolve, shared_settings
 from foretune.catalogue.models import ModelKind
 from foretune.catalogue.priors import DEFAULT_LORA, Recommendation, portfolio, recommended
-from foretune.catalogue.training import AMOUNT
 from foretune.files import fingerprint
 from foretune.search.budget import Budget
 from foretune.search.extras import Centre, extra, fixed_for, methods_for
@@ -208,15 +207,14 @@ def plan(
     max_trials: int | None = None,
     metric: str = "loss",
 ) -> tuple[ZeroShot, Horizon]:
-    """The strategy for a model of hidden ``width`` on ``train_rows`` rows, and its horizon with the reason.
+    """The strategy for a model of hidden ``width`` on ``train_rows`` kept rows, and its horizon with the reason.
 
     ``cost`` is the probe's forecast; settings in ``fixed`` are kept out of the search. The default LoRA keeps its own
-    settings except the amount of training, which all runs share. Raises `UsageError` and `BudgetError`.
+    settings except the amount of training and its rows, which all runs share. Raises `UsageError` and `BudgetError`.
     """
     settings = dict(fixed or {})
     chosen = methods_for(methods or DEFAULT_METHODS[kind], settings)
-    shared = {name: settings[name] for name in AMOUNT if name in settings}
-    baseline = resolve({**DEFAULT_LORA, **shared})
+    baseline = resolve({**DEFAULT_LORA, **shared_settings(settings)})
     asked = total_steps(train_rows, baseline)
 
     def entries(steps: int) -> tuple[Recommendation, ...]:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from foretune.catalogue.methods import config_space, resolve
+from foretune.catalogue.methods import applicable, config_space, resolve
 from foretune.catalogue.models import DEFAULT_MODEL
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.config.load import load_tree, nearest
@@ -253,7 +253,7 @@ class GridSpec(Section):
         method = str(settings.get("method", DEFAULT_LORA["method"]))
         general = {k: v for k, v in DEFAULT_LORA.items() if "." not in k or k.startswith(f"{method}.")}
         try:
-            return resolve({**general, **_of_method(settings, method, self.arms[arm]), "method": method})
+            return resolve({**general, **applicable({**settings, "method": method}), **self.arms[arm]})
         except UsageError as error:
             raise ValueError(f"arms.{arm}: {error.paragraph()}") from error
 
@@ -261,11 +261,6 @@ class GridSpec(Section):
     def identity(self) -> str:
         """A hash of what decides the results: a folder holds one study."""
         return fingerprint(self.model_dump(mode="json", exclude={"about", "pilot"}))
-
-
-def _of_method(settings: Mapping[str, Any], method: str, own: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings without those that the base has for another method than the arm's."""
-    return {k: v for k, v in settings.items() if "." not in k or k.startswith(f"{method}.") or k in own}
 
 
 def _checked(key: str, settings: Any) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from foretune.data.update import Layout
 from foretune.training.short_attention import LONGEST_KEYS, short_attention
 
 IMPLEMENTATION = "foretune_packed"
+ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+"""What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
 
 
 @dataclass(frozen=True)

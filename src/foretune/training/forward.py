@@ -22,9 +22,10 @@ from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.checkpoint import checkpoint
 
 from foretune.catalogue.models import ModelKind
-from foretune.data.update import MicroBatch, chunks
+from foretune.data.update import PADDING, MicroBatch, chunks
 from foretune.errors import ModelError
-from foretune.training.attention import IMPLEMENTATION, PackedPlan, attention
+from foretune.training.attention import ATTENTION_DROPOUT_NAMES, IMPLEMENTATION, PackedPlan, attention
+from foretune.training.prefix import FrozenPrefix
 
 HEAD_CHUNK_TARGETS = 256
 """Targets per head pass: (256, 49,152) in float32 is 48 MiB."""
@@ -33,8 +34,6 @@ PROBE_TOKENS = 12
 RELATIVE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
 """Largest root-mean-square difference of logits, relative to their spread, that counts as equal in a self-check:
 accumulated rounding of each precision. A leak between documents shows as 0.2 and more."""
-ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-"""What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
 
 
 class _FrozenHeadLoss(torch.autograd.Function):
@@ -104,14 +103,18 @@ class Scored:
 class Network:
     """A model as the loop sees it: micro-batch in, scored positions out."""
 
-    def __init__(self, model: Any, kind: ModelKind) -> None:
-        """``model``: a transformers model, adapters already injected. Raises nothing; checks itself lazily."""
+    def __init__(self, model: Any, kind: ModelKind, prefix: FrozenPrefix | None = None) -> None:
+        """``model``: a transformers model, adapters already injected. Raises nothing; checks itself lazily.
+
+        ``prefix``: the model's frozen lower part, whose hidden states are then kept and used where that is exact.
+        """
         self.model = model
         self.kind: ModelKind = kind
         self.head: Any = model.get_output_embeddings() if kind != "encoder" else None
         self._plain_attention: str = model.config._attn_implementation
         self._plain_head: bool | None = None
         self._packs: bool | None = None
+        self._prefix = prefix
 
     @property
     def frozen_plain_head(self) -> bool:
@@ -178,13 +181,44 @@ class Network:
             return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)
         if self.kind == "seq2seq":
             hidden = self._seq2seq_hidden(batch)
-        elif batch.layout is not None:
-            plan = PackedPlan.of(batch.layout, batch.ids.device)
-            hidden = self._hidden(batch.ids, None, batch.positions, packed_plan=plan)
         else:
-            hidden = self._hidden(batch.ids, batch.attention_mask, batch.positions)
-        scored = hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.target_index)
-        return Scored(scored, batch.labels, batch.row, self)
+            prefix = self._usable_prefix(batch)
+            with contextlib.nullcontext() if prefix is None else prefix.starting_from(prefix.states(batch)):
+                hidden = self._causal_hidden(batch)
+        return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
+
+    def _causal_hidden(self, batch: MicroBatch) -> torch.Tensor:
+        """(batch, time, width) of a packed or padded micro-batch."""
+        if batch.layout is None:
+            return self._hidden(batch.ids, batch.attention_mask, batch.positions)
+        plan = PackedPlan.of(batch.layout, batch.ids.device)
+        return self._hidden(batch.ids, None, batch.positions, packed_plan=plan)
+
+    def _usable_prefix(self, batch: MicroBatch) -> FrozenPrefix | None:
+        """The frozen lower part, where its kept states may stand for it in this pass (by trial, once)."""
+        prefix = self._prefix
+        if prefix is None or not prefix.usable():
+            return None
+        name = f"{prefix.identity}/{'padded' if batch.layout is None else 'packed'}"
+        if name not in prefix.store.verdicts:
+            prefix.store.verdicts[name] = self._prefix_agrees(prefix, packing=batch.layout is not None)
+        return prefix if prefix.store.verdicts[name] else None
+
+    @torch.no_grad()
+    def _prefix_agrees(self, prefix: FrozenPrefix, *, packing: bool) -> bool:
+        from foretune.data.batches import probe_layouts
+
+        stream, separate = probe_layouts(self._probe_ids(3))
+        batch = stream if packing else separate
+        with self.mode(packing=packing, training=False):
+            ordinary = self._causal_hidden(batch)
+            try:
+                with prefix.starting_from(prefix.states(batch)):
+                    kept = self._causal_hidden(batch)
+            except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError):
+                return False  # blocks that are called or wired in a way of their own
+        real = batch.segments != PADDING
+        return self._close(kept[real], ordinary[real])
 
     def _hidden(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, **extra: Any
@@ -254,12 +288,17 @@ class Network:
         stream, separate = probe_layouts(self._probe_ids(3))
         try:
             with self.mode(packing=True, training=False):
-                together = self.run(stream).hidden
+                together = _at_targets(self._causal_hidden(stream), stream)
         except (ValueError, TypeError, RuntimeError, KeyError):
             return False
         with self.mode(packing=False, training=False):
-            apart = self.run(separate).hidden
+            apart = _at_targets(self._causal_hidden(separate), separate)
         return self._close(self.logits(together), self.logits(apart))
+
+
+def _at_targets(hidden: torch.Tensor, batch: MicroBatch) -> torch.Tensor:
+    """(targets, width) from (batch, time, width): the states whose next token is scored."""
+    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, batch.target_index)
 
 
 def on_device(batch: MicroBatch, model: Any) -> MicroBatch:

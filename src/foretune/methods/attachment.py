@@ -1,4 +1,4 @@
-"""peft's methods behind the `Attachment` seam: inject, train, save, remove.
+"""peft adapters, peft's own and ours, behind the `Attachment` seam: inject, train, save, remove.
 
 Adapters are drawn in float32 from a named seed and then computed in the base's precision; the float32 masters live
 in the optimiser. ``detach`` removes every injected module, so the base is bitwise what it was.
@@ -18,6 +18,9 @@ from torch import nn
 
 from foretune.catalogue.traits import Traits
 from foretune.errors import ModelError, UsageError
+from foretune.methods.fused import fuse
+
+WEIGHTS = "adapter_model.safetensors"
 
 
 class PeftAttachment:
@@ -36,6 +39,7 @@ class PeftAttachment:
         for weight in self.peft_model.parameters():
             if weight.requires_grad and weight.is_floating_point():
                 weight.data = weight.data.to(compute)
+        fuse(self.peft_model)
 
     @property
     def model(self) -> Any:
@@ -52,14 +56,11 @@ class PeftAttachment:
 
     def state(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors under peft's names."""
-        return {k: v.detach().clone() for k, v in get_peft_model_state_dict(self.peft_model).items()}
+        return adapter_tensors(self.peft_model)
 
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put the tensors back; peft only warns of missing names, here they are refused."""
-        expected = set(get_peft_model_state_dict(self.peft_model))
-        if expected != set(state):
-            odd = sorted(expected ^ set(state))
-            raise ModelError(f"the adapter does not fit this model: {len(odd)} tensors differ, first {odd[0]}.")
+        check_fits(get_peft_model_state_dict(self.peft_model), state)
         set_peft_model_state_dict(self.peft_model, dict(state))
 
     def disabled(self) -> contextlib.AbstractContextManager[Any]:
@@ -70,9 +71,12 @@ class PeftAttachment:
 
     def merge(self) -> nn.Module:
         """The base with the adapter folded in (this consumes the attachment)."""
-        if self.traits.merge != "exact":
-            raise UsageError("this method cannot be merged exactly.", remedy="Deploy it as an adapter.")
-        merged: nn.Module = self.peft_model.merge_and_unload(safe_merge=True)
+        if self.traits.merge == "no":
+            raise UsageError("this method cannot be merged.", remedy="Deploy it as an adapter.")
+        try:
+            merged: nn.Module = self.peft_model.merge_and_unload(safe_merge=True)
+        except (ValueError, NotImplementedError, AttributeError, TypeError) as error:
+            raise UsageError(f"this adapter cannot be merged: {error}.", remedy="Deploy it as an adapter.") from error
         return merged
 
     def save(self, folder: Path) -> None:
@@ -100,6 +104,32 @@ class PeftAttachment:
         for name, weight in base.named_parameters():
             weight.requires_grad_(self._gradients.get(name, False))
         return base
+
+
+def adapter_tensors(peft_model: PeftModel) -> dict[str, torch.Tensor]:
+    """Copies of the active adapter's tensors under the names they are saved by."""
+    tensors = get_peft_model_state_dict(peft_model, adapter_name=peft_model.active_adapter)
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def check_fits(expected: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]) -> None:
+    """Refuse tensors that are missing, extra or of another shape: peft only warns of the first two."""
+    if set(expected) != set(given):
+        odd = sorted(set(expected) ^ set(given))
+        raise ModelError(f"the adapter does not fit this model: {len(odd)} tensors differ, first {odd[0]}.")
+    for name, tensor in expected.items():
+        if tensor.shape != given[name].shape:
+            shapes = f"{tuple(given[name].shape)} instead of {tuple(tensor.shape)}"
+            raise ModelError(f"the adapter does not fit this model: {name} is {shapes}.")
+
+
+def load_adapter(model: Any, folder: Path) -> PeftModel:
+    """The adapter in ``folder`` over ``model``; tensors that are missing, extra or misshapen raise `ModelError`."""
+    from safetensors.torch import load_file
+
+    loaded = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+    check_fits(get_peft_model_state_dict(loaded), load_file(folder / WEIGHTS))
+    return loaded
 
 
 def split_by_decay(named: list[tuple[str, nn.Parameter]], learning_rate: float) -> list[dict[str, Any]]:

@@ -1,0 +1,118 @@
+"""The selection inside a fit: checked with the plan, its other data written with the task, told in the record.
+
+Torch-free, because a plan is. The ranking itself is made by a worker (`execution.kept`) once per task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from foretune.catalogue.selection import NONE, Keep, Pool, check, needed, parse, work_of
+from foretune.config.spec import FitSpec
+from foretune.cost.request import SelectionWork
+from foretune.data import corpora
+from foretune.data.columns import Columns
+from foretune.data.example import Example
+from foretune.data.read import ReadResult, read
+from foretune.errors import DataError, Place, UsageError
+from foretune.files import write_text
+from foretune.fit.planned_rows import PlannedRows
+from foretune.report.selection_info import SelectionInfo
+
+if TYPE_CHECKING:
+    from foretune.data.split import Splits
+    from foretune.fit.plan import Plan
+
+VALIDATION = "validation"
+"""As ``data.target``: the task's own validation rows."""
+
+
+def check_selection(spec: FitSpec) -> None:
+    """Refuse a selection that could not be carried out. Raises `UsageError`."""
+    config = spec.training
+    check(config)
+    names = [name for stage in parse(str(config.get("selection", NONE))) for name in stage.names]
+    if needed(names)[1] and spec.data.target is None:
+        raise UsageError(
+            f"the selection {config['selection']} needs to know what the rows are for.",
+            remedy="Give --target FILE (rows like those to be good at), or --target validation.",
+        )
+    for key in ("target", "previous"):
+        named = getattr(spec.data, key)
+        if named is not None and not names:
+            raise UsageError(f"--{key} is for a selection, and there is none.", remedy="Add --select and --keep.")
+
+
+def selection_work(config: Mapping[str, Any], rows: PlannedRows) -> SelectionWork | None:
+    """What ranking the training rows takes; None where there is nothing to rank."""
+    text = str(config.get("selection", NONE))
+    if text == NONE:
+        return None
+    row = rows.count.row
+    keep = Keep("share", float(config.get("keep", 1.0)))
+    pool = Pool(rows.train, keep.rows(rows.train), row.prompt, row.answer, target_rows=rows.validation)
+    work = work_of(text, pool, {key: value for key, value in config.items() if "." in key}, keep)
+    if not work.scored_tokens and not work.trained_tokens:
+        return None
+    return SelectionWork(work.scored_tokens, work.trained_tokens)
+
+
+def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path) -> None:
+    """Write ``target.jsonl`` and ``previous.jsonl`` beside the splits. Raises `DataError` with file and line."""
+    for name in ("target", "previous"):
+        source = getattr(spec.data, name)
+        if source is None:
+            continue
+        rows = splits.validation if source == VALIDATION and name == "target" else other_rows(spec, source, found.task)
+        write_text(
+            folder / f"{name}.jsonl", "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in rows)
+        )
+
+
+def other_rows(spec: FitSpec, source: str, task: str) -> tuple[Example, ...]:
+    """The rows of another file, which must be of the same task; read as the data is, or as they are found.
+
+    Raises `DataError` for a file of another task or without rows.
+    """
+    settings = spec.data
+    where = corpora.locate(source)
+    result = read(
+        where,
+        format=None,
+        columns=Columns(**settings.columns.model_dump()),
+        on_bad_row=settings.on_bad_row,
+    )
+    if result.task != task:
+        raise DataError(
+            f"these rows are for {result.task}, and the data is for {task}.",
+            place=Place(str(where)),
+            remedy="Give rows of the same task.",
+        )
+    if not result.examples:
+        raise DataError("there are no rows here.", place=Place(str(where)), remedy="Give a file with rows.")
+    return tuple(result.examples)
+
+
+def selection_info(plan: Plan, pool: int, selected: Mapping[str, Any]) -> SelectionInfo | None:
+    """The record's account of a selection; None where all rows were trained on."""
+    if not selected:
+        return None
+    config, data = plan.resolution.fixed_training(), plan.resolution.spec.data
+    return SelectionInfo(
+        method=str(config["selection"]),
+        keep=float(config.get("keep", 1.0)),
+        kept=int(selected["kept"]),
+        pool=pool,
+        seconds=float(selected["seconds"]),
+        answer_tokens=float(selected["answer_tokens"]),
+        target=_name(data.target),
+        previous=_name(data.previous),
+        manifest=dict(selected["manifest"]),
+    )
+
+
+def _name(source: str | None) -> str | None:
+    return None if source is None else Path(source).name

@@ -1,0 +1,248 @@
+"""LoRATRF, a reconstruction: LoRA plus a task-relevant edit of each layer's output behind a task-aware filter.
+
+Li, Ding, Luan and Di (2024, 2412.09827) describe LoRA with task-relevant feature enhancement "from the perspective of
+editing neural network representations" and a task-aware filter over hidden representations. Their equations could not
+be read; the form here follows the one public implementation and its ancestor TOAST (Shi et al. 2023, 2305.15542):
+
+    h(x) = W₀ x + b
+    g(x) = clamp( ⟨h, t⟩ / max(‖h‖·‖t‖, ε), 0, 1 )             one scalar a token, in float32
+    y    = h + (α/r)·B A drop(x) + (α_t/r_t)·D ( g·(C h) )       (g·(C h) before D: two thin products)
+    init : A, C Kaiming uniform (a = √5); B = D = 0; t ~ N(0, I)     trained: A, B, C, D, t
+
+With t ~ N(0, I) the cosine is about 1/√o in size and half the tokens are clamped to 0, so the edit is nearly shut;
+``cos_scaled`` multiplies the cosine by √o first. Controls of every comparison: ``trf_rank=0`` (plain LoRA),
+``trf_gate=none``, ``use_lora=False``. With ``trf_gate=none`` the edit is linear and everything merges exactly:
+
+    W' = W₀ + s B A + s_t D C W₀        b' = b + s_t D C b
+
+Otherwise the gate depends on the token and merging is refused; `foretune.export.approximate` measures the mean gate.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import linear
+
+from foretune.catalogue.methods.loratrf import edit_rank
+from foretune.methods.adapter import AdapterMethod, Request
+from foretune.methods.tuners.config import AdapterConfig
+from foretune.methods.tuners.layer import Update, widths_of
+from foretune.methods.tuners.model import AdapterModel, define
+
+SMALLEST_NORM = 1e-6
+"""ε of the cosine: a hidden state shorter than this has no direction."""
+OPEN_ABOVE = 1e-3
+"""A gate above this counts as open in the statistics."""
+
+
+@dataclass
+class LoratrfConfig(AdapterConfig):
+    """Settings of LoRATRF."""
+
+    rank: int = field(default=16, metadata={"help": "Rank of the LoRA branch."})
+    alpha: float = field(default=32.0, metadata={"help": "The LoRA branch is scaled by alpha / rank."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout on the input of the LoRA branch."})
+    trf_rank: int = field(default=-1, metadata={"help": "Rank of the edit; -1 half the rank; 0 no edit."})
+    trf_alpha: float = field(default=0.0, metadata={"help": "The edit's scale over its rank; 0: as LoRA's."})
+    trf_site: str = field(default="module", metadata={"help": "module or block."})
+    trf_gate: str = field(default="cos_scaled", metadata={"help": "How the edit is let through."})
+    trf_task_init: str = field(default="normal", metadata={"help": "normal or mean_hidden."})
+    trf_positions: str = field(default="all", metadata={"help": "all, first:k or last:k."})
+    use_lora: bool = field(default=True, metadata={"help": "Whether the LoRA branch is there."})
+    blocks: list[str] = field(default_factory=list, metadata={"help": "Blocks that are edited (site block)."})
+
+    method = "loratrf"
+
+
+class Gate:
+    """What passed a gate: sums over tokens, gathered while `watching`, for the report and the mean gate."""
+
+    def __init__(self) -> None:
+        self.tokens, self.total, self.open = 0, 0.0, 0
+
+    def add(self, gate: torch.Tensor) -> None:
+        """Count the gates of some tokens."""
+        values = gate.detach().float()
+        self.tokens += values.numel()
+        self.total += float(values.sum())
+        self.open += int((values > OPEN_ABOVE).sum())
+
+
+class Edit(nn.Module):
+    """s_t · D ( g(h)·(C h) ) on hidden states of width ``width``."""
+
+    def __init__(self, width: int, rank: int, config: LoratrfConfig) -> None:
+        super().__init__()
+        self.rank, self.kind, self.task_init = rank, config.trf_gate, config.trf_task_init
+        scale = config.trf_alpha or config.alpha * rank / max(1, config.rank)
+        self.scale = scale / rank
+        self.positions = config.trf_positions
+        self.down = nn.Parameter(torch.empty(rank, width))
+        self.up = nn.Parameter(torch.empty(width, rank))
+        self.task = None if self.kind == "none" else nn.Parameter(torch.empty(width))
+        self.seen: Gate | None = None
+
+    def reset(self) -> None:
+        """C Kaiming uniform, D = 0, t normal (``mean_hidden`` is set from data afterwards)."""
+        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
+        nn.init.zeros_(self.up)
+        if self.task is not None:
+            nn.init.normal_(self.task)
+
+    def gate(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., 1) or (..., width) in [0, 1], float32."""
+        assert self.task is not None
+        h, task = hidden.float(), self.task.float()
+        if self.kind == "channel":
+            return torch.sigmoid(task).expand_as(h)
+        norms = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(task)
+        cosine: torch.Tensor = (h * task).sum(-1, keepdim=True) / norms.clamp_min(SMALLEST_NORM)
+        if self.kind == "sigmoid":
+            return torch.sigmoid(math.sqrt(h.shape[-1]) * cosine)
+        if self.kind == "cos_scaled":
+            cosine = math.sqrt(h.shape[-1]) * cosine
+        return cosine.clamp(0.0, 1.0)
+
+    def _where(self, hidden: torch.Tensor) -> torch.Tensor | None:
+        """(time, 1) of ones at edited positions; None for all of them."""
+        word, _, number = self.positions.partition(":")
+        if word == "all" or hidden.ndim < 3:
+            return None
+        mask = torch.zeros(hidden.shape[-2], 1, device=hidden.device, dtype=hidden.dtype)
+        mask[slice(0, int(number)) if word == "first" else slice(-int(number), None)] = 1
+        return mask
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., width): the edit of the hidden states (..., width)."""
+        kind = self.down.dtype
+        h = hidden.to(kind)
+        if self.kind == "none":
+            edit = linear(linear(h, self.down), self.up)
+        else:
+            gate = self.gate(hidden)
+            if self.seen is not None:
+                self.seen.add(gate)
+            if self.kind == "channel":
+                edit = linear(linear(h * gate.to(kind), self.down), self.up)
+            else:
+                edit = linear(gate.to(kind) * linear(h, self.down), self.up)
+        where = self._where(hidden)
+        return self.scale * (edit if where is None else edit * where.to(kind))
+
+
+class LoratrfUpdate(Update):
+    """The LoRA branch and the edit of one linear layer."""
+
+    def __init__(self, base: nn.Module, inputs: int, outputs: int, config: Any, name: str) -> None:
+        super().__init__(base, inputs, outputs, config, name)
+        rank = config.knob_of(name)
+        self.a = nn.Parameter(torch.empty(rank, inputs)) if config.use_lora else None
+        self.b = nn.Parameter(torch.empty(outputs, rank)) if config.use_lora else None
+        self.scale = config.alpha / rank
+        edit = edit_rank({"trf_rank": config.trf_rank}, rank) if config.trf_site == "module" else 0
+        self.edit = Edit(outputs, edit, config) if edit else None
+        exact = self.edit is None or (config.trf_gate == "none" and config.trf_positions == "all")
+        self.refuses_merge = "" if exact else _GATED
+
+    def reset(self) -> None:
+        """A Kaiming uniform, B = 0; the edit as its class says."""
+        if self.a is not None and self.b is not None:
+            nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
+            nn.init.zeros_(self.b)
+        if self.edit is not None:
+            self.edit.reset()
+
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., outputs): what is added to the layer's output."""
+        added = None
+        if self.a is not None and self.b is not None:
+            added = linear(linear(self.dropout(x), self.a), self.b) * self.scale
+        if self.edit is not None:
+            edit = self.edit(hidden)
+            added = edit if added is None else added + edit
+        return torch.zeros_like(hidden) if added is None else added
+
+    def merged(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """W₀ + s B A + s_t D C W₀ and b + s_t D C b; raises `ValueError` behind a gate."""
+        if self.refuses_merge:
+            raise ValueError(self.refuses_merge)
+        added = torch.zeros_like(weight)
+        if self.a is not None and self.b is not None:
+            added = self.scale * self.b.float() @ self.a.float()
+        if self.edit is not None:
+            edit = self.edit.scale * self.edit.up.float() @ self.edit.down.float()
+            added = added + edit @ weight
+            bias = None if bias is None else bias + edit @ bias
+        return weight + added, bias
+
+
+_GATED = (
+    "the edit of LoRATRF depends on the token (trf_gate), so it is no fixed weight; "
+    "export it with --approximate, or train with trf_gate=none"
+)
+
+
+class BlockUpdate(Update):
+    """The edit of a whole block's output."""
+
+    refuses_merge = "an edit of a block's output is no weight of a layer"
+
+    def __init__(self, base: nn.Module, inputs: int, outputs: int, config: Any, name: str) -> None:
+        super().__init__(base, inputs, outputs, config, name)
+        rank = edit_rank({"trf_rank": config.trf_rank}, config.rank)
+        self.edit = Edit(outputs, rank, config)
+
+    def reset(self) -> None:
+        """As the edit's class says."""
+        self.edit.reset()
+
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., width): the edit."""
+        edited: torch.Tensor = self.edit(hidden)
+        return edited
+
+
+class LoratrfBase(AdapterModel):
+    """Linear layers get the LoRA branch; blocks get their edit where the site is the block."""
+
+    def build(self, config: Any, base: nn.Module, name: str) -> Update:
+        """The update of the module called ``name``."""
+        if name in config.blocks:
+            width = int(self.model.config.get_text_config().hidden_size)
+            return BlockUpdate(base, width, width, config, name)
+        inputs, outputs = widths_of(base)
+        return LoratrfUpdate(base, inputs, outputs, config, name)
+
+
+def edits(model: nn.Module) -> dict[str, Edit]:
+    """Every edit in a model, by its module's name."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, Edit)}
+
+
+def build(request: Request) -> LoratrfConfig:
+    """The peft configuration."""
+    fields = ("rank", "alpha", "dropout", "trf_rank", "trf_alpha", "trf_site", "trf_gate", "trf_task_init",
+              "trf_positions", "use_lora")  # fmt: skip
+    settings = request.settings(*fields)
+    blocks: list[str] = []
+    if request.own["trf_site"] == "block" and request.own["trf_rank"] != 0:
+        blocks = list(dict.fromkeys(name for target in request.targets if (name := _block_of(target.name))))
+        linears = request.names if request.own["use_lora"] else []
+        settings["target_modules"] = [*blocks, *linears]
+    return LoratrfConfig(**settings, blocks=blocks)
+
+
+def _block_of(name: str) -> str:
+    """The decoder block that a linear layer belongs to: the name up to its first number."""
+    parts = name.split(".")
+    number = next((i for i, part in enumerate(parts) if part.isdigit()), None)
+    return "" if number is None else ".".join(parts[: number + 1])
+
+
+define(LoratrfConfig, LoratrfUpdate, model=LoratrfBase)
+METHOD = AdapterMethod("loratrf", build)

@@ -1,0 +1,42 @@
+"""The positions of the tokens in the current forward pass, for edits that depend on them.
+
+transformers hands ``position_ids`` to its backbone and not to every module inside, so a hook in front of the backbone
+keeps them. They are right for packed rows (each row counts from 0) and for answers written token by token.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+
+class PositionWatch:
+    """Keeps the positions that a backbone was called with."""
+
+    def __init__(self) -> None:
+        self._given: torch.Tensor | None = None
+        self._handle: RemovableHandle | None = None
+
+    def attach(self, model: Any) -> None:
+        """Look at every call of ``model``'s backbone."""
+        if self._handle is None:
+            self._handle = model.base_model.register_forward_pre_hook(self._look, with_kwargs=True)
+
+    def detach(self) -> None:
+        """Look no more."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _look(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._given = kwargs.get("position_ids")
+
+    def of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(batch or 1, time) int64 for hidden states (batch, time, width): as given, else counted from 0."""
+        time = hidden.shape[-2]
+        if self._given is not None and self._given.shape[-1] == time:
+            return self._given.to(hidden.device)
+        return torch.arange(time, device=hidden.device)[None]

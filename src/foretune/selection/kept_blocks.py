@@ -1,0 +1,88 @@
+"""Arrays that are computed block by block and kept: a killed selection goes on with the next block.
+
+A block is a few rows; its result is one safetensors file under a name that hashes everything that decides it (the
+caller's key and the rows' own hashes), with a digest inside. Whatever does not agree is computed again. Arrays have
+one entry a row along their first axis.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from foretune.files import fingerprint, write_bytes
+from foretune.selection.base import Request
+
+BLOCK_ROWS = 64
+"""Rows between two files, and two looks at the clock: a few seconds for short rows of a small model."""
+_DIGEST = "digest"
+_KEY_LENGTH = 32
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def in_blocks(
+    request: Request,
+    what: str,
+    keys: Sequence[str],
+    made_of: Any,
+    compute: Callable[[Sequence[int]], Mapping[str, NDArray[Any]]],
+    *,
+    block_rows: int = BLOCK_ROWS,
+) -> Arrays:
+    """The arrays of ``compute`` over ``range(len(keys))``, in blocks.
+
+    ``keys`` hash each row, ``made_of`` (JSON) everything else that decides the values: model, template, settings.
+    Raises `SelectionStopped` between two blocks where a stop was ordered.
+    """
+    found: list[Arrays] = []
+    for start in range(0, len(keys), block_rows):
+        request.check_stopped()
+        rows = range(start, min(start + block_rows, len(keys)))
+        path = None
+        if request.folder is not None:
+            name = fingerprint([what, made_of, [keys[i] for i in rows]], length=_KEY_LENGTH)
+            path = request.folder / f"{what}-{name}.safetensors"
+        arrays = None if path is None else read(path)
+        if arrays is None:
+            arrays = {key: np.ascontiguousarray(value) for key, value in compute(rows).items()}
+            if path is not None:
+                write(path, arrays)
+        found.append(arrays)
+        request.on_progress(what, rows[-1] + 1, len(keys))
+    if not found:
+        return {}
+    return {key: np.concatenate([block[key] for block in found]) for key in found[0]}
+
+
+def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays atomically, with their digest. Raises `OutputError`."""
+    from safetensors.numpy import save
+
+    write_bytes(path, save({**arrays, _DIGEST: _digest(arrays)}))
+
+
+def read(path: Path) -> Arrays | None:
+    """The arrays of a file that `write` wrote; None where there is none or it is damaged."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        arrays: Arrays = load(path.read_bytes())
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+    digest = arrays.pop(_DIGEST, None)
+    return arrays if digest is not None and np.array_equal(digest, _digest(arrays)) else None
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> NDArray[np.uint8]:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(f"{name}{arrays[name].dtype}{arrays[name].shape}".encode())
+        digest.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return np.frombuffer(digest.digest(), dtype=np.uint8).copy()
