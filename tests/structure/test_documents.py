@@ -45,7 +45,7 @@ def test_the_settings_reference_is_what_the_code_says():
 def test_the_settings_reference_has_every_key():
     from foretune.config.spec import known_keys
 
-    listed = re.findall(r"^\| `([a-z_.]+)` \|", _text("docs/settings.md"), re.MULTILINE)
+    listed = re.findall(r"^\| `([a-z0-9_.-]+)` \|", _text("docs/settings.md"), re.MULTILINE)
     assert sorted(listed) == sorted(known_keys())
 
 

@@ -32,11 +32,22 @@ def _stem(name: str) -> str:
 
 
 def test_every_regularizer_has_its_file():
+    from foretune.catalogue.regularizers import REGULARIZERS as DECLARED
     from foretune.regularization.registry import REGULARIZERS
 
     where = {name: Path(inspect.getfile(build)).stem for name, build in REGULARIZERS.items()}
-    assert where == {name: name for name in REGULARIZERS}
-    assert _files("regularization", "base", "registry") == set(REGULARIZERS)
+    assert where == {name: name.replace("-", "_") for name in REGULARIZERS}
+    assert _files("regularization", "base", "registry", "row_noise") == set(where.values())
+    assert set(REGULARIZERS) == set(DECLARED)
+    for name, build in REGULARIZERS.items():
+        regularizer = build()
+        assert regularizer.name == name
+        fields = {
+            parameter.name.removeprefix(f"{name}."): parameter.default for parameter in regularizer.space().parameters
+        }
+        assert DECLARED[name].strength in fields
+        assert set(inspect.signature(build).parameters) == set(fields)
+        assert {key: inspect.signature(build).parameters[key].default for key in fields} == fields
 
 
 def test_every_data_set_has_its_builder():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from foretune.errors import UsageError
-from foretune.study.grid import load_grid, presets
+from foretune.study.grid_file import load_grid, presets
 
 GOOD = """name: x
 tasks: {f: facts}

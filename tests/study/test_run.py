@@ -91,7 +91,7 @@ def test_pairs_share_rows_order_and_seed_and_small_subsets_lie_in_larger_ones(
 ) -> None:
     from foretune.search.types import Lease
     from foretune.study.design import cells, job
-    from foretune.study.grid import load_grid
+    from foretune.study.grid_file import load_grid
     from foretune.study.tasks import prepare_task
 
     grid = load_grid(write_grid(sizes=[4, 12], seeds=3, tasks={"near": "near.jsonl"}))
@@ -236,7 +236,7 @@ def test_a_paused_test_evaluation_is_taken_up_again(
     from foretune.execution.trial import Trial, TrialOrder
     from foretune.search.types import Lease
     from foretune.study.design import cells, job
-    from foretune.study.grid import load_grid
+    from foretune.study.grid_file import load_grid
     from foretune.study.tasks import prepare_task
 
     grid = load_grid(write_grid(tasks={"near": "near.jsonl"}, seeds=1))

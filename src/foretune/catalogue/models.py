@@ -137,3 +137,5 @@ class ModelReference:
     quantize: Literal["none", "4bit"] = "none"
     trust_remote_code: bool = False
     revision: str | None = None
+    languages: tuple[str, str] | None = None
+    """Source and target of a translation, for encoder–decoders whose tokenizer has language codes."""

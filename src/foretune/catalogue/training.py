@@ -25,7 +25,7 @@ TRAINING = Space(
             "regularizer",
             "none",
             r"none|[a-z][a-z0-9-]*(:[0-9.e+-]+)?(,[a-z][a-z0-9-]*(:[0-9.e+-]+)?)*",
-            about="What keeps the run from forgetting or over-fitting: none, or names with strengths like neftune:5.",
+            about="What keeps the run from forgetting or over-fitting: none, or names like guided-dropout,l2-sp:0.1.",
         ),
     )
 )

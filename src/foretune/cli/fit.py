@@ -40,6 +40,9 @@ def fit(
     previous: Annotated[str | None, typer.Option(help="Rows that the model was trained on before.")] = None,
     on_bad_row: Annotated[str | None, typer.Option(help="error, or quarantine: write bad rows aside.")] = None,
     quantize: Annotated[str | None, typer.Option(help="4bit: keep the frozen base in 4 bits.")] = None,
+    regularize: Annotated[
+        str | None, typer.Option(help="Regularizers in order, like guided-dropout,kl-to-base:0.1.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(help="Trials that run at the same time.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random choice.")] = None,
     price_per_hour: Annotated[str | None, typer.Option(help="Price of this machine for an hour, like $2.")] = None,
@@ -74,11 +77,10 @@ def fit(
         "data.metric": metric,
         "data.validation": validation,
         "data.test": test,
-        **selection_options(select, keep),
-        "data.target": target,
-        "data.previous": previous,
+        **selection_options(select, keep, target, previous),
         "data.on_bad_row": on_bad_row,
         "model.quantize": quantize,
+        "training.regularizer": regularize,
         "search.workers": workers,
         "search.seed": seed,
         "budget.price_per_hour": price_per_hour,
@@ -108,13 +110,18 @@ def fit(
         shown.finish(result)
 
 
-def selection_options(select: str | None, keep: str | None) -> dict[str, Any]:
-    """``--select`` and ``--keep`` as settings. Raises `UsageError` where one of them is missing or no share."""
+def selection_options(
+    select: str | None, keep: str | None, target: str | None = None, previous: str | None = None
+) -> dict[str, Any]:
+    """``--select``, ``--keep`` and their data as settings. Raises `UsageError` where one is missing or no share."""
     from foretune.catalogue.selection import NONE, parse, parse_keep
 
     if select is None or select == NONE:
-        if keep is not None:
-            raise UsageError("--keep does not say which rows.", remedy="Add --select, if only --select random.")
+        for option, value in (("keep", keep), ("target", target), ("previous", previous)):
+            if value is not None:
+                raise UsageError(
+                    f"--{option} is for a selection, and there is none.", remedy="Add --select, if only random."
+                )
         return {"training.selection": select}
     parse(select)
     if keep is None:
@@ -125,7 +132,12 @@ def selection_options(select: str | None, keep: str | None) -> dict[str, Any]:
             f"--keep {keep} is not a share: a fit keeps a share of its training rows.",
             remedy="Write it like 30%. foretune select takes rows and tokens as well.",
         )
-    return {"training.selection": select, "training.keep": share.amount}
+    return {
+        "training.selection": select,
+        "training.keep": share.amount,
+        "data.target": target,
+        "data.previous": previous,
+    }
 
 
 def _command_line() -> str:

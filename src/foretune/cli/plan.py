@@ -102,6 +102,11 @@ def lines(answer: Plan) -> list[str]:
     text.append(
         f"  trains {format_count(answer.trainable)} parameters, {format_share(answer.trainable / shapes.parameters)}"
     )
+    text += [f"rule: {rule.citation}" for rule in answer.advice.cited if rule.advice or rule.avoid]
+    text += [
+        f"rule: not used here, since a study measured otherwise: {published.statement} ({published.source})"
+        for published, _ in answer.advice.replaced
+    ]
     text += [f"note: {note}" for note in answer.notes]
     return text
 

@@ -58,7 +58,7 @@ def run(
     typer.echo(plain(result.summary))
     if not result.summary.complete:
         typer.echo(f"Stopped: {result.reason}. Continue with: foretune study run --output {folder} --resume")
-    typer.echo(f"results.jsonl, summary.json and table.md are in {folder}")
+    typer.echo(f"results.jsonl, report.html, table.md and priors.yaml are in {folder}")
 
 
 @app.command("report")
@@ -67,22 +67,71 @@ def report(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a study has found so far."""
-    from foretune.study.run import read_study
+    """Show what a study has found so far, and write its report.html, table.md and priors.yaml afresh."""
+    from foretune.study.outputs import write_outputs
     from foretune.study.tables import markdown, plain
 
-    summary = read_study(folder)
+    found = write_outputs(folder)
     if as_json:
-        typer.echo(json.dumps(summary.to_json(), ensure_ascii=False))
-    else:
-        typer.echo(markdown(summary) if as_markdown else plain(summary))
+        typer.echo(json.dumps(found.summary.to_json(), ensure_ascii=False))
+        return
+    typer.echo(markdown(found.summary) if as_markdown else plain(found.summary))
+    if not as_markdown:
+        typer.echo(f"With charts: {found.material.folder.report}")
+
+
+@app.command("rules")
+def rules(
+    folder: Annotated[Path | None, typer.Argument(help="The folder of a study; without it, published rules.")] = None,
+    use: Annotated[
+        bool, typer.Option("--use", help="Let plan and fit read these rules from beside the experience store.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the rules that a study resolves, and what it does not; without a folder those of the literature.
+
+    Rules are written to priors.yaml in the study's folder. With --use they are copied beside the experience store,
+    where every later plan and fit finds them; rules of other studies there stay.
+    """
+    from foretune.catalogue.rules import LITERATURE
+
+    if folder is None:
+        if use:
+            raise UsageError("there is no study to take rules from.", remedy="Say `foretune study rules DIR --use`.")
+        _show_rules([_plain_rule(rule) for rule in LITERATURE], [], as_json)
+        return
+    from foretune.study.outputs import use_rules, write_outputs
+
+    found = write_outputs(folder)
+    _show_rules([_plain_rule(rule) for rule in found.ruling.rules], list(found.ruling.unresolved), as_json)
+    if use:
+        path = use_rules(found)
+        if not as_json:
+            typer.echo(f"plan and fit now read {path}")
+
+
+def _plain_rule(rule: Any) -> dict[str, Any]:
+    return {"id": rule.id, "rule": rule.citation, "advice": dict(rule.advice), "avoid": list(rule.avoid)}
+
+
+def _show_rules(made: list[dict[str, Any]], unresolved: list[str], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps({"rules": made, "not_resolved": unresolved}, ensure_ascii=False))
+        return
+    for rule in made:
+        advice = ", ".join(f"{key} = {value}" for key, value in rule["advice"].items())
+        typer.echo(f"{rule['id']}: {rule['rule']}{f'; advises {advice}' if advice else ''}")
+    if not made:
+        typer.echo("no rule: nothing that was tried is resolved")
+    for line in unresolved:
+        typer.echo(f"- {line}")
 
 
 @app.command("list")
 def list_studies(as_json: AsJson = False) -> None:
     """List the studies that are shipped."""
     from foretune.report.text import aligned
-    from foretune.study.grid import load_grid, presets
+    from foretune.study.grid_file import load_grid, presets
 
     rows: list[dict[str, Any]] = []
     for name in presets():

@@ -16,7 +16,8 @@ from foretune.collect.design import Draw, draws
 from foretune.config.load import load_tree, nearest
 from foretune.config.spec import Count, Section
 from foretune.errors import Place, UsageError
-from foretune.study.grid import GridSpec, TaskSettings, beside
+from foretune.study.grid import GridSpec, TaskSettings
+from foretune.study.grid_file import beside
 
 PRESETS = Path(__file__).parent / "presets"
 MOST_TOKENS = 20_000

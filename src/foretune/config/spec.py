@@ -12,6 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from foretune.catalogue import regularizers
+from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.methods import config_space
 from foretune.catalogue.models import DEFAULT_MODEL
 from foretune.errors import UsageError
@@ -30,6 +32,10 @@ def _read(parser: Any) -> BeforeValidator:
             raise ValueError(error.paragraph()) from error
 
     return BeforeValidator(parse)
+
+
+def _pair(value: Any) -> str:
+    return "-".join(parse_pair(str(value)))
 
 
 Seconds = Annotated[float, _read(parse_duration), Field(ge=0, allow_inf_nan=False)]
@@ -95,6 +101,8 @@ class DataSettings(Section):
     """The primary metric; found from the task when not given."""
     context_tokens: Annotated[Count, Field(ge=8)] | None = None
     """Longest row in tokens: longer prompts are cut, answers never."""
+    languages: Annotated[str, _read(_pair)] | None = None
+    """Source and target of translation rows, like en-de: the model is told, in the way that it understands."""
 
     @model_validator(mode="after")
     def _shares_leave_rows(self) -> DataSettings:
@@ -157,6 +165,8 @@ class SearchSettings(Section):
     """Same seed, data, store and budget in trials: same trials."""
     max_trials: Annotated[Count, Field(ge=1)] | None = None
     """Never more trials than this, whatever the time budget pays for."""
+    priors: str | None = None
+    """A file of rules that a study measured (priors.yaml), or none; the one beside the store when not given."""
 
 
 class EvaluationSettings(Section):
@@ -241,6 +251,10 @@ class FitSpec(Section):
                 checked[name] = space[name].check(item)
             except UsageError as error:
                 raise ValueError(f"training.{error.paragraph()}") from error
+        try:
+            regularizers.named(str(checked.get(regularizers.SETTING, regularizers.NONE)))
+        except UsageError as error:
+            raise ValueError(f"training.{regularizers.SETTING}: {error.paragraph()}") from error
         return {**value, "training": checked}
 
 

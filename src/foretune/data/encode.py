@@ -302,7 +302,7 @@ def _seq2seq(
     decoded = tokenizer(text_target=answers, padding=False, truncation=False, verbose=False)["input_ids"]
     rows = []
     for (ids, truncated), answer, target, number in zip(inputs, answers, decoded, numbers, strict=True):
-        whole = list(target) if tokenizer.eos_token_id in target[-2:] else [*target, int(tokenizer.eos_token_id)]
+        whole = _ended(list(target), int(tokenizer.eos_token_id))
         kept = _ids(whole[:context])
         cut = len(whole) - len(kept)
         said = str(tokenizer.decode(kept, skip_special_tokens=True)) if cut else answer
@@ -319,6 +319,13 @@ def _seq2seq(
             )
         )
     return rows
+
+
+def _ended(target: list[int], end: int) -> list[int]:
+    """A target that ends with the end of text: the first mBART writes a language code behind it."""
+    if end not in target[-2:]:
+        return [*target, end]
+    return target[: len(target) - target[::-1].index(end)]
 
 
 def shared_head(rows: Sequence[EncodedRow]) -> int:

@@ -7,9 +7,9 @@ micro-batch equal sixteen rows in four.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -112,6 +112,19 @@ class RowSource(Protocol):
 
     def rows(self, step: int) -> Sequence[int]:
         """The data-set indices of update ``step`` (0-based): a function of the step, not of call history."""
+        ...
+
+
+@runtime_checkable
+class StatefulRowSource(RowSource, Protocol):
+    """A row source that also depends on what it chose before; its state goes into checkpoints."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `load_state` takes back."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Continue as the source whose state this is."""
         ...
 
 

@@ -49,19 +49,24 @@ def smallest_detectable_effect(sd: float, n: int, *, power: float = 0.8, alpha: 
             f"sd = {sd}, alpha = {alpha}, power = {power} describe no test.",
             remedy="Use 0 <= sd, 0 < alpha < power < 1.",
         )
-    critical = float(stats.t.ppf(1 - alpha / 2, n - 1))
+    return detectable_shift(n - 1, power=power, alpha=alpha) * sd / math.sqrt(n)
+
+
+def detectable_shift(freedom: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
+    """The true effect, in standard errors, that a two-sided t-test with ``freedom`` degrees finds with ``power``."""
+    critical = float(stats.t.ppf(1 - alpha / 2, freedom))
 
     def shortfall(shift: float) -> float:
         """How much power is missing at a true difference of ``shift`` standard errors."""
-        upper = float(stats.nct.sf(critical, n - 1, shift))
-        lower = float(stats.nct.cdf(-critical, n - 1, shift))
+        upper = float(stats.nct.sf(critical, freedom, shift))
+        lower = float(stats.nct.cdf(-critical, freedom, shift))
         # far out SciPy loses the tails to NaN: there the upper one is everything and the lower one nothing
         return (1.0 if math.isnan(upper) else upper) + (0.0 if math.isnan(lower) else lower) - power
 
     high = critical + 1.0
     while shortfall(high) < 0 and high < LARGEST_STANDARDISED_EFFECT:
         high *= 2
-    return float(optimize.brentq(shortfall, 0.0, high)) * sd / math.sqrt(n)
+    return float(optimize.brentq(shortfall, 0.0, high))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

@@ -17,15 +17,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from foretune.data.update import Epochs
 from foretune.evaluation.base import Answer
 from foretune.evaluation.gain import GAIN, gain
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
+from foretune.execution.base_rates import ensure_rates
 from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.final import answer_test, load_checkpoint
 from foretune.execution.kept import Kept, kept
 from foretune.execution.orders import TrialOrder
+from foretune.execution.row_source import row_source
 from foretune.files import FolderLock
 from foretune.regularization.registry import build as build_regularizers
 from foretune.search.types import Lease, Observation, Score, Status
@@ -72,6 +73,7 @@ class Trial:
         lease = self.order.lease
         self.order.folder.mkdir(parents=True, exist_ok=True)
         self._score_base()
+        ensure_rates(self.bench, lease.config, lambda: self.report("beat", {}))
         try:
             chosen = self._kept()
         except SelectionStopped:  # nothing was trained; what was scored is kept
@@ -129,7 +131,7 @@ class Trial:
             network,
             attachment,
             rows,
-            Epochs(len(rows), int(lease.config["rows_per_update"]), lease.seed),
+            row_source(bench, lease, chosen, network),
             loop_settings(lease, bench),
             build_regularizers(lease.config),
             backward=bench.accelerator.backward,
@@ -286,6 +288,8 @@ def loop_settings(lease: Lease, bench: Bench) -> LoopSettings:
         micro_batch_tokens=bench.task.micro_batch_tokens,
         pad_id=bench.pad_id,
         decoder_start_id=bench.decoder_start_id,
+        base_hash=bench.weights_hash,
+        base_source=bench.folder_or_id,
     )
 
 

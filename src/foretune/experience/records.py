@@ -124,7 +124,7 @@ def name(what: str, value: str, *, empty: bool = False) -> str:
         return value
     raise UsageError(
         f"{what} {value[:40]!r} cannot be stored: the experience holds names and numbers, no text.",
-        remedy=f"Use at most {LONGEST_NAME} letters, digits and . _ : + - with at most one slash.",
+        remedy=f"Use at most {LONGEST_NAME} letters, digits and . _ : + , - with at most one slash.",
     )
 
 

@@ -19,6 +19,7 @@ from foretune.cost.rates import Throughput
 from foretune.errors import ForetuneError
 from foretune.experience.records import RunRecord
 from foretune.experience.store import Store
+from foretune.files import fingerprint
 from foretune.search.runs import Run
 
 logger = logging.getLogger(__name__)
@@ -95,11 +96,11 @@ class Recorder:
         if self._store is None:
             return
         try:
-            fingerprint = self._store.record_config(config)
+            key = self._store.record_config(_without_paths(config))
             self._store.record_run(
                 RunRecord(
                     id=f"{self.prefix}.{run}", task=self.task, model=self.model, hardware=self.hardware,
-                    config=fingerprint, seed=seed, horizon=horizon, arm=arm, study=self.study, pair=pair,
+                    config=key, seed=seed, horizon=horizon, arm=arm, study=self.study, pair=pair,
                     versions=self.versions,
                 )
             )  # fmt: skip
@@ -155,6 +156,14 @@ class Recorder:
         if self._store is not None:
             self._store.close()
         self._store = None
+
+
+def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with a file of dropout rates named by a hash of its path: the store holds no user's paths."""
+    kept = dict(config)
+    if (path := config.get("guided-dropout.rates", "auto")) != "auto":
+        kept["guided-dropout.rates"] = f"file:{fingerprint(path, 8)}"
+    return kept
 
 
 def plain_features(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.priors import DEFAULT_LORA, recommended
+from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.catalogue.regularizers import NONE, SETTING, check_kind
+from foretune.catalogue.rules import Advice
 from foretune.catalogue.selection import kept_rows
 from foretune.config.resolve import Recommended, Resolution, resolve
 from foretune.config.spec import FitSpec
@@ -28,6 +30,7 @@ from foretune.cost.rates import Rates, Throughput, from_accelerator, from_histor
 from foretune.cost.request import Budget, DataSize, ForecastRequest, Measured, RunSettings
 from foretune.cost.shapes import TARGET_ROLES, ModelShapes
 from foretune.errors import UsageError
+from foretune.fit.advice import advice_for, advised_configuration
 from foretune.fit.find_model import ModelFacts, find_model
 from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
@@ -71,6 +74,8 @@ class Plan:
     trainable: int
     request: ForecastRequest
     """What the forecast was made from"""
+    advice: Advice
+    """What published and measured rules say here; the configuration starts from it"""
     notes: tuple[str, ...] = ()
 
     @property
@@ -110,6 +115,8 @@ class Plan:
             },
             "recommended": {"config": dict(self.config), "why": self.why, "trainable_parameters": self.trainable,
                             "trainable_share": self.trainable / shapes.parameters},
+            "rules": [{"id": rule.id, "rule": rule.citation, "advice": dict(rule.advice), "avoid": list(rule.avoid)}
+                      for rule in self.advice.cited],
             "forecast": self.forecast.to_json(),
             "settings": {
                 key: {"value": item.value, "origin": item.origin, "evidence": item.evidence}
@@ -148,10 +155,12 @@ def plan(
     _check_kind(resolution.spec, facts)
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     _check_task(facts, rows)
+    _check_regularizers(resolution, facts, rows)
     check_selection(resolution.spec)
     train_rows = kept_rows(resolution.fixed_training(), rows.train)
     device = _device(resolution.spec, machine)
-    advised, why = _configuration(resolution, facts.shapes, train_rows)
+    rules = advice_for(resolution.spec, facts.shapes, task=rows.task, format=rows.format, rows=train_rows)
+    advised, why = advised_configuration(resolution, facts.shapes, train_rows, rules)
     trainable, full = trainable_parameters(facts.shapes, advised)
     layout = _layout(resolution, machine, device, advised, facts, rows)
     room = resolution.spec.memory.limit or machine.room_bytes(device)
@@ -180,7 +189,7 @@ def plan(
     advice = {**_advice(advised, why, placement, rows), **budget_advice, **evaluation_advice}
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
-        request, _notes(facts, rows, placement, answer, request),
+        request, rules, _notes(facts, rows, placement, answer, request),
     )  # fmt: skip
 
 
@@ -218,6 +227,16 @@ def _check_task(facts: ModelFacts, rows: PlannedRows) -> None:
         )
 
 
+def _check_regularizers(resolution: Resolution, facts: ModelFacts, rows: PlannedRows) -> None:
+    fixed, kind = resolution.fixed_training(), facts.shapes.kind
+    check_kind(
+        str(fixed.get(SETTING, NONE)),
+        kind,
+        regression=kind == "encoder" and rows.task == "regression",
+        quantized=resolution.spec.model.quantize == "4bit",
+    )
+
+
 def context_tokens(spec: FitSpec, shapes: ModelShapes) -> int:
     """The longest row in tokens: as set, at most what the model's positions allow."""
     wanted = spec.data.context_tokens or _DEFAULT_CONTEXT_TOKENS
@@ -228,17 +247,6 @@ def _device(spec: FitSpec, machine: Machine) -> str:
     if spec.device == "cuda" and not machine.accelerators:
         raise UsageError("device is cuda, but nvidia-smi shows no GPU here.", remedy="Use --set device=cpu.")
     return machine.device if spec.device == "auto" else spec.device
-
-
-def _configuration(resolution: Resolution, shapes: ModelShapes, train_rows: int) -> tuple[dict[str, Any], str]:
-    """The flat configuration that is advised, with what the user fixed, and why."""
-    fixed = {**resolution.fixed_training()}
-    method = str(fixed.get("method", "lora"))
-    rows_per_update = int(fixed.get("rows_per_update", DEFAULT_LORA["rows_per_update"]))
-    epochs = float(fixed.get("epochs", DEFAULT_LORA["epochs"]))
-    steps = RunSettings(0, rows_per_update=rows_per_update, epochs=epochs).steps(train_rows)
-    advice = recommended(method, width=shapes.width, kind=shapes.kind, steps=steps, fixed=fixed)
-    return dict(advice.config), advice.why
 
 
 def _baseline(shapes: ModelShapes, config: Mapping[str, Any]) -> RunSettings:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import ModelReference
 from foretune.config.spec import FitSpec
 from foretune.data import corpora
@@ -19,10 +20,12 @@ from foretune.data.example import Example
 from foretune.data.profile import profile
 from foretune.data.read import ReadResult, read
 from foretune.data.split import Splits, split
+from foretune.data.translation import instructed, prefix_for
 from foretune.errors import DataError, Place
 from foretune.evaluation.metrics import default_metric, metric
 from foretune.execution.types import PREFIX_CACHE_BYTES, SPLITS, TaskSpec
 from foretune.files import write_json, write_text
+from foretune.fit.find_model import ModelFacts
 from foretune.fit.folder import RunFolder
 from foretune.fit.plan import Plan, context_tokens
 from foretune.fit.selected import write_others
@@ -63,8 +66,10 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
             remedy="Leave data.test_share above 0, or give --test FILE.",
         )
     kind = plan.model.shapes.kind
+    languages = None if spec.data.languages is None else parse_pair(spec.data.languages)
+    prefix = instruction(spec, plan.model)
     name = spec.data.metric or default_metric(
-        found.task, splits.train, translation=found.format in ("translation", "source-target")
+        found.task, splits.train, translation=found.format in ("translation", "source-target") or bool(languages)
     )
     metric(name)
     labels = sorted({str(row.label) for row in splits.train}) if found.task == "classification" else []
@@ -85,6 +90,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
             quantize="4bit" if layout.quantize == "4bit" else "none",
             trust_remote_code=spec.model.trust_remote_code,
             revision=spec.model.revision,
+            languages=languages,
         ),
         metric=name,
         labels=tuple(labels),
@@ -98,11 +104,19 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         plain_template=spec.model.plain_template,
     )
     for split_name in SPLITS:
-        write_split(folder.task / f"{split_name}.jsonl", splits.of(split_name))
-    write_others(spec, found, splits, folder.task)
-    facts = _facts(spec, found, splits)
+        write_split(folder.task / f"{split_name}.jsonl", instructed(splits.of(split_name), prefix))
+    write_others(spec, found, splits, folder.task, prefix)
+    facts = {**_facts(spec, found, splits), "instruction": prefix}
     write_json(folder.task / FACTS, facts)
     return Prepared(task, {split_name: len(splits.of(split_name)) for split_name in SPLITS}, facts)
+
+
+def instruction(spec: FitSpec, model: ModelFacts) -> str:
+    """What is written before every text of a translation; empty where nothing is."""
+    if spec.data.languages is None:
+        return ""
+    shapes = model.shapes
+    return prefix_for(parse_pair(spec.data.languages), shapes.kind, shapes.architecture, model.folder)
 
 
 def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadResult, Splits]:

@@ -24,6 +24,7 @@ from foretune.errors import ModelError, Place, UsageError
 from foretune.files import MANIFEST, fingerprint, read_json, sha256_file
 from foretune.models import complaints
 from foretune.models.fetch import convert_gguf, fetch, hub_snapshot, models_folder
+from foretune.models.languages import set_languages
 from foretune.packages import Progress
 from foretune.seeding import derive
 
@@ -100,6 +101,7 @@ def load(
     *,
     labels: Sequence[str] = (),
     regression: bool = False,
+    masked: bool = False,
     device: str | torch.device = "cpu",
     seed: int = 0,
     progress: Progress | None = None,
@@ -108,8 +110,8 @@ def load(
 
     With ``labels`` or ``regression`` it is a sequence classifier (any kind) whose head, where the base has none of
     that size, is drawn from the stream ``("head",)`` of ``seed``; otherwise a causal language model, an
-    encoder–decoder or a bare encoder, as ``reference.kind`` says. Raises `ModelError`; `UsageError` for labels and
-    regression at once.
+    encoder–decoder or an encoder, bare or (``masked``) with its masked-language-model head, as ``reference.kind`` says.
+    Raises `ModelError`; `UsageError` for labels and regression at once.
     """
     if labels and regression:
         raise UsageError("a model has labels or predicts a number, not both.")
@@ -123,7 +125,9 @@ def load(
     target = torch.device(device)
     with complaints.explained(where, reference):
         tokenizer = _load_tokenizer(where, reference)
-        model, report = _load_model(where, reference, tuple(labels), regression, target, seed)
+        model, report = _load_model(where, reference, tuple(labels), regression, masked, target, seed)
+    if reference.languages is not None and reference.kind == "seq2seq":
+        set_languages(model, tokenizer, *reference.languages)
     complaints.check_report(report, where, new_head=_HEAD_NAMES if labels or regression else ())
     _give_padding(tokenizer, model)
     model.eval()
@@ -179,6 +183,7 @@ def _load_model(
     reference: ModelReference,
     labels: tuple[str, ...],
     regression: bool,
+    masked: bool,
     device: torch.device,
     seed: int,
 ) -> tuple[Any, dict[str, Any]]:
@@ -205,7 +210,7 @@ def _load_model(
         auto = {
             "causal": transformers.AutoModelForCausalLM,
             "seq2seq": transformers.AutoModelForSeq2SeqLM,
-            "encoder": transformers.AutoModel,
+            "encoder": transformers.AutoModelForMaskedLM if masked else transformers.AutoModel,
         }[reference.kind]
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), complaints.quiet(), complaints.safetensors_only():

@@ -1,25 +1,31 @@
-"""The Regularizer seam and the order in which several compose.
+"""The Regularizer seam: what one may look at, where the loop calls it, and what it must leave behind.
 
-The loop calls, per update: module edits are in place since ``setup`` → ``pre_forward`` noise → ``loss`` terms
-summed with the task's → ``pre_step`` gradient masks → the optimiser → ``post_step`` decoupled pulls. Noise is drawn
-once per update and held over its micro-batches. After ``teardown`` every hook and inserted module is gone; trained
-weights stay.
+Several compose in one explicit order, phase by phase and within a phase in the order in which they are named:
+module edits (`setup`) → `pre_forward` noise → `loss` terms summed with the task's → `end_forward` puts back what the
+passes moved → `pre_step` gradient masks → the optimiser → `post_step` decoupled pulls. Noise comes from the generator
+that the loop hands over and from nowhere else. Noise on weights is drawn once an update and held over its
+micro-batches; noise on activations is drawn row by row, so that it does not depend on how rows are laid out. After
+`teardown` every hook and inserted module is gone; trained weights stay, frozen ones never moved.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from foretune.catalogue.models import ModelKind
+from foretune.catalogue.regularizers import declaration
 from foretune.catalogue.space import Space
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from foretune.data.update import MicroBatch
+    from foretune.data.encode import EncodedRow
+    from foretune.data.update import MicroBatch, Update
     from foretune.methods.base import Attachment
 
 
@@ -39,8 +45,8 @@ class Term:
 class Forward(Protocol):
     """What losses and regularizers see of one forward pass: only the scored positions.
 
-    The language-model head has not run yet; ``log_probs`` runs it chunk by chunk, so a whole (targets, vocabulary)
-    matrix never has to exist.
+    The language-model head has not run yet; it runs chunk by chunk, so a whole (targets, vocabulary) matrix never has
+    to exist.
     """
 
     @property
@@ -66,15 +72,63 @@ class Forward(Protocol):
         """(targets,) float32 loss of every label."""
         ...
 
+    def divergence_from(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(targets,) float32 KL(p ‖ own), with p the fixed distribution that ``hidden`` (targets, width) gives."""
+        ...
+
+    def symmetric_divergence(self, other: Forward) -> torch.Tensor:
+        """(targets,) float32 ½ KL(own ‖ other) + ½ KL(other ‖ own), with gradients to both."""
+        ...
+
+
+class Rerun(Protocol):
+    """Runs the micro-batch again."""
+
+    def __call__(self, *, fresh: bool = True) -> Forward:
+        """Another pass over the same rows; with ``fresh`` noise on activations, or exactly the first pass's."""
+        ...
+
+
+class Runner(Protocol):
+    """The model as the loop runs it."""
+
+    training_attention: str | None
+    """The attention function of padded batches in training, where a regularizer needs its own"""
+
+    def run(self, batch: MicroBatch) -> Forward:
+        """A forward pass in the model's present mode."""
+        ...
+
+    def mode(self, *, packing: bool, training: bool) -> AbstractContextManager[None]:
+        """Inside, the model trains or evaluates."""
+        ...
+
 
 @dataclass(frozen=True)
 class Context:
     """What a regularizer may look at when it is set up."""
 
     model: nn.Module
+    """The transformers model, adapter injected"""
     attachment: Attachment
     seed: int
     total_steps: int
+    kind: ModelKind = "causal"
+    base_hash: str = ""
+    """`LoadedModel.weights_hash` of the base; empty where it is not known"""
+    base_source: str = ""
+    """The base's folder or hub id"""
+    names: tuple[str, ...] = ()
+    """Names of the trainable tensors"""
+    masters: tuple[torch.Tensor, ...] = ()
+    """Their float32 masters, in the same order: what `pre_step` and `post_step` get"""
+    weights: tuple[torch.Tensor, ...] = ()
+    """Their computing copies in the model, in the same order"""
+    rows: Sequence[EncodedRow] = ()
+    """The training rows"""
+    runner: Runner | None = None
+    lay_out: Callable[[Sequence[int]], Update] | None = None
+    """The micro-batches of any training rows, laid out as the loop does"""
 
 
 @dataclass(frozen=True)
@@ -85,6 +139,8 @@ class Plan:
     refusal: str = ""
     sites: tuple[str, ...] = ()
     packable: bool = True
+    extra_bytes: int = 0
+    """Memory it will hold beside the model"""
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -94,26 +150,32 @@ class Regularizer:
     name: str = "none"
 
     def space(self) -> Space:
-        """Its settings."""
-        return Space()
+        """Its settings, as declared in `catalogue.regularizers`."""
+        return declaration(self.name).space
 
     def check(self, context: Context) -> Plan:
         """Say what will be done, or why it cannot."""
         return Plan(self.name)
 
     def setup(self, context: Context) -> None:
-        """Edit modules, place hooks."""
+        """Edit modules, place hooks, remember where the weights began."""
 
     def pre_forward(self, step: int, batch: MicroBatch, generator: torch.Generator) -> None:
-        """Before a micro-batch's forward pass; ``generator`` is the same for all micro-batches of an update."""
+        """Before a micro-batch's forward pass; ``generator`` is the same for all micro-batches of an update.
+
+        A further pass over the same rows (`Rerun`) comes with a generator of its own.
+        """
 
     def token_weights(self, batch: MicroBatch) -> torch.Tensor | None:
-        """(targets,) weights of the token losses, or None."""
+        """(targets,) weights of the token losses, or None; asked once a micro-batch, before the update's passes."""
         return None
 
-    def loss(self, forward: Forward, rerun: Callable[[], Forward], targets: int) -> Term | None:
+    def loss(self, forward: Forward, rerun: Rerun, targets: int) -> Term | None:
         """An extra loss term; ``rerun`` runs the micro-batch again, ``targets`` counts those of the whole update."""
         return None
+
+    def end_forward(self) -> None:
+        """The passes of an update are over (or given up): put back weights that `pre_forward` moved."""
 
     def pre_step(self, params: Sequence[torch.Tensor], learning_rate: float) -> None:
         """Before the optimiser: gradients are complete, in the fp32 masters."""
@@ -136,5 +198,5 @@ class Regularizer:
         """Put back `state_dict`."""
 
     def report(self) -> dict[str, float]:
-        """Effective rates and measured cost."""
+        """What it did, in numbers: effective rates, last divergence, memory held."""
         return {}

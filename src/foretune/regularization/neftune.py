@@ -1,7 +1,7 @@
 """NEFTune (Jain et al. 2023, 2310.05914): uniform noise on the input embeddings while training.
 
 x ← x + U(−1, 1)·α/√(L·d) with L the row's length in tokens and d the embedding width. No cost, no state; evaluation
-and the export never see it.
+and the export never see it. Of an encoder–decoder the encoder's input gets it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from foretune.catalogue.space import Number, Space
-from foretune.data.update import PADDING, MicroBatch
+from foretune.data.update import MicroBatch
 from foretune.regularization.base import Context, Plan, Regularizer
+from foretune.regularization.row_noise import RowNoise
 
 DEFAULT_ALPHA = 5.0
 """The value the paper uses for most of its models."""
@@ -29,10 +29,6 @@ class Neftune(Regularizer):
         self._noise: torch.Tensor | None = None
         self._width = 0
 
-    def space(self) -> Space:
-        """The strength α."""
-        return Space((Number("neftune.alpha", 0.0, 50.0, DEFAULT_ALPHA, about="noise strength α"),))
-
     def check(self, context: Context) -> Plan:
         """One site: the input embeddings."""
         return Plan(f"uniform noise, α = {self.alpha:g}, on the input embeddings", sites=("embedding",))
@@ -44,15 +40,13 @@ class Neftune(Regularizer):
         self._handle = embedding.register_forward_hook(self._add)
 
     def pre_forward(self, step: int, batch: MicroBatch, generator: torch.Generator) -> None:
-        """Draw the noise of this micro-batch: (batch, time, width), scaled by each row's own length."""
-        lengths = torch.zeros_like(batch.segments, dtype=torch.float32)
-        for line in range(batch.segments.shape[0]):
-            for segment in sorted(set(batch.segments[line].tolist())):
-                here = batch.segments[line] == segment
-                lengths[line][here] = 1.0 if segment == PADDING else float(here.sum())
-        scale = self.alpha / (lengths * self._width).sqrt()
-        noise = torch.rand((*batch.ids.shape, self._width), generator=generator) * 2 - 1
-        self._noise = noise.to(batch.ids.device) * scale[..., None]
+        """Draw the noise of this micro-batch: (batch, time, width), row by row, scaled by each row's own length."""
+        noise = torch.zeros((*batch.ids.shape, self._width), device=batch.ids.device)
+        for part, length, own in RowNoise.of(batch, generator).parts(noise):
+            scale = self.alpha / (length * self._width) ** 0.5
+            drawn = torch.rand(part.shape, generator=own, device=part.device)
+            part.copy_(drawn.mul_(2).sub_(1).mul_(scale))
+        self._noise = noise
 
     def _add(self, module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         if not module.training or self._noise is None or self._noise.shape != output.shape:

@@ -1,6 +1,7 @@
 """All regularizers by name, and building them from a configuration.
 
-``regularizer`` in a configuration is ``none`` or a comma-separated list of ``name`` or ``name:strength``.
+``regularizer`` in a configuration is ``none`` or a comma-separated list of ``name`` or ``name:strength``
+(`catalogue.regularizers`); the settings of each stand under its name.
 """
 
 from __future__ import annotations
@@ -8,27 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from foretune.errors import UsageError
+from foretune.catalogue.regularizers import NONE, SETTING, named, with_strengths
 from foretune.regularization.base import Regularizer
+from foretune.regularization.dropout import Dropout
+from foretune.regularization.gaussian_dropout import GaussianDropout
+from foretune.regularization.guided_dropout import GuidedDropout
 from foretune.regularization.neftune import Neftune
 
 REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
+    "guided-dropout": GuidedDropout,
+    "dropout": Dropout,
+    "gaussian-dropout": GaussianDropout,
     "neftune": Neftune,
 }
 
 
 def build(config: Mapping[str, Any]) -> list[Regularizer]:
     """The regularizers of a configuration, in composition order. Raises `UsageError`."""
-    text = str(config.get("regularizer", "none"))
-    if text == "none":
-        return []
+    complete = with_strengths(config)
     built = []
-    for part in text.split(","):
-        name, _, strength = part.strip().partition(":")
-        if name not in REGULARIZERS:
-            raise UsageError(f"unknown regularizer {name!r}.", remedy=f"Known: none, {', '.join(REGULARIZERS)}.")
-        try:
-            built.append(REGULARIZERS[name](float(strength)) if strength else REGULARIZERS[name]())
-        except ValueError:
-            raise UsageError(f"{strength!r} is not a strength of {name}.", remedy="Write it like neftune:5.") from None
+    for declared, _ in named(str(config.get(SETTING, NONE))):
+        prefix = f"{declared.name}."
+        fields = {key.removeprefix(prefix): value for key, value in complete.items() if key.startswith(prefix)}
+        built.append(REGULARIZERS[declared.name](**fields))
     return built

@@ -6,6 +6,7 @@ verdict comes first; what supports it follows in the order in which a careful re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -48,6 +49,17 @@ def render(record: RunRecord) -> str:
         )
         if section is not None
     ]
+    return document(
+        f"{record.id}: {_BADGES[outcome(record)].lower()}",
+        join([_masthead(record), _verdict(record), _facts(record)]),
+        sections,
+        _footer(record),
+        record.foretune_version,
+    )
+
+
+def document(title: str, header: Markup, sections: Sequence[Section], footer: Markup, version: str) -> str:
+    """A whole page in the style of the reports: no script, nothing from outside the file."""
     style = resources.files(__package__).joinpath(STYLE).read_text(encoding="utf-8")
     head = tag(
         "head",
@@ -55,17 +67,17 @@ def render(record: RunRecord) -> str:
         Markup(f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'),
         tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
         tag("meta", name="color-scheme", content="light dark"),
-        tag("meta", name="generator", content=f"Foretune {record.foretune_version}"),
-        tag("title", f"{record.id}: {_BADGES[outcome(record)].lower()}"),
+        tag("meta", name="generator", content=f"Foretune {version}"),
+        tag("title", title),
         tag("style", Markup(style)),
     )
     body = tag(
         "body",
         tag("a", "Skip to the results", class_="skip", href="#results"),
-        tag("header", _masthead(record), _verdict(record), _facts(record)),
+        tag("header", header),
         _contents(sections),
         tag("main", *map(_section, sections), id="results"),
-        tag("footer", _footer(record)),
+        tag("footer", footer),
     )
     return f'<!DOCTYPE html>\n<html lang="en">\n{head}\n{body}\n</html>\n'
 
@@ -134,7 +146,7 @@ def _used(record: RunRecord) -> tuple[str, str]:
     return used, f"of {total}"
 
 
-def _contents(sections: list[Section]) -> Markup:
+def _contents(sections: Sequence[Section]) -> Markup:
     links = [tag("a", section.title, href=f"#{link_id(section.title)}") for section in sections]
     return tag("nav", join(links, between=" "), aria_label="Contents")
 

@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from foretune.catalogue import regularizers
 from foretune.catalogue.methods import declaration, resolve
 from foretune.catalogue.priors import rounded
 from foretune.catalogue.space import Choice, Condition, Number, Parameter, Space, Value
 from foretune.catalogue.training import TRAINING_MENU
+from foretune.errors import UsageError
 from foretune.files import canonical_json, fingerprint
 from foretune.seeding import derive
 
@@ -106,8 +108,17 @@ def _extras(
 
 
 def methods_for(methods: tuple[str, ...], fixed: Mapping[str, Any]) -> tuple[str, ...]:
-    """The methods left by the fixed settings. Raises `UsageError` for an unknown one."""
+    """The methods left by the fixed settings, regularizers included. Raises `UsageError` where none is left."""
     chosen = (str(fixed["method"]),) if "method" in fixed else methods
+    for declared, _ in regularizers.named(str(fixed.get(regularizers.SETTING, regularizers.NONE))):
+        left = tuple(
+            name
+            for name in chosen
+            if regularizers.fits_method(declared, name, disables_to_base=declaration(name).traits.disables_to_base)
+        )
+        if not left:
+            raise UsageError(f"{declared.name} does not work with {' or '.join(chosen)}.", remedy=declared.fix)
+        chosen = left
     return tuple(declaration(name).name for name in chosen)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.priors import learning_rate
+from foretune.catalogue.priors import learning_rate, rounded
 from foretune.errors import UsageError
 from foretune.execution.orders import FinalTest, TrialOrder, subset
 from foretune.execution.types import Job
@@ -83,25 +83,30 @@ def steps_of(grid: GridSpec, config: Mapping[str, Any], rows: int, row_tokens: f
 def _cell(
     grid: GridSpec, task: StudyTask, arm: str, size: Any, seed: int, rate: float | None, row_tokens: float
 ) -> StudyCell:
-    config = grid.config(arm)
+    config = dict(task.arms[arm].config)
     rows = rows_of(size, task)
     steps = steps_of(grid, config, rows, row_tokens)
     rows_per_update = int(config["rows_per_update"])
     if rate is None:
         rate = grid.arms[arm].get("learning_rate") or grid.learning_rate.shared
     if rate is None:
-        rate = learning_rate(
-            str(config["method"]),
-            width=task.width,
-            kind=task.spec.model.kind,
-            rows_per_update=rows_per_update,
-            steps=steps,
-        )
+        rate = _rule(task, config, steps)
     epochs = round(steps / -(-rows // rows_per_update), EPOCH_DIGITS)
     config |= {"learning_rate": float(rate), "epochs": max(epochs, 10.0**-EPOCH_DIGITS)}
     pair = f"{task.name}:{size}:{seed}"
     pair = pair if len(grid.model) == 1 else f"{task.model}:{pair}"
     return StudyCell(task.model, task.name, arm, str(size), rows, seed, pair, config, steps)
+
+
+def _rule(task: StudyTask, config: Mapping[str, Any], steps: int) -> float:
+    """The rate that the rule of the arm's method gives."""
+    return learning_rate(
+        str(config["method"]),
+        width=task.width,
+        kind=task.spec.model.kind,
+        rows_per_update=int(config["rows_per_update"]),
+        steps=steps,
+    )
 
 
 def cells(
@@ -117,36 +122,67 @@ def cells(
         if task.model == model
         for size in grid.sizes
         for arm in grid.arms
+        if arm in task.arms
     )
 
 
+def swept_arms(grid: GridSpec, task: StudyTask) -> dict[str, str]:
+    """By arm the arm whose sweep decides its rate: itself, or the middle arm of its method."""
+    if grid.learning_rate.per == "arm":
+        return {arm: arm for arm in task.arms}
+    by_method: dict[str, list[str]] = {}
+    for arm, found in task.arms.items():
+        by_method.setdefault(str(found.config["method"]), []).append(arm)
+    return {arm: arms[(len(arms) - 1) // 2] for arms in by_method.values() for arm in arms}
+
+
 def sweep_cells(
-    grid: GridSpec, tasks: Iterable[StudyTask], row_tokens: Mapping[tuple[str, str], float]
+    grid: GridSpec,
+    tasks: Iterable[StudyTask],
+    row_tokens: Mapping[tuple[str, str], float],
+    further: Mapping[tuple[str, str], float] | None = None,
 ) -> tuple[StudyCell, ...]:
-    """The runs that choose a learning rate for every arm: on the pilot task, by validation rows alone."""
+    """The runs that choose a learning rate for every arm: on the pilot task, by validation rows alone.
+
+    ``further`` asks for one more rate for some (model, arm) instead: the rounds that widen a sweep.
+    """
     settings = grid.learning_rate
-    if settings.sweep is None:
+    if not settings.swept:
         return ()
     pilot = settings.pilot or next(iter(grid.tasks))
-    found = [
-        _cell(grid, task, arm, settings.size, seed, rate, row_tokens[task.model, task.name])
-        for task in tasks
-        if task.name == pilot
-        for arm in grid.arms
-        for rate in settings.sweep
-        for seed in settings.seeds
-    ]
+    found = []
+    for task in tasks:
+        if task.name != pilot:
+            continue
+        tokens = row_tokens[task.model, task.name]
+        for arm in dict.fromkeys(swept_arms(grid, task).values()):
+            for rate in _rates_to_try(grid, task, arm, tokens, further):
+                found += [_cell(grid, task, arm, settings.size, seed, rate, tokens) for seed in settings.seeds]
     return tuple(replace(cell, pair=f"{cell.pair}:{cell.config['learning_rate']:g}", tested=False) for cell in found)
+
+
+def _rates_to_try(
+    grid: GridSpec, task: StudyTask, arm: str, tokens: float, further: Mapping[tuple[str, str], float] | None
+) -> list[float]:
+    settings = grid.learning_rate
+    if further is not None:
+        return [further[task.model, arm]] if (task.model, arm) in further else []
+    if settings.factors is None:
+        return list(settings.sweep or ())
+    config = task.arms[arm].config
+    steps = steps_of(grid, config, rows_of(settings.size, task), tokens)
+    return [rounded(factor * _rule(task, config, steps)) for factor in settings.factors]
 
 
 def rate_label(grid: GridSpec) -> str:
     """Where the learning rates come from, in a phrase; a rate shared without a sweep is labelled as a confounder."""
     settings = grid.learning_rate
     own = [name for name, arm in grid.arms.items() if "learning_rate" in arm]
-    if settings.sweep is not None:
+    if settings.swept:
         pilot = settings.pilot or next(iter(grid.tasks))
-        listed = ", ".join(f"{rate:g}" for rate in settings.sweep)
-        return f"swept per arm over {listed} on {pilot}, chosen by validation loss"
+        listed = ", ".join(f"{rate:g}" for rate in settings.swept)
+        times = " times the rule's rate" if settings.factors else ""
+        return f"swept per {settings.per} over {listed}{times} on {pilot}, chosen by validation loss"
     if len(own) == len(grid.arms):
         return "set for each arm in the grid"
     source = f"{settings.shared:g} for all arms" if settings.shared is not None else "by the rule of each arm's method"

@@ -5,7 +5,8 @@ tasks/          one prepared folder per model and task           journal.jsonl  
 trials/<run>/   checkpoints, removed when a run is tested        answers/       what every run answered
 results.jsonl   one line a run                                   rates.jsonl    one line a run of the sweep
 design.json     what was announced before the first run
-table.md, summary.json  paired differences with intervals        logs/, clock.json
+table.md, summary.json  paired differences with intervals        report.html    the same with charts
+priors.yaml     the rules that were resolved                      logs/, clock.json
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ class StudyFolder:
         self.design = root / "design.json"
         self.table = root / "table.md"
         self.summary = root / "summary.json"
+        self.report = root / "report.html"
+        self.priors = root / "priors.yaml"
+
+    def sweep_journal_of(self, round_number: int) -> Path:
+        """The journal of one round of the sweep; later rounds widen it."""
+        if round_number == 0:
+            return self.sweep_journal
+        return self.root / f"rates-journal-{round_number}.jsonl"
 
     def task(self, model: str, task: str) -> RunFolder:
         """The folder of a prepared task, with what was measured on it before the first run."""

@@ -1,7 +1,7 @@
 """A study as it is written down: models × tasks × arms × sizes × seeds, one horizon, one outcome.
 
-`load_grid` reads the YAML, refuses unknown keys with line and nearest key, and completes every arm to a whole trial
-configuration. An arm is the base configuration with a few settings of its own; everything else is equal between
+`grid_file.load_grid` reads the YAML and tells mistakes with line and nearest key; every arm is completed to a whole
+trial configuration. An arm is the base configuration with a few settings of its own; everything else is equal between
 arms, so that cells of one pair (model, task, size, seed) share their rows, their order and their initial noise.
 What depends on data or model (how many rows there are, how many steps that makes) is decided by `study.design`.
 """
@@ -14,19 +14,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from foretune.catalogue.methods import applicable, config_space, resolve
 from foretune.catalogue.models import DEFAULT_MODEL
 from foretune.catalogue.priors import DEFAULT_LORA
-from foretune.config.load import load_tree, nearest
+from foretune.catalogue.rules import TRAINABLE
+from foretune.config.load import nearest
 from foretune.config.spec import Count, DataSettings, ModelSettings, Section, flat_settings
-from foretune.errors import Place, UsageError
+from foretune.errors import UsageError
 from foretune.files import fingerprint
+from foretune.study.arms import multiplied, written_share
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
-"""Names of studies, arms, tasks and models: they become folders, columns and entries of the experience."""
-PRESETS = Path(__file__).parent / "presets"
+"""Names of studies, tasks and models: they become folders, columns and entries of the experience."""
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+%-]{0,47}")
+"""Names of arms: columns and entries of the experience."""
 GOVERNED = {
     "epochs": "`horizon` says how long every arm trains",
     "learning_rate": "`learning_rate` at the top of the grid is for all arms; one arm's own goes into the arm",
@@ -45,11 +48,12 @@ Size = Annotated[Any, BeforeValidator(_size)]
 """A number of training rows, or ``all``."""
 
 
-def _names(kind: str) -> BeforeValidator:
+def _names(kind: str, form: re.Pattern[str] = NAME) -> BeforeValidator:
     def check(value: Any) -> Any:
         for name in value if isinstance(value, Mapping) else [value]:
-            if not isinstance(name, str) or not NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of {kind}: at most 32 letters, digits and . _ + -")
+            if not isinstance(name, str) or not form.fullmatch(name):
+                most, marks = (48, ". _ + - %") if form is ARM_NAME else (32, ". _ + -")
+                raise ValueError(f"{name!r} is no name of {kind}: at most {most} letters, digits and {marks}")
         return value
 
     return BeforeValidator(check)
@@ -92,6 +96,8 @@ class TaskSettings(DataSettings):
     """A file, a folder, a data set of the catalogue or of the hub."""
     train_rows: Annotated[Count, Field(ge=1)] | None = None
     """Draw training subsets from this many rows (chosen once for all) instead of all of them."""
+    covariates: dict[str, float] = Field(default_factory=dict)
+    """What is known of the task for fitted rules; the distance of its languages is found when not given."""
 
 
 class HorizonSettings(Section):
@@ -139,16 +145,28 @@ class RateSettings(Section):
     """Training rows of the sweep."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds)] = (0,)
     """Seeds of the sweep (a count or a list); losses are averaged over them."""
+    factors: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """Like sweep, as multiples of the rate that the rule of each arm's method gives."""
+    per: Literal["arm", "method"] = "arm"
+    """Sweep for every arm, or once for every method (on its middle arm) and use the rate for all arms of it."""
+    widen: Annotated[int, Field(ge=0, le=4)] = 1
+    """How often an arm whose best rate lies at an end is tried one step beyond it."""
+
+    @property
+    def swept(self) -> tuple[float, ...]:
+        """Rates or factors to try; empty without a sweep."""
+        return self.sweep or self.factors or ()
 
     @model_validator(mode="after")
     def _consistent(self) -> RateSettings:
-        if self.shared is not None and self.sweep is not None:
-            raise ValueError("shared and sweep are both given")
-        if self.sweep is not None and (len(set(self.sweep)) != len(self.sweep) or len(self.sweep) < 2):
+        given = [name for name in ("shared", "sweep", "factors") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given")
+        if (self.sweep or self.factors) and (len(set(self.swept)) != len(self.swept) or len(self.swept) < 2):
             raise ValueError("a sweep is a list of at least two different rates")
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds are different numbers, at least one")
-        if self.sweep is None and self.pilot is not None:
+        if not self.swept and self.pilot is not None:
             raise ValueError("a pilot task without sweep: [...] does nothing")
         return self
 
@@ -179,6 +197,8 @@ class PilotSettings(Section):
 class GridSpec(Section):
     """A study."""
 
+    kind: Literal["arms"] = "arms"
+    """What kind of study; files of other kinds are read by the modules in `study.kinds`."""
     name: Annotated[str, _names("a study")]
     """Its name in the experience store."""
     about: str = ""
@@ -191,8 +211,10 @@ class GridSpec(Section):
     """Tasks by name."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings of the trial configuration that all arms share; the default LoRA where nothing is said."""
-    arms: Annotated[dict[str, dict[str, Any]], _names("an arm")] = Field(min_length=2)
-    """What is compared: by name, the settings in which an arm differs from the base."""
+    arms: Annotated[dict[str, dict[str, Any]], _names("an arm", ARM_NAME)] = Field(min_length=2)
+    """What is compared: by name, the settings in which an arm differs from the base, and `trainable` (a share)."""
+    product: tuple[str, ...] = ()
+    """Arms that came out of `factors`: these may be left out where a method cannot reach a share."""
     control: str
     """The arm that all others are compared with."""
     sizes: Annotated[tuple[Size, ...], BeforeValidator(_listed)] = ("all",)
@@ -219,43 +241,55 @@ class GridSpec(Section):
         if not isinstance(value, Mapping):
             return value
         base = _checked("base", value.get("base") or {})
-        arms = value.get("arms")
-        if isinstance(arms, Mapping):
-            arms = {name: _checked(f"arms.{name}", item or {}) for name, item in arms.items()}
-        return {**value, "base": base, **({} if arms is None else {"arms": arms})}
+        arms, factors = value.get("arms"), value.get("factors")
+        if arms is not None and not isinstance(arms, Mapping):
+            return {**value, "base": base}
+        written = dict(arms or {})
+        made = _multiplied(factors) if factors is not None else {}
+        if twice := set(written) & set(made):
+            raise ValueError(f"arms.{min(twice)}: `factors` make an arm of this name too")
+        checked = {name: _checked(f"arms.{name}", item or {}) for name, item in {**written, **made}.items()}
+        rest = {key: item for key, item in value.items() if key != "factors"}
+        if "product" not in rest and made:
+            rest["product"] = list(made)
+        return {**rest, "base": base, **({"arms": checked} if arms is not None or made else {})}
 
     @model_validator(mode="after")
     def _consistent(self) -> GridSpec:
         if self.control not in self.arms:
-            hint = _nearest_key(self.control, list(self.arms))
+            hint = nearest_key(self.control, list(self.arms))
             raise ValueError(f"control: there is no arm {self.control!r}. {hint}")
         for key, values in (("seeds", self.seeds), ("sizes", self.sizes)):
             if len(set(values)) != len(values) or not values:
                 raise ValueError(f"{key}: the same value is given twice" if values else f"{key}: none is given")
         rates = self.learning_rate
         if rates.pilot is not None and rates.pilot not in self.tasks:
-            hint = _nearest_key(rates.pilot, list(self.tasks))
+            hint = nearest_key(rates.pilot, list(self.tasks))
             raise ValueError(f"learning_rate.pilot: there is no task {rates.pilot!r}. {hint}")
         own = [name for name, settings in self.arms.items() if "learning_rate" in settings]
-        if rates.sweep is not None and own:
+        if rates.swept and own:
             raise ValueError(f"arms.{own[0]}.learning_rate: rates are swept; leave it out or leave the sweep out")
         seen: dict[str, str] = {}
         for name in self.arms:
-            key = fingerprint(self.config(name))
+            key = fingerprint([self.config(name), self.share(name)])
             if key in seen:
                 raise ValueError(f"arms.{name}: it is the same as {seen[key]}, so they cannot differ")
             seen[key] = name
         return self
 
     def config(self, arm: str) -> dict[str, Any]:
-        """The whole configuration of an arm, but for learning rate and epochs, which `study.design` fills in."""
-        settings = {**self.base, **self.arms[arm]}
+        """The whole configuration of an arm on any model; learning rate, epochs and a knob for its share are open."""
+        settings = {**self.base, **{k: v for k, v in self.arms[arm].items() if k != TRAINABLE}}
         method = str(settings.get("method", DEFAULT_LORA["method"]))
         general = {k: v for k, v in DEFAULT_LORA.items() if "." not in k or k.startswith(f"{method}.")}
         try:
             return resolve({**general, **applicable({**settings, "method": method}), **self.arms[arm]})
         except UsageError as error:
             raise ValueError(f"arms.{arm}: {error.paragraph()}") from error
+
+    def share(self, arm: str) -> float | None:
+        """The share of the parameters that an arm is to train, where it says one."""
+        return self.arms[arm].get(TRAINABLE)
 
     @property
     def identity(self) -> str:
@@ -267,6 +301,10 @@ def _checked(key: str, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, Mapping):
         raise ValueError(f"{key}: settings are a group of key: value lines")
     flat = flat_settings(settings)
+    try:
+        share = {TRAINABLE: written_share(flat.pop(TRAINABLE))} if TRAINABLE in flat and key != "base" else {}
+    except UsageError as error:
+        raise ValueError(f"{key}.{TRAINABLE}: {error.paragraph()}") from error
     space = config_space()
     for name in flat:
         if name in GOVERNED and (name == "epochs" or key == "base"):
@@ -274,93 +312,21 @@ def _checked(key: str, settings: Any) -> dict[str, Any]:
         if name not in space.names():
             raise ValueError(f"{key}.{name}: it is not a setting of a run. {nearest(name, space.names())}")
     try:
-        return space.check(flat)
+        return {**space.check(flat), **share}
     except UsageError as error:
         raise ValueError(f"{key}.{error.paragraph()}") from error
 
 
-def load_grid(source: str | Path) -> GridSpec:
-    """The study in a YAML file, or the shipped one of that name. Raises `UsageError` with file and line."""
-    path = find_grid(source)
-    values, places = load_tree(path)
+def _multiplied(factors: Any) -> dict[str, dict[str, Any]]:
+    if not isinstance(factors, Mapping) or not all(isinstance(values, list) and values for values in factors.values()):
+        raise ValueError("factors: every factor is a setting with a list of values")
     try:
-        spec = GridSpec.model_validate(values)
-    except ValidationError as error:
-        raise _explained(error, path, places) from error
-    tasks = {name: beside(task, path.parent) for name, task in spec.tasks.items()}
-    return spec.model_copy(update={"tasks": tasks})
+        return multiplied(factors)
+    except UsageError as error:
+        raise ValueError(f"factors.{TRAINABLE}: {error.paragraph()}") from error
 
 
-def beside(task: TaskSettings, folder: Path) -> TaskSettings:
-    """Files that lie beside the grid's own are meant by names that are relative to it."""
-    found = {
-        key: str((folder / value).resolve())
-        for key in ("path", "validation", "test")
-        if (value := getattr(task, key)) is not None and Path(value).suffix and (folder / value).exists()
-    }
-    return task.model_copy(update=found)
-
-
-def find_grid(source: str | Path) -> Path:
-    """The file of a grid: a path, or the name of a preset (``smoke``, ``translation:smoke``). Raises `UsageError`."""
-    path = Path(source).expanduser()
-    if path.is_file():
-        return path
-    known = presets()
-    if str(source) in known:
-        return known[str(source)]
-    raise UsageError(
-        f"there is no study {str(source)!r}: no such file, and not among those shipped.",
-        remedy=f"{_nearest_key(str(source), list(known))} Or give the path of a YAML file.",
-    )
-
-
-def presets() -> dict[str, Path]:
-    """The shipped studies by name; a folder's files are ``folder:name``."""
-    files = sorted(PRESETS.rglob("*.yaml"))
-    return {":".join(path.relative_to(PRESETS).with_suffix("").parts): path for path in files}
-
-
-def _explained(error: ValidationError, path: Path, places: Mapping[tuple[str, ...], Place]) -> UsageError:
-    """Our error for the first complaint of pydantic: key, line and what would be right."""
-    complaints = error.errors(include_url=False)
-    # a misspelt key is also a missing one: say what is there and wrong before what is not there
-    first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
-    at = tuple(str(part) for part in first["loc"])
-    message = str(first["msg"]).removeprefix("Value error, ")
-    if not at and (said := re.match(r"([\w.+-]+)(?:: | = )", message)):  # from a check of the whole grid
-        at = _known_path(said.group(1), places)
-        message = message.removeprefix(said.group(1)).removeprefix(": ")
-    place = next((places[at[:n]] for n in range(len(at), 0, -1) if at[:n] in places), Place(path))
-    key = ".".join(at)
-    if first["type"] == "extra_forbidden":
-        known = [".".join((*at[:-1], name)) for name in _keys_at(at[:-1])]
-        return UsageError(f"{key} is not a setting of a study.", place=place, remedy=_nearest_key(at[-1], known))
-    said_what = message if message.endswith((".", "?")) else f"{message}."
-    said_where = key if said_what.startswith(" = ") or not key else f"{key}: "
-    return UsageError(f"{said_where}{said_what}", place=place)
-
-
-def _known_path(dotted: str, places: Mapping[tuple[str, ...], Place]) -> tuple[str, ...]:
-    """The path of the file that a dotted key means, though names may hold dots themselves."""
-    matching = [path for path in places if dotted == ".".join(path) or dotted.startswith(".".join(path) + ".")]
-    return max(matching, key=len, default=tuple(dotted.split(".")))
-
-
-def _keys_at(at: tuple[str, ...]) -> list[str]:
-    """The settings that there are in a group of the grid."""
-    groups: dict[str, type[Section]] = {"tasks": TaskSettings, "model": ModelSettings}
-    section: type[Section] = GridSpec
-    for part in at:
-        field = section.model_fields.get(part)
-        if part in groups and section is GridSpec:
-            section = groups[part]
-        elif field is not None:
-            options = [field.annotation, *getattr(field.annotation, "__args__", ())]
-            section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), section)
-    return list(section.model_fields)
-
-
-def _nearest_key(key: str, known: list[str]) -> str:
+def nearest_key(key: str, known: list[str]) -> str:
+    """The known key that was probably meant, or all of them."""
     close = difflib.get_close_matches(key, [name.rpartition(".")[2] for name in known], n=1, cutoff=0.5)
     return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(name.rpartition('.')[2] for name in known)}."

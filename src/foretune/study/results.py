@@ -5,7 +5,7 @@ A failure is a line with its status and no score. The lines hold everything that
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from foretune.study.statistics import Block, Values
 from foretune.study.tasks import StudyTask
 
 FINISHED = "finished"
+TRANSLATION_METRICS = ("chrf", "bleu")
+SIGNED = ("bleu", "chrf")
+"""Metrics whose numbers mean something only with sacreBLEU's signature."""
 Line = dict[str, Any]
 
 
 def scored(answers: Sequence[Answer], task: StudyTask) -> dict[str, Score]:
     """The scores of answers to the test rows, the outcome first."""
-    names = [task.primary, task.spec.metric]
+    names = [task.primary, task.spec.metric, *(TRANSLATION_METRICS if task.translation else ())]
     if task.spec.task != "regression":
         names.append("loss")
     if task.spec.model.kind != "encoder":
@@ -37,6 +40,16 @@ def scored(answers: Sequence[Answer], task: StudyTask) -> dict[str, Score]:
             continue
         result = METRICS[name].score(answers)
         found[name] = Score(result.value, result.standard_error, len(answers))
+    return found
+
+
+def signatures(names: Iterable[str], answers: Sequence[Answer]) -> dict[str, str]:
+    """SacreBLEU's signatures of those metrics that have one, by metric."""
+    found = {}
+    for name in names:
+        metric = METRICS[name]
+        if name in SIGNED:
+            found[name] = str((metric.score(answers[:1]).details or {})["signature"])
     return found
 
 
@@ -54,6 +67,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
     """The line of an ended run; ``answers`` is its file of answers, or None where none are asked for."""
     ok = run.status == FINISHED
     scores: dict[str, dict[str, Score]] = {}
+    signed: dict[str, str] = {}
     step: int | None = None
     if ok:
         best = min(run.curve, key=lambda s: (run.curve[s]["loss"].value, s)) if run.curve else run.step
@@ -63,6 +77,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
             step, rows = read_answers(answers)
             scores["validation"] = dict(run.curve.get(step or 0, scores["validation"]))
             scores["test"] = scored(rows, task)
+            signed = signatures(scores["test"], rows)
     return {
         "study": study,
         "cell": cell.cell.key,
@@ -90,6 +105,12 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
         "peak_bytes": run.peak_bytes,
         "answers": None if answers is None or not ok else str(answers.relative_to(root)),
         "config": dict(cell.config),
+        "trainable": task.arms[cell.arm].trainable,
+        "parameters": task.arms[cell.arm].parameters,
+        "kind": task.spec.model.kind,
+        "task_kind": task.spec.task,
+        "covariates": dict(task.covariates),
+        **({"signatures": signed} if signed else {}),
     }
 
 

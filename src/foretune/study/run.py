@@ -20,7 +20,7 @@ from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
 from foretune.execution.types import Executor, Job
-from foretune.files import FolderLock, canonical_json, fingerprint, write_json, write_text
+from foretune.files import FolderLock, canonical_json, fingerprint, write_json
 from foretune.fit.account import VERSIONED
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
@@ -28,11 +28,12 @@ from foretune.study import forecast
 from foretune.study.cells import Cells
 from foretune.study.design import Rates, StudyCell, cells, notes, rate_label, sweep_cells
 from foretune.study.folder import StudyFolder, saved_grid
-from foretune.study.grid import GridSpec, find_grid, load_grid
-from foretune.study.rates import chosen_rates
-from foretune.study.results import read_answers, read_results, scored
-from foretune.study.summary import Summary, summarise
-from foretune.study.tables import markdown
+from foretune.study.grid import GridSpec
+from foretune.study.grid_file import find_grid, load_grid
+from foretune.study.outputs import write_outputs
+from foretune.study.rates import chosen_rates, deciding_arms, widened
+from foretune.study.results import Line, read_answers, read_results, scored
+from foretune.study.summary import Summary
 from foretune.study.tasks import StudyTask, prepare_task
 
 PROBE_ROWS = 32
@@ -131,11 +132,12 @@ class _Study:
         )
         self._announce(tasks, sweep, provisional, seconds)
         with self.clock.phase("base model"):
-            base = {key: self._base(task) for key, task in tasks.items()}
+            for task in tasks.values():
+                self._base(task)
         with self.clock.phase("learning rates"):
-            rates, rate_notes = self._rates(tasks, sweep, seconds, probes, machine)
+            rates = self._rates(tasks, sweep, seconds, probes, machine)
         if rates is None:
-            return self._finish(tasks, base, rate_notes, "the time is over; learning rates are not chosen yet")
+            return self._finish("the time is over; learning rates are not chosen yet")
         listed = cells(self.grid, tasks.values(), rates, tokens)
         with self.clock.phase("runs"):
             recorders = self._recorders(listed, tasks, probes, machine, self.grid.name)
@@ -144,7 +146,7 @@ class _Study:
                 self.folder.answers, self.folder.results, recorders,
             )  # fmt: skip
             reason = self._run_cells(work, recorders)
-        return self._finish(tasks, base, rate_notes, reason)
+        return self._finish(reason)
 
     # -- before the first run
 
@@ -222,8 +224,8 @@ class _Study:
         primary = next(iter(tasks.values())).primary
         self.watch.on_event("design", {**design.to_json(), "sentences": forecast.sentences(design, primary)})
 
-    def _base(self, task: StudyTask) -> dict[str, Any]:
-        """The untouched base model's scores on the test rows."""
+    def _base(self, task: StudyTask) -> None:
+        """Measure the untouched base model on the test rows, once."""
         folder = self.folder.task(task.model, task.name)
 
         def measure() -> dict[str, Any]:
@@ -238,8 +240,7 @@ class _Study:
             found = scored(read_answers(output)[1], task)
             return {name: [s.value, s.standard_error, s.n] for name, s in found.items()}
 
-        scores: dict[str, Any] = folder.once("base", measure)
-        return scores
+        folder.once("base", measure)
 
     # -- runs
 
@@ -250,22 +251,31 @@ class _Study:
         seconds: Callable[[StudyCell], float],
         probes: Mapping[Pair, Mapping[str, Any]],
         machine: Machine,
-    ) -> tuple[Rates | None, list[str]]:
-        """Swept rates by (model, arm) with remarks; None for rates when time ended before they were known."""
+    ) -> Rates | None:
+        """Swept rates by (model, arm); None when time ended before they were known."""
         if not sweep:
-            return {}, []
-        recorders = self._recorders(sweep, tasks, probes, machine, f"{self.grid.name}:rates")
-        work = Cells(
-            self.grid.name, self.folder.root, tuple(sweep), tasks, seconds, self.folder.sweep_journal,
-            self.folder.sweep_trials, self.folder.answers, self.folder.rates, recorders,
-        )  # fmt: skip
-        self._run_cells(work, recorders)
-        lines = read_results(self.folder.rates)
-        if len(lines) < len(sweep):
-            return None, []
-        rates, remarks = chosen_rates(self.grid, lines)
+            return {}
+        tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
+        listed, expected = tuple(sweep), 0
+        lines: list[Line] = []
+        for round_number in range(1 + self.grid.learning_rate.widen):
+            if round_number:  # only the rounds before: what an earlier session has widened is there already
+                listed = sweep_cells(self.grid, tasks.values(), tokens, widened(lines[:expected]))
+            if not listed:
+                break
+            expected += len(listed)
+            recorders = self._recorders(listed, tasks, probes, machine, f"{self.grid.name}:rates")
+            work = Cells(
+                self.grid.name, self.folder.root, listed, tasks, seconds, self.folder.sweep_journal_of(round_number),
+                self.folder.sweep_trials / str(round_number), self.folder.answers, self.folder.rates, recorders,
+            )  # fmt: skip
+            self._run_cells(work, recorders)
+            lines = read_results(self.folder.rates)
+            if len(lines) < expected:
+                return None
+        rates, remarks = chosen_rates(self.grid, lines, deciding_arms(self.grid, tasks.values()))
         self.watch.on_event("rates", {"rates": {f"{m}/{a}": r for (m, a), r in rates.items()}, "notes": remarks})
-        return rates, remarks
+        return rates
 
     def _run_cells(self, work: Cells, recorders: Mapping[Any, Recorder]) -> str:
         try:
@@ -307,11 +317,9 @@ class _Study:
 
     # -- the end
 
-    def _finish(
-        self, tasks: Mapping[Pair, StudyTask], base: Mapping[Pair, Any], rate_notes: Sequence[str], reason: str
-    ) -> StudyResult:
-        """Table and summary of what there is. Raises `TrainingError` when every run has failed."""
-        summary = write_summary(self.folder, self.grid, tasks, base, rate_notes, self.clock.used())
+    def _finish(self, reason: str) -> StudyResult:
+        """Table, report and summary of what there is. Raises `TrainingError` when every run has failed."""
+        summary = write_outputs(self.folder.root).summary
         lines = read_results(self.folder.results)
         if lines and not any(entry["scores"].get("test") for entry in lines):
             raise TrainingError(
@@ -336,42 +344,3 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def write_summary(
-    folder: StudyFolder,
-    grid: GridSpec,
-    tasks: Mapping[Pair, StudyTask],
-    base: Mapping[Pair, Any],
-    rate_notes: Sequence[str],
-    used_s: float,
-) -> Summary:
-    """Write ``summary.json`` and ``table.md`` from the results there are."""
-    expected = len(tasks) * len(grid.sizes) * len(grid.seeds) * len(grid.arms)
-    summary = summarise(
-        grid, read_results(folder.results), base=base, expected=expected, notes=[*notes(grid), *rate_notes],
-        used_s=used_s,
-    )  # fmt: skip
-    write_json(folder.summary, summary.to_json())
-    write_text(folder.table, markdown(summary))
-    return summary
-
-
-def read_study(root: Path) -> Summary:
-    """The summary of a study, finished or under way, from its results. Raises `OutputError` when there is none."""
-    grid, folder = saved_grid(root), StudyFolder(root)
-    base, rate_notes = {}, []
-    for model in grid.model:
-        for name in grid.tasks:
-            path = folder.task(model, name).root / "base.json"
-            if path.exists():
-                base[model, name] = folder.task(model, name).once("base", dict)
-    lines = read_results(folder.rates)
-    wanted = len(grid.learning_rate.sweep or ()) * len(grid.learning_rate.seeds) * len(grid.arms) * len(grid.model)
-    if lines and len(lines) == wanted:
-        rate_notes = chosen_rates(grid, lines)[1]
-    expected = len(grid.model) * len(grid.tasks) * len(grid.sizes) * len(grid.seeds) * len(grid.arms)
-    return summarise(
-        grid, read_results(folder.results), base=base, expected=expected, notes=[*notes(grid), *rate_notes],
-        used_s=Clock(folder.clock).used(),
-    )  # fmt: skip

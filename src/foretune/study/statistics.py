@@ -8,7 +8,8 @@ taken as the repetitions: that interval, much wider, speaks of tasks like these.
 
 Claims. ``better`` and ``worse`` need Student's interval of the mean difference to exclude zero and the p-value to
 hold after Holm's correction over the arms of the same block. Everything else is ``not resolved``, with the effect
-that would have been found in four of five such studies. All of it speaks of the test rows that were used.
+that would have been found in four of five such studies. All of it speaks of the test rows that were used; whether
+other rows would say the same is `study.row_tests`' question, whose answer a block's differences carry beside.
 """
 
 from __future__ import annotations
@@ -22,12 +23,15 @@ import numpy as np
 from scipy import stats
 
 from foretune.evaluation.base import Direction
+from foretune.evaluation.compare import Comparison
 from foretune.evaluation.paired import LEAST_REPETITIONS, holm, paired_interval, smallest_detectable_effect
 
 CONFIDENCE = 0.95
 POWER = 0.8
 FEWEST_TASKS = 3
 """Fewer task means say nothing about other tasks."""
+ON_THESE_ROWS = " on these rows"
+"""Added to a verdict that all seeds share but that other test rows may not."""
 Verdict = Literal["better", "worse", "not resolved"]
 Values = Mapping[str, Mapping[Hashable, float]]
 """Outcome by arm and repetition; failed runs are absent."""
@@ -58,6 +62,8 @@ class Difference:
     """The true difference that so many pairs find with probability 0.8, at the spread seen"""
     verdict: Verdict
     confidence: float = CONFIDENCE
+    rows: Comparison | None = None
+    """The same difference over test rows (`study.row_tests`); None where nothing was answered"""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form."""
@@ -67,7 +73,7 @@ class Difference:
     def claim(self) -> str:
         """The verdict in words."""
         if self.verdict != "not resolved":
-            return self.verdict
+            return f"{self.verdict}{'' if self.rows is None or self.rows.verdict == self.verdict else ON_THESE_ROWS}"
         if self.pairs < LEAST_REPETITIONS:
             counted = "1 pair" if self.pairs == 1 else f"{self.pairs} pairs"
             return f"not resolved ({counted}, at least {LEAST_REPETITIONS} needed)"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.base import Direction
 from foretune.study.design import rate_label
 from foretune.study.grid import GridSpec
 from foretune.study.results import FINISHED, Line, outcomes
+from foretune.study.row_tests import RowTests
 from foretune.study.statistics import (
     Block,
     Difference,
@@ -93,11 +94,12 @@ def summarise(
     expected: int,
     notes: Sequence[str],
     used_s: float,
+    tests: RowTests | None = None,
 ) -> Summary:
     """The summary of the runs in ``lines``; ``base`` holds the base model's scores by (model, task)."""
     values = outcomes(lines)
     blocks = tuple(
-        _block(grid, block, [e for e in lines if (e["model"], e["task"], e["size"]) == block], base)
+        _block(grid, block, [e for e in lines if (e["model"], e["task"], e["size"]) == block], base, tests or {})
         for block in sorted(values, key=lambda block: _order(grid, block))
     )
     pooled, over_tasks, note = _pooled(grid, values, blocks)
@@ -141,6 +143,7 @@ def _block(
     block: Block,
     lines: Sequence[Line],
     base: Mapping[tuple[str, str], Mapping[str, Sequence[float]]],
+    tests: RowTests,
 ) -> BlockResult:
     model, task, size = block
     primary, direction = lines[0]["primary"], lines[0]["direction"]
@@ -160,7 +163,10 @@ def _block(
         base=None if measured is None else float(measured[0]),
         control_mean=sum(own) / len(own) if own else None,
         control_runs=len(own),
-        differences=compare_arms(ordered, grid.control, direction, expected=len(grid.seeds)),
+        differences=tuple(
+            replace(difference, rows=tests.get((block, difference.arm)))
+            for difference in compare_arms(ordered, grid.control, direction, expected=len(grid.seeds))
+        ),
     )
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
 
 from foretune.report.text import aligned, printable
+from foretune.study.gaps import gaps, reference_arm
+from foretune.study.grid import GridSpec
+from foretune.study.results import Line
 from foretune.study.statistics import Difference
 from foretune.study.summary import BlockResult, Summary
 from foretune.units import format_duration
 
-HEADING = ["arm", "pairs", "mean", "minus control", "95 % interval", "wins–losses", "p (Holm)", "verdict"]
+HEADING = ["arm", "pairs", "mean", "minus control", "95 % over seeds", "95 % over rows", "wins–losses", "p (Holm)",
+           "verdict"]  # fmt: skip
 SMALLEST_P = 0.001
 Table = tuple[str, list[list[str]]]
 """(caption, rows under `HEADING`)"""
@@ -21,8 +27,11 @@ def _number(value: float | None, *, signed: bool = False) -> str:
     return f"{value:+.4g}" if signed else f"{value:.4g}"
 
 
+def _interval(low: float | None, high: float | None) -> str:
+    return "–" if low is None else f"{_number(low, signed=True)} to {_number(high, signed=True)}"
+
+
 def _row(found: Difference) -> list[str]:
-    interval = "–" if found.low is None else f"{_number(found.low, signed=True)} to {_number(found.high, signed=True)}"
     pairs = str(found.pairs) if not found.dropped else f"{found.pairs} of {found.pairs + found.dropped}"
     p_value = "–" if found.low is None else "<0.001" if found.p_holm < SMALLEST_P else f"{found.p_holm:.3f}"
     return [
@@ -30,7 +39,8 @@ def _row(found: Difference) -> list[str]:
         pairs,
         _number(found.arm_mean),
         _number(found.mean, signed=True),
-        interval,
+        _interval(found.low, found.high),
+        "–" if found.rows is None else _interval(found.rows.low, found.rows.high),
         f"{found.wins}–{found.losses}",
         p_value,
         found.claim,
@@ -38,14 +48,14 @@ def _row(found: Difference) -> list[str]:
 
 
 def _control_row(name: str, mean: float | None, runs: int) -> list[str]:
-    return [f"{name} (control)", str(runs), _number(mean), "", "", "", "", ""]
+    return [f"{name} (control)", str(runs), _number(mean), *[""] * (len(HEADING) - 3)]
 
 
 def _block_table(summary: Summary, block: BlockResult) -> Table:
     where = f"{block.model} · {block.task}" if len(summary.models) > 1 else block.task
     rows = "all rows" if block.size == "all" else f"{block.size} rows"
     caption = f"{where}, {rows}: {block.primary} ({block.direction} is better) on {block.test_rows} test rows"
-    base = [["untouched base", "", _number(block.base), "", "", "", "", ""]] if block.base is not None else []
+    base = [["untouched base", "", _number(block.base), *[""] * (len(HEADING) - 3)]] if block.base is not None else []
     control = _control_row(summary.control, block.control_mean, block.control_runs)
     return caption, [*base, control, *map(_row, block.differences)]
 
@@ -75,7 +85,9 @@ def remarks(summary: Summary) -> list[str]:
         lines.append(summary.pooled_note)
     lines.append(
         "One pair is two runs with the same rows, order and seed. Intervals are Student's over pairs and speak of "
-        "these test rows; a verdict needs the interval to exclude zero and p ≤ 0.05 after Holm's correction over arms."
+        "these test rows; a verdict needs the interval to exclude zero and p ≤ 0.05 after Holm's correction over arms. "
+        "The interval over rows is a paired bootstrap of test rows, each with all its seeds: a verdict says `on these "
+        "rows` where other rows may say otherwise."
     )
     lines += summary.notes
     hours = f"{summary.train_hours:.2g} run-hours, {format_duration(summary.used_s)} in all"
@@ -113,3 +125,26 @@ def _wrapped(lines: Sequence[str]) -> list[str]:
     import textwrap
 
     return [part for line in lines for part in textwrap.wrap(line, 110, subsequent_indent="  ")]
+
+
+def relative(
+    grid: GridSpec, lines: Sequence[Line], base: Mapping[tuple[str, str], Mapping[str, Any]]
+) -> tuple[list[str], list[list[str]]]:
+    """(heading, rows): for every arm and task the share of the reference arm's gain over the untouched base.
+
+    Mean over models, sizes and seeds whose pairs are whole; empty where the base was not measured.
+    """
+    reference = reference_arm(grid)
+    reached: dict[str, dict[str, list[float]]] = {}
+    for gap in gaps(lines, reference):
+        start = base.get((gap.model, gap.task), {}).get(str(lines[0]["primary"]))
+        gain = None if start is None else gap.reference - float(start[0])
+        if start is not None and gain:
+            reached.setdefault(gap.arm, {}).setdefault(gap.task, []).append((gap.score - float(start[0])) / gain)
+    tasks = list(dict.fromkeys(task for own in reached.values() for task in own))
+    rows = []
+    for arm, own in reached.items():
+        every = [value for values in own.values() for value in values]
+        cells = [f"{100 * fmean(own[task]):.0f} %" if task in own else "–" for task in tasks]
+        rows.append([arm, f"{100 * fmean(every):.0f} %", *cells])
+    return ["arm", "mean", *tasks], rows

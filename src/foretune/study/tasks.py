@@ -6,21 +6,26 @@ drawn once for all runs; the pool of training rows likewise where the grid limit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from foretune.catalogue.languages import distance, parse_pair
 from foretune.config.spec import ModelSettings
+from foretune.data.example import Example
 from foretune.errors import BudgetError, Place, UsageError
 from foretune.evaluation.metrics import metric
 from foretune.execution.orders import subset
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import write_text
+from foretune.fit.find_model import find_model
 from foretune.fit.folder import RunFolder
 from foretune.fit.plan import plan
 from foretune.fit.prepare import prepare
+from foretune.fit.row_tokens import fertility
 from foretune.packages import Progress
+from foretune.study.arms import ModelArm, on_model
 from foretune.study.grid import LIKELIHOODS, GridSpec, TaskSettings
 
 DRAW_SEED = 0
@@ -43,20 +48,37 @@ class StudyTask:
     """Whether the checkpoint of lowest validation loss is tested, not the last"""
     width: int
     facts: Mapping[str, Any]
+    arms: Mapping[str, ModelArm]
+    """What every arm is on this model; those it cannot have are absent"""
+    left_out: Mapping[str, str]
+    """Why an arm is absent, by its name"""
+    covariates: Mapping[str, float]
+    """Distance of the languages, token fertility, and what the grid says"""
+
+    @property
+    def translation(self) -> bool:
+        """Whether rows are a text and its translation."""
+        return self.spec.metric == "chrf"
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
-        return {**asdict(self), "spec": self.spec.to_json()}
+        return {
+            **{name: getattr(self, name) for name in self.__dataclass_fields__},
+            "spec": self.spec.to_json(),
+            "arms": {name: arm.to_json() for name, arm in self.arms.items()},
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> StudyTask:
         """The inverse of `to_json`."""
-        return cls(**{**value, "spec": TaskSpec.from_json(value["spec"])})
+        arms = {name: ModelArm(**arm) for name, arm in value["arms"].items()}
+        return cls(**{**value, "spec": TaskSpec.from_json(value["spec"]), "arms": arms})
 
 
 def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: Progress) -> StudyTask:
     """Prepare a task of the grid under ``folder``. Raises as ``fit`` does on the same data and model."""
-    made = plan(options=_options(grid, grid.model[model], grid.tasks[name]))
+    arms, left_out = _arms(grid, model)
+    made = plan(options=_options(grid, grid.model[model], grid.tasks[name], arms))
     if not made.fits:
         raise BudgetError(f"{model} does not fit: {made.notes[-1]}.", remedy="Choose a smaller model or smaller arms.")
     prepared = prepare(made, RunFolder(folder), progress)
@@ -89,15 +111,53 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
                 "vocabulary": shapes.vocabulary,
             },
         },
+        arms=arms,
+        left_out=left_out,
+        covariates=_covariates(
+            grid.tasks[name], made.rows.result.examples if made.rows.result else (), made.model.tokenizer
+        ),
     )
 
 
-def _options(grid: GridSpec, model: ModelSettings, task: TaskSettings) -> dict[str, Any]:
+def _arms(grid: GridSpec, model: str) -> tuple[dict[str, ModelArm], dict[str, str]]:
+    """Every arm on a model, and why some cannot be had. Raises `UsageError` for one that was written out."""
+    settings = grid.model[model]
+    shapes = find_model(settings.source, revision=settings.revision).shapes
+    arms: dict[str, ModelArm] = {}
+    left_out: dict[str, str] = {}
+    for name in grid.arms:
+        try:
+            found = on_model(grid.config(name), grid.share(name), shapes)
+        except UsageError as error:
+            if name not in grid.product or name == grid.control:
+                raise UsageError(f"arm {name} on {model}: {error.what}", remedy=error.remedy) from error
+            left_out[name] = error.what
+            continue
+        if twin := next((other for other, arm in arms.items() if arm.config == found.config), None):
+            if name not in grid.product:
+                raise UsageError(f"arm {name} on {model} is the same as {twin}.", remedy="Give them other shares.")
+            left_out[name] = f"on this model it is the same as {twin}"
+            continue
+        arms[name] = found
+    return arms, left_out
+
+
+def _covariates(task: TaskSettings, rows: Sequence[Example], tokenizer: Path | None) -> dict[str, float]:
+    """What fitted rules may depend on."""
+    found: dict[str, float] = {}
+    if task.languages is not None:
+        source, target = parse_pair(task.languages)
+        between = distance(source, target)
+        if between is not None:
+            found["distance"] = between
+        found |= fertility(rows, tokenizer)
+    return {**found, **task.covariates}
+
+
+def _options(grid: GridSpec, model: ModelSettings, task: TaskSettings, arms: Mapping[str, ModelArm]) -> dict[str, Any]:
     """The settings of a ``fit`` on the same data and model, with the arm that takes most memory."""
-    heaviest = max(
-        (grid.config(arm) for arm in grid.arms), key=lambda c: (c["method"] == "full", c.get("lora.rank", 0))
-    )
-    data = task.model_dump(exclude={"train_rows", "columns"}, exclude_none=True)
+    heaviest = max(arms.values(), key=lambda arm: arm.trainable).config
+    data = task.model_dump(exclude={"train_rows", "columns", "covariates"}, exclude_none=True)
     columns = task.columns.model_dump(exclude_none=True)
     return {
         **{f"data.{key}": value for key, value in data.items()},

@@ -23,6 +23,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foretune.data.update import Layout
+from foretune.regularization.places.attention import Multiply, attend, place_of
 from foretune.training.short_attention import LONGEST_KEYS, short_attention
 
 IMPLEMENTATION = "foretune_packed"
@@ -85,9 +86,13 @@ def _attend(
     scaling: float | None,
     window: int | None,
     dropout: float,
+    noise: Multiply | None = None,
 ) -> torch.Tensor:
     """(batch, heads, queries, width): causal attention, the last query at the last key; keys may have fewer heads."""
     queries, keys = query.shape[2], key.shape[2]
+    if noise is not None:
+        scale = query.shape[3] ** -0.5 if scaling is None else scaling
+        return attend(query, key, value, plan.bias(queries, keys, window, query.device), scale, noise)
     if query.device.type == "cpu" and dropout == 0 and keys <= LONGEST_KEYS:
         scale = query.shape[3] ** -0.5 if scaling is None else scaling
         return short_attention(query, key, value, plan.bias(queries, keys, window, query.device), scale)
@@ -124,7 +129,9 @@ def packed_attention(
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if unused.get(name) is not None]
     if packed_plan is None or attention_mask is not None or unsupported:
         raise ValueError(f"packed attention needs its plan, no mask and none of {unsupported}")
-    plan = packed_plan
+    plan, noise = packed_plan, place_of(module)
+    if noise is not None and plan.head:
+        raise ValueError("noise on attention probabilities belongs to a row, and this stream shares a head")
 
     def documents(tensor: torch.Tensor) -> torch.Tensor:
         heads, width = tensor.shape[1], tensor.shape[3]
@@ -137,7 +144,7 @@ def packed_attention(
         shape = (plan.documents, -1, -1, -1)
         document_key = torch.cat([head_key.expand(shape), document_key], dim=2)
         document_value = torch.cat([head_value.expand(shape), document_value], dim=2)
-    output = _attend(plan, documents(query), document_key, document_value, scaling, sliding_window, dropout)
+    output = _attend(plan, documents(query), document_key, document_value, scaling, sliding_window, dropout, noise)
     flat = output.permute(0, 2, 1, 3).reshape(plan.documents * plan.longest, query.shape[1], query.shape[3])
     stream = flat.index_select(0, plan.scatter)
     if plan.head:

@@ -24,7 +24,9 @@ from torch.utils.checkpoint import checkpoint
 from foretune.catalogue.models import ModelKind
 from foretune.data.update import PADDING, MicroBatch, chunks
 from foretune.errors import ModelError
+from foretune.regularization.base import Forward
 from foretune.training.attention import ATTENTION_DROPOUT_NAMES, IMPLEMENTATION, PackedPlan, attention
+from foretune.training.divergence import divergence, symmetric_divergence
 from foretune.training.prefix import FrozenPrefix
 
 HEAD_CHUNK_TARGETS = 256
@@ -91,6 +93,16 @@ class Scored:
         pieces = [self._chunk_nll(chunk) for chunk in chunks(self.hidden.shape[0], HEAD_CHUNK_TARGETS)]
         return torch.cat(pieces) if pieces else self.hidden.new_zeros(0, dtype=torch.float32)
 
+    def divergence_from(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(targets,) float32 KL(p ‖ own), with p the fixed distribution that ``hidden`` (targets, width) gives."""
+        head = self.network.head if self.network.head is not None and self.network.frozen_plain_head else None
+        return divergence(self.hidden, hidden.detach(), self.network.logits, head)
+
+    def symmetric_divergence(self, other: Forward) -> torch.Tensor:
+        """(targets,) float32 ½ KL(own ‖ other) + ½ KL(other ‖ own), with gradients to both."""
+        head = self.network.head if self.network.head is not None and self.network.frozen_plain_head else None
+        return symmetric_divergence(self.hidden, other.hidden, self.network.logits, head)
+
     def _chunk_nll(self, chunk: slice) -> torch.Tensor:
         def losses(hidden: torch.Tensor) -> torch.Tensor:
             return cross_entropy(self.network.logits(hidden).float(), self.labels[chunk], reduction="none")
@@ -112,6 +124,7 @@ class Network:
         self.kind: ModelKind = kind
         self.head: Any = model.get_output_embeddings() if kind != "encoder" else None
         self._plain_attention: str = model.config._attn_implementation
+        self.training_attention: str | None = None
         self._plain_head: bool | None = None
         self._packs: bool | None = None
         self._prefix = prefix
@@ -168,8 +181,9 @@ class Network:
         """Inside, the model trains or evaluates, on packed or padded micro-batches."""
         was_training = self.model.training
         self.model.train(training)
+        padded = self.training_attention if training and self.training_attention else self._plain_attention
         try:
-            with attention(self.model, IMPLEMENTATION if packing else self._plain_attention):
+            with attention(self.model, IMPLEMENTATION if packing else padded):
                 yield
         finally:
             self.model.train(was_training)

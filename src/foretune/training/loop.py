@@ -19,7 +19,7 @@ import torch
 
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
-from foretune.data.update import MicroBatch, RowSource, Update
+from foretune.data.update import MicroBatch, RowSource, StatefulRowSource, Update
 from foretune.errors import UsageError
 from foretune.methods.base import Attachment
 from foretune.regularization.base import Context, Regularizer, Term
@@ -30,6 +30,8 @@ from foretune.training.guard import Guard
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
 
 logger = logging.getLogger(__name__)
+SOURCE = "source/"
+"""Before the names of a row source's tensors in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,10 @@ class LoopSettings:
     packing: bool = True
     pad_id: int = 0
     decoder_start_id: int = 0
+    base_hash: str = ""
+    """The hash of the base's weights"""
+    base_source: str = ""
+    """The base's folder or hub id"""
 
 
 @dataclass(frozen=True)
@@ -95,15 +101,38 @@ class Training:
         self.micro_batch_tokens = settings.micro_batch_tokens
         self.padded_rows: int | None = None
         self.masters = MasterWeights(attachment.parameter_groups(settings.optimizer.learning_rate), settings.optimizer)
-        context = Context(network.model, attachment, settings.seed, settings.optimizer.total_steps)
+        self.guard = Guard()
+        self.step = 0
+        self._set_up_regularizers()
+
+    def _set_up_regularizers(self) -> None:
+        """Check all of them, then edit the model; what was placed is removed again where one cannot be set up."""
+        context = Context(
+            model=self.network.model,
+            attachment=self.attachment,
+            seed=self.settings.seed,
+            total_steps=self.settings.optimizer.total_steps,
+            kind=self.network.kind,
+            base_hash=self.settings.base_hash,
+            base_source=self.settings.base_source,
+            names=tuple(self.masters.names),
+            masters=tuple(self.masters.masters),
+            weights=tuple(self.masters.weights),
+            rows=self.rows,
+            runner=self.network,
+            lay_out=self._lay_out,
+        )
         for regularizer in self.regularizers:
             if (plan := regularizer.check(context)).refusal:
                 raise UsageError(f"{regularizer.name} cannot be used here: {plan.refusal}")
             self.packing = self.packing and plan.packable
-            regularizer.setup(context)
-            self.masters.optimizer = regularizer.wrap_optimizer(self.masters.optimizer)
-        self.guard = Guard()
-        self.step = 0
+        try:
+            for regularizer in self.regularizers:
+                regularizer.setup(context)
+                self.masters.optimizer = regularizer.wrap_optimizer(self.masters.optimizer)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Remove what the regularizers placed; trained weights stay."""
@@ -142,7 +171,8 @@ class Training:
         if accepted:
             for regularizer in self.regularizers:
                 regularizer.pre_step(self.masters.masters, rate)
-            self.masters.step(self.step, norm)
+            clipped = self.masters.gradient_norm() if self.regularizers else norm  # masks change it
+            self.masters.step(self.step, clipped)
             for regularizer in self.regularizers:
                 regularizer.post_step(self.masters.masters, rate)
             self.masters.publish()
@@ -157,26 +187,50 @@ class Training:
     def _gradients(self, chosen: Sequence[int]) -> tuple[Update, float]:
         """All gradients of one update on the masters, and its loss; smaller micro-batches when memory runs out."""
         while True:
-            update = lay_out(
-                self.rows,
-                chosen,
-                kind=self.network.kind,
-                limit_tokens=self.micro_batch_tokens,
-                packing=self.packing,
-                share_head=self.share_head,
-                pad_id=self.settings.pad_id,
-                decoder_start_id=self.settings.decoder_start_id,
-                padded_rows=self.padded_rows,
-            )
+            update = self._lay_out(chosen)
             try:
-                return update, sum(self._micro_batch(batch, update.targets) for batch in update.micro_batches)
+                weights, denominator = self._token_weights(update)
+                losses = [
+                    self._micro_batch(batch, weight, denominator, update.targets)
+                    for batch, weight in zip(update.micro_batches, weights, strict=True)
+                ]
+                return update, sum(losses)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 self.masters.clear()
                 if len(update.micro_batches) == len(chosen):
                     raise OutOfMemory(f"one row of {update.tokens // len(chosen)} tokens does not fit") from error
+            finally:
+                for regularizer in self.regularizers:
+                    regularizer.end_forward()
             self._halve(update)
+
+    def _lay_out(self, chosen: Sequence[int]) -> Update:
+        return lay_out(
+            self.rows,
+            chosen,
+            kind=self.network.kind,
+            limit_tokens=self.micro_batch_tokens,
+            packing=self.packing,
+            share_head=self.share_head,
+            pad_id=self.settings.pad_id,
+            decoder_start_id=self.settings.decoder_start_id,
+            padded_rows=self.padded_rows,
+        )
+
+    def _token_weights(self, update: Update) -> tuple[list[torch.Tensor | None], float]:
+        """Weights of the token losses of every micro-batch (None for ones) and their sum over the update."""
+        weights: list[torch.Tensor | None] = []
+        for batch in update.micro_batches:
+            product: torch.Tensor | None = None
+            for regularizer in self.regularizers:
+                found = regularizer.token_weights(batch.to(self.network.model.device))
+                product = found if product is None or found is None else product * found
+            weights.append(product)
+        if all(weight is None for weight in weights):
+            return weights, update.targets
+        return weights, float(sum(weight.double().sum() for weight in weights if weight is not None))
 
     def _halve(self, update: Update) -> None:
         """Half the tokens a micro-batch; the update's rows, and so its gradient, stay the same."""
@@ -186,23 +240,25 @@ class Training:
             torch.cuda.empty_cache()
         logger.warning("out of memory: micro-batches of at most %d tokens from here on", self.micro_batch_tokens)
 
-    def _micro_batch(self, batch: MicroBatch, targets: int) -> float:
+    def _micro_batch(self, batch: MicroBatch, weights: torch.Tensor | None, denominator: float, targets: int) -> float:
+        """Forward and backward pass; ``denominator`` is the sum of all weights of the update's task loss."""
         batch = batch.to(self.network.model.device)
-        noise_seed = derive(self.settings.seed, "dropout", self.step)
+        passes = 0
 
-        def forward() -> Scored:
-            torch.manual_seed(noise_seed)
+        def forward(*, fresh: bool = True) -> Scored:
+            nonlocal passes
+            number = passes if fresh else 0
+            passes += 1
+            torch.manual_seed(derive(self.settings.seed, "dropout", self.step, number, *batch.rows[:1]))
             for regularizer in self.regularizers:
-                generator = torch_generator(self.settings.seed, "noise", regularizer.name, self.step)
+                again = (number,) if number else ()
+                generator = torch_generator(self.settings.seed, "noise", regularizer.name, self.step, *again)
                 regularizer.pre_forward(self.step, batch, generator)
             return self.network.run(batch)
 
         scored = forward()
         losses = scored.nll()
-        for regularizer in self.regularizers:
-            if (weights := regularizer.token_weights(batch)) is not None:
-                losses = losses * weights
-        task = Term(losses.sum(), targets)
+        task = Term((losses if weights is None else losses * weights).sum(), denominator)
         terms = [regularizer.loss(scored, forward, targets) for regularizer in self.regularizers]
         total = task.value() + sum(term.value() for term in terms if term is not None)
         self.backward(total)
@@ -214,6 +270,8 @@ class Training:
         tensors = self.masters.state()
         for regularizer in self.regularizers:
             tensors |= {f"regularizer/{regularizer.name}/{k}": v for k, v in regularizer.state_dict().items()}
+        if isinstance(self.source, StatefulRowSource):
+            tensors |= {f"{SOURCE}{key}": value for key, value in self.source.state().items()}
         return tensors, {"guard": self.guard.state(), "micro_batch_tokens": self.micro_batch_tokens}
 
     def load_state(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
@@ -224,6 +282,9 @@ class Training:
             regularizer.load_state_dict(
                 {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
             )
+        if isinstance(self.source, StatefulRowSource):
+            state = {name.removeprefix(SOURCE): value for name, value in tensors.items() if name.startswith(SOURCE)}
+            self.source.load_state(state)
         self.guard = Guard.from_state(dict(facts["guard"]))
         self.micro_batch_tokens = int(facts["micro_batch_tokens"])
         self.step = step

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from foretune.catalogue import selection
+from foretune.catalogue import regularizers, selection
 from foretune.catalogue.methods.adalink import ADALINK
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.bottleneck import BOTTLENECK
@@ -94,7 +94,7 @@ def config_space(methods: tuple[str, ...] | None = None) -> Space:
     if chosen not in _SPACES:
         default = "lora" if "lora" in chosen else chosen[0]
         parameters: tuple[Parameter, ...] = (Choice("method", chosen, default, about="How the model is adapted."),)
-        parameters += (LAYERS, *TRAINING.parameters, *selection.config_part().parameters)
+        parameters += (LAYERS, *TRAINING.parameters, *selection.config_part().parameters, *regularizers.settings())
         for name in chosen:
             parameters += _only_with(name, declaration(name).space)
         _SPACES[chosen] = Space(parameters)
@@ -109,6 +109,7 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
     method = str(settings.get("method", "lora"))
     declaration(method)
     everything = config_space()
+    settings = regularizers.with_strengths(settings)
     for name in settings:
         if name not in everything:
             raise UsageError(f"unknown setting {name!r}.", remedy=_nearest(name, everything.names()))
@@ -125,6 +126,7 @@ def resolve(settings: Mapping[str, Any]) -> dict[str, Value]:
         raise UsageError(f"{method} cannot be restricted to some layers.", remedy="Leave out layers.")
     complete = space.check(space.restrict(checked).defaults() | checked)
     selection.check(complete)
+    regularizers.check(complete, disables_to_base=declaration(method).traits.disables_to_base)
     return {name: complete[name] for name in space.names() if name in complete}
 
 

@@ -137,7 +137,7 @@ def purge(*, fetched_data: bool = False) -> list[Freed]:
 
     A data set that a process is fetching at this moment raises `OutputError`.
     """
-    freed = [_remove("cached tokens", tokens_folder())]
+    freed = [_remove("cached tokens", tokens_folder()), _remove("scores of selections", cache_folder() / "selection")]
     if fetched_data:
         folder = data_folder()
         for lock in sorted(folder.glob(".*.fetching")):

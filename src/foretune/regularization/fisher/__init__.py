@@ -1,0 +1,1 @@
+"""Diagonal empirical Fisher information: means over tensors, by norms of per-sample gradients that are never stored."""

@@ -1,0 +1,79 @@
+"""The arms of a study: written out, or multiplied from factors; and what each one is on a given model.
+
+An arm is the base configuration with settings of its own. Beside those it may name a share of the parameters to train
+(``trainable: 0.5%``); the knob of its method is then set for each model. ``factors`` is short for a product: every
+combination of their values is an arm, named after them. A combination that a method cannot reach on a model is left
+out of the product with the reason; one that was written out as an arm is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+from foretune.catalogue.rules import TRAINABLE
+from foretune.cost.shapes import ModelShapes
+from foretune.errors import UsageError
+from foretune.fit.advice import with_share
+from foretune.fit.plan import trainable_parameters
+from foretune.units import format_share, parse_share
+
+_JOINT = "-"
+
+
+@dataclass(frozen=True)
+class ModelArm:
+    """An arm on one model."""
+
+    config: Mapping[str, Any]
+    """The whole configuration, but for learning rate and epochs"""
+    trainable: int
+    parameters: int
+
+    @property
+    def share(self) -> float:
+        """Trained parameters as a share of all."""
+        return self.trainable / self.parameters
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form; ``ModelArm(**value)`` reads it back."""
+        return {**asdict(self), "config": dict(self.config)}
+
+
+def written_share(value: Any) -> float:
+    """A share as people write it (``0.5%``); raises `UsageError`."""
+    share = parse_share(value)
+    if share <= 0:
+        raise UsageError("a share of nothing trains nothing.", remedy="Write a share such as 0.5%.")
+    return share
+
+
+def multiplied(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Every combination of the factors' values as an arm by name: ``{"lora-0.5%": {"method": "lora", …}}``."""
+    names = list(factors)
+    arms: dict[str, dict[str, Any]] = {}
+    for values in product(*factors.values()):
+        settings = dict(zip(names, values, strict=True))
+        name = _JOINT.join(_word(key, value) for key, value in settings.items())
+        if name in arms:
+            raise ValueError(f"factors: two combinations are both called {name!r}; write these arms out")
+        arms[name] = settings
+    return arms
+
+
+def _word(key: str, value: Any) -> str:
+    """A value as part of an arm's name: letters, digits and ``. _ + - %``."""
+    if key == TRAINABLE:
+        return format_share(written_share(value)).replace(" ", "")
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return "".join(c if c.isalnum() or c in "._+-" else "." for c in text)
+
+
+def on_model(config: Mapping[str, Any], share: float | None, shapes: ModelShapes) -> ModelArm:
+    """An arm's configuration on a model, its knob set to ``share``. Raises `UsageError` where it cannot be met."""
+    if share is not None:
+        config = with_share(config, share, shapes)
+    trainable, _ = trainable_parameters(shapes, config)
+    return ModelArm(dict(config), trainable, shapes.parameters)

@@ -1,0 +1,101 @@
+"""A study's YAML file: found by path or preset name, read, and every mistake told with its line and the nearest key.
+
+What the settings mean is in `study.grid`; a file of another ``kind`` goes to the module that `study.kinds` names.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from foretune.config.load import load_tree
+from foretune.config.spec import ModelSettings, Section
+from foretune.errors import Place, UsageError
+from foretune.study.grid import GridSpec, TaskSettings, nearest_key
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def load_grid(source: str | Path) -> GridSpec:
+    """The study in a YAML file, or the shipped one of that name. Raises `UsageError` with file and line."""
+    path = find_grid(source)
+    values, places = load_tree(path)
+    try:
+        spec = GridSpec.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, path, places) from error
+    tasks = {name: beside(task, path.parent) for name, task in spec.tasks.items()}
+    return spec.model_copy(update={"tasks": tasks})
+
+
+def beside(task: TaskSettings, folder: Path) -> TaskSettings:
+    """Files that lie beside the grid's own are meant by names that are relative to it."""
+    found = {
+        key: str((folder / value).resolve())
+        for key in ("path", "validation", "test")
+        if (value := getattr(task, key)) is not None and Path(value).suffix and (folder / value).exists()
+    }
+    return task.model_copy(update=found)
+
+
+def find_grid(source: str | Path) -> Path:
+    """The file of a grid: a path, or the name of a preset (``smoke``, ``translation:smoke``). Raises `UsageError`."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    known = presets()
+    if str(source) in known:
+        return known[str(source)]
+    raise UsageError(
+        f"there is no study {str(source)!r}: no such file, and not among those shipped.",
+        remedy=f"{nearest_key(str(source), list(known))} Or give the path of a YAML file.",
+    )
+
+
+def presets() -> dict[str, Path]:
+    """The shipped studies by name; a folder's files are ``folder:name``."""
+    files = sorted(PRESETS.rglob("*.yaml"))
+    return {":".join(path.relative_to(PRESETS).with_suffix("").parts): path for path in files}
+
+
+def _explained(error: ValidationError, path: Path, places: Mapping[tuple[str, ...], Place]) -> UsageError:
+    """Our error for the first complaint of pydantic: key, line and what would be right."""
+    complaints = error.errors(include_url=False)
+    # a misspelt key is also a missing one: say what is there and wrong before what is not there
+    first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
+    at = tuple(str(part) for part in first["loc"])
+    message = str(first["msg"]).removeprefix("Value error, ")
+    if not at and (said := re.match(r"([\w.+-]+)(?:: | = )", message)):  # from a check of the whole grid
+        at = _known_path(said.group(1), places)
+        message = message.removeprefix(said.group(1)).removeprefix(": ")
+    place = next((places[at[:n]] for n in range(len(at), 0, -1) if at[:n] in places), Place(path))
+    key = ".".join(at)
+    if first["type"] == "extra_forbidden":
+        known = [".".join((*at[:-1], name)) for name in _keys_at(at[:-1])]
+        return UsageError(f"{key} is not a setting of a study.", place=place, remedy=nearest_key(at[-1], known))
+    said_what = message if message.endswith((".", "?")) else f"{message}."
+    said_where = key if said_what.startswith(" = ") or not key else f"{key}: "
+    return UsageError(f"{said_where}{said_what}", place=place)
+
+
+def _known_path(dotted: str, places: Mapping[tuple[str, ...], Place]) -> tuple[str, ...]:
+    """The path of the file that a dotted key means, though names may hold dots themselves."""
+    matching = [path for path in places if dotted == ".".join(path) or dotted.startswith(".".join(path) + ".")]
+    return max(matching, key=len, default=tuple(dotted.split(".")))
+
+
+def _keys_at(at: tuple[str, ...]) -> list[str]:
+    """The settings that there are in a group of the grid."""
+    groups: dict[str, type[Section]] = {"tasks": TaskSettings, "model": ModelSettings}
+    section: type[Section] = GridSpec
+    for part in at:
+        field = section.model_fields.get(part)
+        if part in groups and section is GridSpec:
+            section = groups[part]
+        elif field is not None:
+            options = [field.annotation, *getattr(field.annotation, "__args__", ())]
+            section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), section)
+    return list(section.model_fields)

@@ -1,0 +1,149 @@
+"""What a study leaves behind: summary, table, rules and report, always made afresh from what its folder holds.
+
+Nothing here runs a model. The same function serves the end of a run and ``foretune study report`` on a folder that is
+finished, under way or was copied from elsewhere; only the bootstrap over test rows is kept between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foretune import __version__
+from foretune.config.rules_file import PRIORS, read_rules, rules_text, write_rules
+from foretune.experience.store import default_path
+from foretune.files import read_json, sha256_file, write_json, write_text
+from foretune.fit.folder import Clock
+from foretune.study.design import notes
+from foretune.study.folder import StudyFolder, saved_grid
+from foretune.study.grid import GridSpec
+from foretune.study.rates import chosen_rates, deciding_arms
+from foretune.study.results import Line, read_results
+from foretune.study.row_tests import row_tests
+from foretune.study.rules import Ruling, ruling
+from foretune.study.summary import Summary, summarise
+from foretune.study.tables import markdown
+from foretune.study.tasks import StudyTask
+
+Pair = tuple[str, str]
+"""(model, task)"""
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything a study's folder holds."""
+
+    grid: GridSpec
+    folder: StudyFolder
+    tasks: Mapping[Pair, StudyTask]
+    """Those that are prepared"""
+    lines: tuple[Line, ...]
+    swept: tuple[Line, ...]
+    base: Mapping[Pair, Mapping[str, Any]]
+    """The untouched base model's scores on the test rows"""
+    used_s: float
+
+
+@dataclass(frozen=True)
+class Results:
+    """What was found in it."""
+
+    material: Material
+    summary: Summary
+    ruling: Ruling
+
+
+def material_of(root: Path) -> Material:
+    """Read the folder of a study. Raises `OutputError` when there is none."""
+    grid, folder = saved_grid(root), StudyFolder(root)
+    tasks: dict[Pair, StudyTask] = {}
+    base: dict[Pair, Mapping[str, Any]] = {}
+    for model in grid.model:
+        for name in grid.tasks:
+            task_folder = folder.task(model, name).root
+            if (task_folder / "prepared.json").is_file():
+                tasks[model, name] = StudyTask.from_json(read_json(task_folder / "prepared.json"))
+            if (task_folder / "base.json").is_file():
+                base[model, name] = read_json(task_folder / "base.json")
+    return Material(
+        grid, folder, tasks, tuple(read_results(folder.results)), tuple(read_results(folder.rates)), base,
+        Clock(folder.clock).used(),
+    )  # fmt: skip
+
+
+def expected_runs(material: Material) -> int:
+    """Runs of the whole grid; arms that a model cannot have are not counted where that is known."""
+    grid = material.grid
+    cells = sum(
+        len(material.tasks[key].arms) if (key := (model, task)) in material.tasks else len(grid.arms)
+        for model in grid.model
+        for task in grid.tasks
+    )
+    return cells * len(grid.sizes) * len(grid.seeds)
+
+
+def results_of(material: Material) -> Results:
+    """Comparisons and rules of what there is."""
+    grid, lines = material.grid, material.lines
+    said = [*notes(grid), *_left_out(material)]
+    if lines and material.swept:
+        said += chosen_rates(grid, material.swept, deciding_arms(grid, material.tasks.values()))[1]
+    summary = summarise(
+        grid, lines, base=material.base, expected=expected_runs(material), notes=said, used_s=material.used_s,
+        tests=row_tests(lines, grid.control, material.folder.root),
+    )  # fmt: skip
+    comparison = summary.pooled or (summary.blocks[0].differences if len(summary.blocks) == 1 else ())
+    return Results(material, summary, ruling(grid, lines, comparison))
+
+
+def _left_out(material: Material) -> list[str]:
+    """Arms that some model cannot have, a sentence each."""
+    found: dict[str, str] = {}
+    for (model, _), task in material.tasks.items():
+        for arm, reason in task.left_out.items():
+            where = arm if len(material.grid.model) == 1 else f"{arm} on {model}"
+            found.setdefault(where, f"Arm {where} is left out: {reason}")
+    return list(found.values())
+
+
+def write_outputs(root: Path) -> Results:
+    """Write ``summary.json``, ``table.md``, ``priors.yaml`` and ``report.html``; returns what they were made from."""
+    from foretune.study.page import page
+
+    found = results_of(material_of(root))
+    folder = found.material.folder
+    write_json(folder.summary, found.summary.to_json())
+    write_text(folder.table, markdown(found.summary))
+    write_text(folder.priors, rules_text(found.ruling.rules, provenance(found)))
+    write_text(folder.report, page(found))
+    return found
+
+
+def provenance(found: Results) -> dict[str, Any]:
+    """Which study made the rules, of what."""
+    results = found.material.folder.results
+    return {
+        "study": found.material.grid.name,
+        "foretune": __version__,
+        "runs": found.summary.runs,
+        "complete": found.summary.complete,
+        "results_sha256": sha256_file(results) if results.is_file() else "",
+        "not_resolved": list(found.ruling.unresolved),
+    }
+
+
+def read_study(root: Path) -> Summary:
+    """The summary of a study, finished or under way. Raises `OutputError` when there is none."""
+    return results_of(material_of(root)).summary
+
+
+def use_rules(found: Results) -> Path:
+    """Put the rules of a study beside the experience store, in place of earlier ones of the same name; the path."""
+    path = default_path().parent / PRIORS
+    kept = [
+        rule for rule in (read_rules(path) if path.is_file() else ()) if rule.source != f"study {found.summary.name}"
+    ]
+    write_rules(path, [*kept, *found.ruling.rules], {"foretune": __version__})
+    return path

@@ -1,0 +1,70 @@
+"""Arms against the control over test rows: a paired bootstrap that keeps the runs of all seeds of a row together.
+
+Seeds answer whether a difference repeats when training is repeated; rows answer whether it repeats on other test rows.
+Both are needed for a claim about the task, so each block's differences carry both. One test covers all seeds of a
+block: a test row is drawn with its answers from every seed (`evaluation.compare` with rows as groups), and the
+outcome is computed again on every draw (corpus chrF and BLEU as themselves, as sacreBLEU's paired test does).
+
+What was compared is kept in ``row-tests.json``, so that a report of an unchanged study computes nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from foretune.evaluation.base import Answer, Direction
+from foretune.evaluation.compare import Comparison, compare
+from foretune.evaluation.metrics import METRICS
+from foretune.files import fingerprint, read_json, write_json
+from foretune.study.results import Line, read_answers
+from foretune.study.statistics import Block
+
+FILE = "row-tests.json"
+RowTests = Mapping[tuple[Block, str], Comparison]
+"""By block and arm"""
+
+
+def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Block, str], Comparison]:
+    """Every arm against ``control`` in every block where both have answers of the same seeds.
+
+    ``root`` is the study's folder; its cache is extended. A study whose answers were removed has no such tests.
+    """
+    path = root / FILE
+    known: dict[str, dict[str, object]] = read_json(path) if path.is_file() else {}
+    runs = {
+        ((e["model"], e["task"], e["size"]), e["arm"], e["seed"]): e for e in lines if e["scores"].get("test")
+    }  # fmt: skip
+    found: dict[tuple[Block, str], Comparison] = {}
+    fresh: dict[str, dict[str, object]] = {}
+    for block, arm in dict.fromkeys((block, arm) for block, arm, _ in runs if arm != control):
+        seeds = [s for b, a, s in runs if (b, a) == (block, arm) and (block, control, s) in runs]
+        pairs = [(runs[block, arm, seed], runs[block, control, seed]) for seed in seeds]
+        if not pairs:
+            continue
+        key = fingerprint([[a["cell"], b["cell"]] for a, b in pairs])
+        if key in known:
+            fresh[key] = known[key]
+        elif all((root / str(e["answers"])).is_file() for pair in pairs for e in pair):
+            fresh[key] = _compared(pairs, root).to_json()
+        else:
+            continue
+        found[block, arm] = Comparison(**fresh[key])  # type: ignore[arg-type]
+    if fresh != known:
+        write_json(path, fresh)
+    return found
+
+
+def _compared(pairs: Sequence[tuple[Line, Line]], root: Path) -> Comparison:
+    first = pairs[0][0]
+    direction: Direction = first["direction"]
+    metric = METRICS[first["primary"]]
+    arms: tuple[list[Answer], list[Answer]] = ([], [])
+    for pair in pairs:
+        for side, entry in zip(arms, pair, strict=True):
+            side += read_answers(root / str(entry["answers"]))[1]
+    a, b = (metric.score(answers) for answers in arms)
+    groups = [answer.row for answer in arms[0]]
+    if groups != [answer.row for answer in arms[1]]:
+        raise AssertionError("the runs of a pair answered different rows")
+    return compare(a, b, kind="bootstrap", direction=direction, groups=groups)
