@@ -31,6 +31,8 @@ MAY_WRITE = {
     ("experience.store", "set_aside"): "moves a whole store out of the way on the user's order",
     ("export.merge", "write_model"): ASIDE,
     ("export.adapter", "export_adapter"): ASIDE,
+    ("export.ensemble", "combine"): ASIDE,
+    ("export.ensemble", "_copy_tokenizer"): ASIDE,
     ("export.adapter", "_copy"): ASIDE,
     ("execution.local", "_Process.__init__"): "a worker's log grows line by line while it runs; it is no result",
     ("execution.worker", "main"): "standard output under another descriptor, not a file",

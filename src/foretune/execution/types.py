@@ -29,6 +29,8 @@ class TaskSpec:
     """The primary metric (its name in `evaluation.metrics`); ``loss`` is always measured as well."""
     labels: tuple[str, ...] = ()
     """Class names in their fixed order; empty unless classification."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks that rows are labelled with, in the order of their numbers; empty where there are none."""
     context_tokens: int = 2048
     """Longest row in tokens; longer prompts are cut on the left, answers never."""
     seed: int = 0
@@ -45,12 +47,13 @@ class TaskSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
-        return {**asdict(self), "labels": list(self.labels)}
+        return {**asdict(self), "labels": list(self.labels), "tasks": list(self.tasks)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
         """The inverse of `to_json`."""
-        fields = {**value, "model": ModelReference(**value["model"]), "labels": tuple(value["labels"])}
+        names = {name: tuple(value.get(name, ())) for name in ("labels", "tasks")}
+        fields = {**value, "model": ModelReference(**value["model"]), **names}
         return cls(**fields)
 
 

@@ -9,7 +9,7 @@ that duplicates are removed first is not foreseen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,13 @@ from foretune.cost.rates import Rates, Throughput, from_accelerator, from_histor
 from foretune.cost.request import Budget, DataSize, ForecastRequest, Measured, RunSettings
 from foretune.cost.shapes import TARGET_ROLES, ModelShapes
 from foretune.errors import UsageError
+from foretune.experience.past import PastRun
 from foretune.fit.advice import advice_for, advised_configuration
 from foretune.fit.find_model import ModelFacts, find_model
 from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
 from foretune.fit.selected import check_selection, selection_work
+from foretune.fit.strategy import Outlook, check_search, planned_proposals
 from foretune.search.zero_shot import DEFAULT_METHODS
 from foretune.units import format_bytes, format_duration, format_share
 
@@ -77,6 +79,8 @@ class Plan:
     advice: Advice
     """What published and measured rules say here; the configuration starts from it"""
     notes: tuple[str, ...] = ()
+    outlook: Outlook = field(default_factory=Outlook)
+    """What a search would try first by earlier runs"""
 
     @property
     def fits(self) -> bool:
@@ -122,6 +126,8 @@ class Plan:
                 key: {"value": item.value, "origin": item.origin, "evidence": item.evidence}
                 for key, item in self.resolution.values.items()
             },
+            "experience": self.outlook.experience,
+            "proposals": [proposed.to_json() for proposed in self.outlook.proposals],
             "notes": list(self.notes),
         }  # fmt: skip
 
@@ -140,12 +146,13 @@ def plan(
     matmul: Callable[[Machine], float] | None = None,
     history: Sequence[Throughput] = (),
     outcomes: Sequence[Outcome] = (),
+    runs: Sequence[PastRun] = (),
 ) -> Plan:
     """The forecast and the recommended configuration of ``fit`` with the same settings.
 
-    ``options`` are further settings by dotted key. ``probe`` measures with the weights loaded. ``history`` and
-    ``outcomes`` come from the experience store; ``machine`` and ``matmul`` replace what is found out here.
-    Raises `UsageError`, `DataError`, `ModelError`, and `BudgetError` for a budget below one step.
+    ``options`` are further settings by dotted key. ``probe`` measures with the weights loaded. ``history``,
+    ``outcomes`` and ``runs`` (what to try first) come from the experience; ``machine`` and ``matmul`` replace what is
+    found out here. Raises `UsageError`, `DataError`, `ModelError`, and `BudgetError` for a budget below one step.
     """
     given = {"data.path": None if data is None else str(data), "model.source": model, "budget.time": time,
              "budget.price_per_hour": price_per_hour, **(options or {})}  # fmt: skip
@@ -155,6 +162,7 @@ def plan(
     _check_kind(resolution.spec, facts)
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     _check_task(facts, rows)
+    check_search(resolution, facts.shapes)
     _check_regularizers(resolution, facts, rows)
     check_selection(resolution.spec)
     train_rows = kept_rows(resolution.fixed_training(), rows.train)
@@ -190,6 +198,7 @@ def plan(
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
         request, rules, _notes(facts, rows, placement, answer, request),
+        planned_proposals(resolution, facts.shapes, rows, answer.steps_per_run, runs),
     )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from foretune.data.example import Example
 from foretune.data.profile import profile
 from foretune.data.read import ReadResult, read
 from foretune.data.split import Splits, split
+from foretune.data.tasks import task_names
 from foretune.data.translation import instructed, prefix_for
 from foretune.errors import DataError, Place
 from foretune.evaluation.metrics import default_metric, metric
@@ -94,6 +95,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         ),
         metric=name,
         labels=tuple(labels),
+        tasks=task_names(splits.train),
         context_tokens=context_tokens(spec, plan.model.shapes),
         seed=spec.search.seed,
         device=spec.device,

@@ -156,6 +156,11 @@ class Network:
         rates += [module.p for module in self.model.modules() if isinstance(module, nn.Dropout)]
         return any(rates)
 
+    @property
+    def reads_tasks(self) -> bool:
+        """Whether an adapter in the model computes differently for each task (`methods.tuners.tasks`)."""
+        return getattr(self.model, "foretune_tasks", None) is not None
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(targets, vocabulary) from (targets, width); for classifiers the hidden states are the logits."""
         if self.head is None:
@@ -188,8 +193,24 @@ class Network:
         finally:
             self.model.train(was_training)
 
+    @contextlib.contextmanager
+    def answering_for(self, task: int) -> Iterator[None]:
+        """Inside, the model answers for the task of that number, where its adapter reads tasks."""
+        if self.reads_tasks:
+            self.model.foretune_tasks.ids = torch.tensor([task], device=self.model.device)
+        try:
+            yield
+        finally:
+            if self.reads_tasks:
+                self.model.foretune_tasks.ids = None
+
     def run(self, batch: MicroBatch) -> Scored:
-        """The forward pass of one micro-batch."""
+        """The forward pass of one micro-batch.
+
+        The tasks of its rows stay set until the next pass: gradient checkpointing runs layers again while going back.
+        """
+        if self.reads_tasks:
+            self.model.foretune_tasks.ids = batch.tasks
         if self.kind == "encoder":
             logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask).logits
             return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)
@@ -198,10 +219,10 @@ class Network:
         else:
             prefix = self._usable_prefix(batch)
             with contextlib.nullcontext() if prefix is None else prefix.starting_from(prefix.states(batch)):
-                hidden = self._causal_hidden(batch)
+                hidden = self.hidden(batch)
         return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
 
-    def _causal_hidden(self, batch: MicroBatch) -> torch.Tensor:
+    def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """(batch, time, width) of a packed or padded micro-batch."""
         if batch.layout is None:
             return self._hidden(batch.ids, batch.attention_mask, batch.positions)
@@ -225,10 +246,10 @@ class Network:
         stream, separate = probe_layouts(self._probe_ids(3))
         batch = stream if packing else separate
         with self.mode(packing=packing, training=False):
-            ordinary = self._causal_hidden(batch)
+            ordinary = self.hidden(batch)
             try:
                 with prefix.starting_from(prefix.states(batch)):
-                    kept = self._causal_hidden(batch)
+                    kept = self.hidden(batch)
             except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError):
                 return False  # blocks that are called or wired in a way of their own
         real = batch.segments != PADDING
@@ -302,11 +323,11 @@ class Network:
         stream, separate = probe_layouts(self._probe_ids(3))
         try:
             with self.mode(packing=True, training=False):
-                together = _at_targets(self._causal_hidden(stream), stream)
+                together = _at_targets(self.hidden(stream), stream)
         except (ValueError, TypeError, RuntimeError, KeyError):
             return False
         with self.mode(packing=False, training=False):
-            apart = _at_targets(self._causal_hidden(separate), separate)
+            apart = _at_targets(self.hidden(separate), separate)
         return self._close(self.logits(together), self.logits(apart))
 
 

@@ -217,6 +217,7 @@ class Training:
             pad_id=self.settings.pad_id,
             decoder_start_id=self.settings.decoder_start_id,
             padded_rows=self.padded_rows,
+            tasks=self.network.reads_tasks,
         )
 
     def _token_weights(self, update: Update) -> tuple[list[torch.Tensor | None], float]:
