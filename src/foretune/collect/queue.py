@@ -133,7 +133,7 @@ class Queue:
             self._ended(active, Observation.from_json(event.payload), watch)
         elif event.kind == "failed":
             if event.payload.get("exit_code", UsageError.exit_code) != UsageError.exit_code:
-                raise as_error(event)
+                raise as_error(event.payload)
             if event.payload["status"] != "refused" and active.tries < ATTEMPTS:
                 active.tries, active.seen = active.tries + 1, []
                 executor.submit(active.job)

@@ -16,8 +16,8 @@ from typing import Any
 from foretune.catalogue.rules import TRAINABLE
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
-from foretune.fit.advice import with_share
-from foretune.fit.plan import trainable_parameters
+from foretune.fit.method_choice import trainable_parameters
+from foretune.methods.share import with_share
 from foretune.units import format_share, parse_share
 
 _JOINT = "-"
