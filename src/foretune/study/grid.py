@@ -25,6 +25,7 @@ from foretune.config.spec import Count, DataSettings, ModelSettings, Section, fl
 from foretune.errors import UsageError
 from foretune.files import fingerprint
 from foretune.study.arms import multiplied, written_share
+from foretune.study.pools import PoolSettings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 """Names of studies, tasks and models: they become folders, columns and entries of the experience."""
@@ -96,6 +97,8 @@ class TaskSettings(DataSettings):
     """A file, a folder, a data set of the catalogue or of the hub."""
     train_rows: Annotated[Count, Field(ge=1)] | None = None
     """Draw training subsets from this many rows (chosen once for all) instead of all of them."""
+    pool: PoolSettings = PoolSettings()
+    """What is done to the training rows before anything is selected."""
     covariates: dict[str, float] = Field(default_factory=dict)
     """What is known of the task for fitted rules; the distance of its languages is found when not given."""
 
@@ -109,6 +112,8 @@ class HorizonSettings(Section):
     """Passes over the run's training rows."""
     tokens: Annotated[Count, Field(ge=1)] | None = None
     """Never more than about this many tokens a run, whatever steps or epochs say."""
+    match: Literal["steps", "answer-tokens"] = "steps"
+    """What the arms of a pair have in common where selections keep longer or shorter rows."""
 
     @model_validator(mode="after")
     def _one(self) -> HorizonSettings:
