@@ -137,13 +137,24 @@ def test_test_rows_are_answered_with_the_weights_of_the_best_rung(listed, tmp_pa
 
 
 def test_failures_are_kept_with_their_status(listed, tmp_path, monkeypatch):
-    odd = Block("odd", "", (("lora", {"regularizer": "nonsense:1"}),), SMALL.space)
+    """A method may refuse a model: that is the run's status, and the others go on."""
+    from foretune.execution import trial
+
+    build = trial.build_regularizers
+
+    def refuse(config, *more, **named):
+        if config["lora.rank"] == 3:
+            raise UsageError("this does not go together.")
+        return build(config, *more, **named)
+
+    monkeypatch.setattr(trial, "build_regularizers", refuse)
+    odd = Block("odd", "", (("lora", {"lora.rank": 3}),), SMALL.space)
     monkeypatch.setitem(blocks.BLOCKS, "small", odd)
     result, events = go(listed, tmp_path / "out", tmp_path / "s.sqlite")
     assert (result.finished, result.failed) == (2, 2)
     refused = [run for run in past_runs(tmp_path / "s.sqlite") if run.status == "refused"]
     assert len(refused) == 2 and all(run.points == () for run in refused)
-    assert any("nonsense" in payload["detail"] for kind, payload in events if kind == "ended")
+    assert any("go together" in payload["detail"] for kind, payload in events if kind == "ended")
 
 
 def test_only_announced(listed, tmp_path):
