@@ -117,7 +117,10 @@ def _list(summary: str, items: Iterable[str]) -> Markup | None:
 
 def _comparisons(summary: Summary) -> Section:
     columns = [Column(name, number=0 < place < len(HEADING) - 1) for place, name in enumerate(HEADING)]
-    made = [(caption, table(caption, columns, rows)) for caption, rows in tables(summary)]
+    made = [
+        (caption, table(caption, columns, [[*row[:-1], _verdict(row[-1])] for row in rows]))
+        for caption, rows in tables(summary)
+    ]
     over = [(caption, one) for caption, one in made if caption.startswith("over all tasks")]
     each = [(caption, one) for caption, one in made if not caption.startswith("over all tasks")]
     few = len(each) <= 4
@@ -128,6 +131,13 @@ def _comparisons(summary: Summary) -> Section:
     body += [folded(caption, table(caption, costs, rows)) for caption, rows in cost_tables(summary)]
     lead = f"Every arm against {summary.control}, in pairs of the same rows, order and seed."
     return Section("Comparisons", lead, tuple(body))
+
+
+def _verdict(claim: str) -> Markup:
+    """The verdict in a word or two; the whole claim when pointed at, and in table.md."""
+    word = claim.partition(" (")[0]
+    kind = word.partition(" ")[0] if word.startswith(("better", "worse")) else ""
+    return tag("span", word, title=claim if claim != word else None, class_=f"mark {kind}".strip())
 
 
 def _relative(found: Results) -> Section | None:
