@@ -88,7 +88,7 @@ def _section(title: str, about: str, rows: Iterator[str]) -> str:
 
 
 def _row(key: str, field: FieldInfo) -> str:
-    default = "" if field.default is None else f"`{_shown(field.default)}`"
+    default = "" if field.default is None or field.default_factory is not None else f"`{_shown(field.default)}`"
     return f"| `{key}` | {_values(field)} | {default} | {field.description} |"
 
 
@@ -128,6 +128,10 @@ def _kind(annotation: Any) -> str:
     if typing.get_origin(annotation) is typing.Annotated:
         plain, *metadata = typing.get_args(annotation)
         return _quantity(metadata) or _kind(plain)
+    if typing.get_origin(annotation) is tuple:
+        return f"list of {_kind(typing.get_args(annotation)[0])}"
+    if typing.get_origin(annotation) is dict:
+        return "list of values or range, for each setting"
     return {str: "text", bool: "`true`, `false`", int: "whole number", float: "number"}[annotation]
 
 

@@ -88,7 +88,7 @@ def test_plan_does_not_import_torch_and_is_deterministic(tmp_path):
         "import sys; from foretune.cli.main import app\n"
         "try: app(sys.argv[1:], standalone_mode=False)\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'peft', 'pandas'} & set(sys.modules); assert not heavy, heavy"
+        "heavy = {'torch', 'transformers', 'datasets', 'peft'} & set(sys.modules); assert not heavy, heavy"
     )
     for arguments in (["--help"], ["plan", "--help"], ["doctor"], ["plan", str(data), "--model", str(model), "--json"]):
         done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)

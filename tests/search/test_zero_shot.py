@@ -220,7 +220,7 @@ def test_the_horizon_is_shortened_alike_for_all_when_the_default_is_too_dear():
 
 
 def test_the_shortened_horizon_is_the_longest_that_fits():
-    from foretune.search.horizon import EARLY_LEVEL, MARGIN, horizon
+    from foretune.search.horizon import MARGIN, early_level, horizon
 
     entries = [{"learning_rate": 1.0}] * 3
     for total in (50, 90, 333, 711):
@@ -228,10 +228,10 @@ def test_the_shortened_horizon_is_the_longest_that_fits():
         steps = horizon(300, budget, cost, DEFAULT_LORA, entries).steps
 
         def fits(n, total=total):
-            early = level_step(n, EARLY_LEVEL)
+            early = level_step(n, early_level(n))
             return n <= 0.35 * total and MARGIN * (n + 3 * early + (n - early)) <= total
 
-        assert fits(steps) and not (steps < 300 and fits(steps + 1))
+        assert fits(steps) and not any(fits(more) for more in range(steps + 1, 301))
 
 
 def test_budgets_too_small_are_refused_or_said():

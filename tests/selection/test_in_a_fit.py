@@ -94,16 +94,16 @@ def test_a_pool_of_its_own_seed(make_bench):
 
 
 def test_options_of_the_command():
-    assert selection_options("ifd", "30%") == {"training.selection": "ifd", "training.keep": 0.3}
+    said = selection_options("ifd", "30%", "wanted.jsonl")
+    assert {k: v for k, v in said.items() if v is not None} == {
+        "training.selection": "ifd", "training.keep": 0.3, "data.target": "wanted.jsonl",
+    }  # fmt: skip
     for select, keep in (("ifd", None), (None, "30%"), ("ifd", "500"), ("idf", "30%"), ("ifd", "130%")):
         with pytest.raises(UsageError):
             selection_options(select, keep)
-
-
-@pytest.mark.parametrize("name", ["target", "previous"])
-def test_other_data_without_a_selection_is_refused(fast_fit, ground, tmp_path, name):
-    with pytest.raises(UsageError, match="there is none"):
-        fast_fit(output=tmp_path / "run", options={f"data.{name}": str(ground.rows)})
+    for other in ({"target": "x"}, {"previous": "x"}):
+        with pytest.raises(UsageError, match="is for a selection, and there is none"):
+            selection_options(None, None, **other)
 
 
 def test_a_plan_forecasts_the_selection(ground):

@@ -51,7 +51,7 @@ def test_chains_and_fusions():
 @pytest.mark.parametrize(
     ("said", "complaint"),
     [
-        ("idf", "Did you mean ifd"),
+        ("iffd", "Did you mean ifd"),
         ("ifd+random", "does not say how much it leaves"),
         ("ifd:50%", "has a share of its own"),
         ("ifd:60%+", "is no selection"),

@@ -46,7 +46,9 @@ def test_the_settings_reference_has_every_key():
     from foretune.config.spec import known_keys
 
     listed = re.findall(r"^\| `([a-z0-9_.-]+)` \|", _text("docs/settings.md"), re.MULTILINE)
-    assert sorted(listed) == sorted(known_keys())
+    menu = "search.menu"  # one row for all: every setting of a trial may stand behind it
+    named = {menu if key.startswith(f"{menu}.") else key for key in known_keys()}
+    assert sorted(listed) == sorted(named)
 
 
 def test_the_readme_lists_every_command():

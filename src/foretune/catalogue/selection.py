@@ -39,7 +39,9 @@ SELECTION = Space(
 )  # fmt: skip
 """The two settings of every trial configuration."""
 
-Moment = Literal["before", "during"]
+Moment = Literal["before", "during", "either", "filter"]
+"""When rows are chosen. ``either``: by a ranking before a training, or in it, as in a trial. ``filter``: the ranking is
+made before, and the training keeps to it for a while."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class SelectorDeclaration:
     nested: bool = True
     """Whether the choice of k rows begins every larger choice, so that one ranking serves every count"""
     moment: Moment = "before"
-    """Whether it ranks rows before training, or decides while training"""
+    """When it chooses"""
 
 
 @dataclass(frozen=True)

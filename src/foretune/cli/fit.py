@@ -20,6 +20,9 @@ def fit(
     steps: Annotated[int | None, typer.Option(help="Budget in optimiser steps, instead of time.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the run [default: DATA-fit].")] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue the run begun in this folder.")] = None,
+    method: Annotated[str | None, typer.Option(help="How the model is adapted; `foretune methods` lists all.")] = None,
+    trainable: Annotated[str | None, typer.Option(help="Share of the parameters to train, like 0.5%.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers adapted: all, last:8, or an expression.")] = None,
     deploy: Annotated[str | None, typer.Option(help="How it will be served: adapter, merged or gguf.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML, or the resolved.yaml of a run.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="One setting, like training.lora.rank=32.")] = None,
@@ -65,6 +68,9 @@ def fit(
         "budget.time": time,
         "budget.trials": trials,
         "budget.steps": steps,
+        "training.method": method,
+        "trainable": trainable,
+        "training.layers": layers,
         "output.deploy": deploy,
         "data.format": format,
         "data.columns.prompt": prompt_column,
@@ -77,9 +83,7 @@ def fit(
         "data.metric": metric,
         "data.validation": validation,
         "data.test": test,
-        **selection_options(select, keep),
-        "data.target": target,
-        "data.previous": previous,
+        **selection_options(select, keep, target, previous),
         "data.on_bad_row": on_bad_row,
         "model.quantize": quantize,
         "training.regularizer": regularize,
@@ -112,13 +116,18 @@ def fit(
         shown.finish(result)
 
 
-def selection_options(select: str | None, keep: str | None) -> dict[str, Any]:
-    """``--select`` and ``--keep`` as settings. Raises `UsageError` where one of them is missing or no share."""
+def selection_options(
+    select: str | None, keep: str | None, target: str | None = None, previous: str | None = None
+) -> dict[str, Any]:
+    """``--select``, ``--keep`` and their data as settings. Raises `UsageError` where one is missing or no share."""
     from foretune.catalogue.selection import NONE, parse, parse_keep
 
     if select is None or select == NONE:
-        if keep is not None:
-            raise UsageError("--keep does not say which rows.", remedy="Add --select, if only --select random.")
+        for option, value in (("keep", keep), ("target", target), ("previous", previous)):
+            if value is not None:
+                raise UsageError(
+                    f"--{option} is for a selection, and there is none.", remedy="Add --select, if only random."
+                )
         return {"training.selection": select}
     parse(select)
     if keep is None:
@@ -129,7 +138,12 @@ def selection_options(select: str | None, keep: str | None) -> dict[str, Any]:
             f"--keep {keep} is not a share: a fit keeps a share of its training rows.",
             remedy="Write it like 30%. foretune select takes rows and tokens as well.",
         )
-    return {"training.selection": select, "training.keep": share.amount}
+    return {
+        "training.selection": select,
+        "training.keep": share.amount,
+        "data.target": target,
+        "data.previous": previous,
+    }
 
 
 def _command_line() -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
-from foretune.cli import data, doctor, experience, models, plan, regularize, study
+from foretune.cli import adapters, data, doctor, experience, methods, models, plan, regularize, study
 from foretune.cli.chat import chat
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
@@ -20,6 +20,7 @@ from foretune.cli.fit import fit
 from foretune.cli.predict import predict
 from foretune.cli.report import report
 from foretune.cli.runs import runs
+from foretune.cli.select import select
 from foretune.errors import ForetuneError, Interrupted
 
 app = typer.Typer(
@@ -50,6 +51,7 @@ def _root(
 
 app.command()(fit)
 app.command()(plan.plan)
+app.command()(select)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(chat)
@@ -58,6 +60,8 @@ app.command()(runs)
 app.command()(export)
 app.add_typer(data.app)
 app.add_typer(models.app)
+app.add_typer(methods.app)
+app.add_typer(adapters.app)
 app.add_typer(experience.app, name="experience")
 app.command()(doctor.doctor)
 app.add_typer(study.app, name="study")

@@ -22,6 +22,9 @@ def plan(
     model: Annotated[str | None, typer.Option(help="A folder, a .gguf file or a name of the catalogue.")] = None,
     time: Annotated[str | None, typer.Option(help="Time budget, like 30m or 2h.")] = None,
     trials: Annotated[int | None, typer.Option(help="Budget in trials instead of time.")] = None,
+    method: Annotated[str | None, typer.Option(help="How the model is adapted; `foretune methods` lists all.")] = None,
+    trainable: Annotated[str | None, typer.Option(help="Share of the parameters to train, like 0.5%.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Layers adapted: all, last:8, or an expression.")] = None,
     price_per_hour: Annotated[str | None, typer.Option(help="Price of this machine for an hour, like $2.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML, or the resolved.yaml of a run.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="One setting, like training.lora.rank=32.")] = None,
@@ -36,8 +39,10 @@ def plan(
     from foretune.fit.history import known_history
     from foretune.fit.plan import plan as make_plan
     from foretune.fit.probe_plan import measure
+    from foretune.fit.strategy import earlier_runs
 
     history, outcomes = known_history()
+    runs = earlier_runs()
 
     answer = make_plan(
         data,
@@ -46,10 +51,11 @@ def plan(
         price_per_hour=price_per_hour,
         config=config,
         sets=sets or (),
-        options={"budget.trials": trials},
+        options={"budget.trials": trials, "training.method": method, "trainable": trainable, "training.layers": layers},
         probe=measure if probe else None,
         history=history,
         outcomes=outcomes,
+        runs=runs,
     )
     if as_json:
         typer.echo(json.dumps(answer.to_json(), indent=2, ensure_ascii=False, allow_nan=False))
@@ -102,12 +108,31 @@ def lines(answer: Plan) -> list[str]:
     text.append(
         f"  trains {format_count(answer.trainable)} parameters, {format_share(answer.trainable / shapes.parameters)}"
     )
+    text += proposed(answer)
     text += [f"rule: {rule.citation}" for rule in answer.advice.cited if rule.advice or rule.avoid]
     text += [
         f"rule: not used here, since a study measured otherwise: {published.statement} ({published.source})"
         for published, _ in answer.advice.replaced
     ]
     text += [f"note: {note}" for note in answer.notes]
+    return text
+
+
+def proposed(answer: Plan) -> list[str]:
+    """The configurations that a search would try first, with what experience expects of them."""
+    if not answer.outlook.proposals:
+        return []
+    text = ["", f"by experience  {answer.outlook.experience}; loss below the base's at the end of a run, 90 % interval"]
+    for place, each in enumerate(answer.outlook.proposals, start=1):
+        low, value, high = each.loss_below_base
+        differs = ", ".join(f"{key} {item:.3g}" if isinstance(item, float) else f"{key} {item}"
+                            for key, item in each.differs.items())  # fmt: skip
+        text.append(
+            f"  {place}. {100 * value:.0f} % ({100 * low:.0f} to {100 * high:.0f} %),"
+            f" {each.seconds_factor:.2g} times the default LoRA's time, odds of failure {100 * each.p_fail:.0f} %"
+        )
+        text.append(f"     {differs or 'the default LoRA itself'}")
+        text.append(f"     {each.why}")
     return text
 
 

@@ -157,8 +157,13 @@ class BudgetSettings(Section):
 class SearchSettings(Section):
     """How configurations are chosen."""
 
-    strategy: Literal["zero-shot"] = "zero-shot"
-    """zero-shot: the default LoRA, the learning-rate rule's portfolio, then halving over further configurations."""
+    strategy: Literal["auto", "transfer", "zero-shot"] = "auto"
+    """transfer: what earlier runs say, corrected by what is seen; zero-shot: the rule's learning rates, then halving;
+    auto: transfer where earlier runs of this kind of model are known, else zero-shot."""
+    methods: tuple[str, ...] | None = None
+    """Methods to choose among; a curated list when not given."""
+    menu: dict[str, Any] = Field(default_factory=dict)
+    """What may be drawn for a setting of a trial: a list of values, or a range like 1e-4..1e-3."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Trials that run at the same time."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -167,6 +172,14 @@ class SearchSettings(Section):
     """Never more trials than this, whatever the time budget pays for."""
     priors: str | None = None
     """A file of rules that a study measured (priors.yaml), or none; the one beside the store when not given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _flatten_menu(cls, value: Any) -> Any:
+        """``menu: {lora: {rank: [8, 16]}}`` becomes ``{"lora.rank": [8, 16]}``."""
+        if not isinstance(value, Mapping) or not isinstance(value.get("menu"), Mapping):
+            return value
+        return {**value, "menu": flat_settings(value["menu"])}
 
 
 class EvaluationSettings(Section):
@@ -222,6 +235,8 @@ class FitSpec(Section):
     """The base model."""
     budget: BudgetSettings = BudgetSettings()
     """What ends the search."""
+    trainable: Annotated[Share, Field(gt=0)] | None = None
+    """Share of the model's parameters to train, like 0.5%: decides the method's knob (its rank, width, length)."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Settings of the trial configuration; a value given here is fixed and leaves the search."""
     search: SearchSettings = SearchSettings()
@@ -266,6 +281,9 @@ def known_keys(section: type[Section] = FitSpec, prefix: str = "") -> dict[str, 
             keys.update(known_keys(field.annotation, f"{prefix}{name}."))
         elif section is FitSpec and name == "training":
             keys.update({f"training.{item.name}": item.about for item in config_space().parameters})
+        elif section is SearchSettings and name == "menu":
+            about = f"{field.description} ({prefix}{name}.SETTING)"
+            keys.update({f"{prefix}{name}.{item.name}": about for item in config_space().parameters})
         else:
             keys[f"{prefix}{name}"] = field.description or ""
     return keys

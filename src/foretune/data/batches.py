@@ -7,6 +7,7 @@ head (the constant part of a chat template), computed once; every row then bring
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,13 +28,16 @@ def lay_out(
     pad_id: int = 0,
     decoder_start_id: int = 0,
     padded_rows: int | None = None,
+    tasks: bool = False,
 ) -> Update:
     """Lay the ``chosen`` rows out in micro-batches of at most ``limit_tokens`` tokens (always at least one row).
 
     ``packing`` asks for packed streams (causal models only), ``share_head`` for their common head to be computed once
-    (exact where no dropout is active). ``padded_rows`` bounds the rows of a padded batch.
+    (exact where no dropout is active). ``padded_rows`` bounds the rows of a padded batch. ``tasks`` adds the numbers of
+    the rows' tasks; rows of several tasks then share no head, which each task's adapter would see differently.
     """
     packing = packing and kind == "causal"
+    share_head = share_head and not (tasks and len({rows[i].task for i in chosen}) > 1)
     order = sorted(range(len(chosen)), key=lambda number: (-_length(rows[chosen[number]], kind), number))
     head = shared_head([rows[i] for i in chosen]) if packing and share_head and len(chosen) > 1 else 0
     groups: list[list[int]] = []
@@ -59,7 +63,18 @@ def lay_out(
         batches = [_labelled(rows, chosen, group, pad_id) for group in groups]
     else:
         batches = [_translated(rows, chosen, group, pad_id, decoder_start_id) for group in groups]
+    if tasks:
+        batches = [_with_tasks(batch, rows) for batch in batches]
     return Update(tuple(chosen), tuple(batches))
+
+
+def _with_tasks(batch: MicroBatch, rows: Sequence[EncodedRow]) -> MicroBatch:
+    """``batch`` with its rows' task numbers: of every token of a packed stream, of every line of a padded batch."""
+    numbers = _tensor([rows[i].task or 0 for i in batch.rows])
+    if batch.layout is None:
+        return replace(batch, tasks=numbers)
+    # documents count from 1; the shared head, number 0, is of the one task there is
+    return replace(batch, tasks=numbers[(batch.segments - 1).clamp_min(0)])
 
 
 def _length(row: EncodedRow, kind: ModelKind) -> int:

@@ -61,6 +61,8 @@ class EncodedRow:
     """Prompt (or encoder) tokens cut"""
     cut: int = 0
     """Answer tokens cut; the end of turn is then not trained"""
+    task: int | None = None
+    """Number of its task (`foretune.data.tasks`), where rows have one"""
 
     @property
     def targets(self) -> int:

@@ -7,9 +7,9 @@ micro-batch equal sixteen rows in four.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ class MicroBatch:
     """(batch, decoder time) int64 for encoder–decoders; ``target_index`` then refers to decoder positions"""
     token_weights: torch.Tensor | None = None
     """(targets,) float: weights from a regularizer, or None for ones"""
+    tasks: torch.Tensor | None = None
+    """Task numbers for methods that read them: (batch, time) int64 when packed, (batch,) when padded; else None"""
 
     @property
     def attention_mask(self) -> torch.Tensor:
@@ -86,6 +88,7 @@ class MicroBatch:
             row=moved(self.row),
             decoder_ids=None if self.decoder_ids is None else moved(self.decoder_ids),
             token_weights=None if self.token_weights is None else moved(self.token_weights),
+            tasks=None if self.tasks is None else moved(self.tasks),
         )
 
 
@@ -112,6 +115,19 @@ class RowSource(Protocol):
 
     def rows(self, step: int) -> Sequence[int]:
         """The data-set indices of update ``step`` (0-based): a function of the step, not of call history."""
+        ...
+
+
+@runtime_checkable
+class StatefulRowSource(RowSource, Protocol):
+    """A row source that also depends on what it chose before; its state goes into checkpoints."""
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `load_state` takes back."""
+        ...
+
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Continue as the source whose state this is."""
         ...
 
 

@@ -62,6 +62,7 @@ def score_rows(
                 packing=packing,
                 pad_id=pad_id,
                 decoder_start_id=decoder_start_id,
+                tasks=network.reads_tasks,
             )
             for batch in update.micro_batches:
                 scored = network.run(batch.to(network.model.device))

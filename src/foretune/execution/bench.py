@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from foretune.data.encode import EncodedRow, encode_rows, inference_ids
 from foretune.data.example import Example
 from foretune.data.layout import TurnLayout, layout_of
 from foretune.data.mask_check import MaskReport, check_encoding
+from foretune.data.tasks import task_number, with_tasks
 from foretune.data.template import answer_text, prompt_with_examples, stop_ids
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
@@ -131,7 +133,7 @@ class Bench:
         if name not in self._splits:
             path = Path(self.task.folder) / f"{name}.jsonl"
             examples = tuple(Example.from_json(value) for value in read_lines(path)) if name in SPLITS else ()
-            rows = tuple(self.encode(examples))
+            rows = tuple(with_tasks(self.encode(examples), examples, self.task.tasks))
             self.mask_reports[name] = check_encoding(examples, rows, self.tokenizer, **self._encoding)
             self._splits[name] = Split(examples, rows)
         return self._splits[name]
@@ -213,7 +215,8 @@ class Bench:
                 prompt_with_examples(example, shots.get(i, ())) if i in shots else example
                 for i, example in enumerate(examples)
             )
-            encoded = dict(zip(chosen, self.encode([examples[i] for i in chosen]), strict=True))
+            longer = [examples[i] for i in chosen]
+            encoded = dict(zip(chosen, with_tasks(self.encode(longer), longer, self.task.tasks), strict=True))
             rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
         scores = self.score_encoded(network, rows, chosen, on_chunk)
         texts: dict[int, str | None] = {}
@@ -241,14 +244,24 @@ class Bench:
             )
             for example in examples
         ]
-        written = generate_ids(
-            network.model,
-            prompts,
-            max_new_tokens=self.answer_tokens,
-            stop_ids=stop_ids(self.tokenizer, plain=plain) if causal else (int(self.tokenizer.eos_token_id),),
-            on_chunk=on_chunk,
-        )
-        return [None if ids is None else self._text(ids, layout) for ids in written]
+        ends = stop_ids(self.tokenizer, plain=plain) if causal else (int(self.tokenizer.eos_token_id),)
+        numbers = [0] * len(examples)
+        if network.reads_tasks and self.task.tasks:
+            numbers = [task_number(example, self.task.tasks) for example in examples]
+        written: dict[int, list[int] | None] = {}
+        for number in sorted(set(numbers)):  # a batch answers for one task
+            rows = [i for i, other in enumerate(numbers) if other == number]
+            with network.answering_for(number):
+                answers = generate_ids(
+                    network.model,
+                    [prompts[i] for i in rows],
+                    max_new_tokens=self.answer_tokens,
+                    stop_ids=ends,
+                    on_chunk=functools.partial(_counted, on_chunk, len(written)),
+                )
+            written |= dict(zip(rows, answers, strict=True))
+        texts = (written[i] for i in range(len(examples)))
+        return [None if ids is None else self._text(ids, layout) for ids in texts]
 
     def _text(self, ids: Sequence[int], layout: TurnLayout | None) -> str:
         if layout is not None:
@@ -284,6 +297,11 @@ class Bench:
             bytes=len(example.answer.encode()),
             probability=score.probability,
         )
+
+
+def _counted(on_chunk: Callable[[int], bool], before: int, done: int) -> bool:
+    """``on_chunk`` told of ``done`` rows beside those done ``before``."""
+    return on_chunk(before + done)
 
 
 def give_back_memory() -> None:

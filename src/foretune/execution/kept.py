@@ -42,6 +42,8 @@ class Kept:
 
     rows: tuple[int, ...]
     """Indices into the training split"""
+    first: tuple[int, ...] = ()
+    """Those of ``rows`` that a filter lets through while it is on"""
     seconds: float = 0.0
     """Of the whole ranking, which other counts and trials share"""
     answer_tokens: float = 0.0
@@ -76,7 +78,9 @@ def kept(
     text = str(config.get("selection", NONE))
     split = bench.split("train")
     rows = tuple(range(len(split.rows)) if pool is None else pool)
-    if text == NONE or not _ranks(text):
+    names = names_in(text)
+    moment = declaration(names[0]).moment if len(names) == 1 else "before"
+    if text == NONE or moment in ("during", "either"):
         return Kept(rows, answer_tokens=_mean_targets(bench, rows))
     count = kept_rows(config, len(rows))
     nested = len(stages := parse(text)) == 1 and all(declaration(name).nested for name in stages[0].names)
@@ -96,17 +100,16 @@ def kept(
     if not chosen:
         raise UsageError(f"{text} leaves no row to train on.", remedy="Keep more, or choose another selection.")
     scores = ranking["scores"]
+    if moment == "filter":
+        return Kept(rows, chosen, float(ranking["seconds"]), _mean_targets(bench, rows), manifest=ranking["manifest"])
     return Kept(
         chosen,
+        (),
         float(ranking["seconds"]),
         _mean_targets(bench, chosen),
         None if scores is None else tuple(scores[:count]),
         {**ranking["manifest"], "kept": len(chosen)},
     )
-
-
-def _ranks(text: str) -> bool:
-    return all(declaration(name).moment == "before" for stage in parse(text) for name in stage.names)
 
 
 def _uses_others(text: str) -> bool:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from foretune.data.update import Epochs
 from foretune.evaluation.base import Answer
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
@@ -25,6 +24,7 @@ from foretune.execution.bench import Bench, peak_memory_bytes
 from foretune.execution.final import answer_test
 from foretune.execution.kept import Kept, kept
 from foretune.execution.orders import TrialOrder
+from foretune.execution.row_source import row_source
 from foretune.files import FolderLock
 from foretune.regularization.registry import build as build_regularizers
 from foretune.search.types import Lease, Observation, Score, Status
@@ -124,7 +124,7 @@ class Trial:
             network,
             attachment,
             rows,
-            Epochs(len(rows), int(lease.config["rows_per_update"]), lease.seed),
+            row_source(bench, lease, chosen, network),
             loop_settings(lease, bench),
             build_regularizers(lease.config),
             backward=bench.accelerator.backward,

@@ -29,6 +29,8 @@ class TaskSpec:
     """The primary metric (its name in `evaluation.metrics`); ``loss`` is always measured as well."""
     labels: tuple[str, ...] = ()
     """Class names in their fixed order; empty unless classification."""
+    tasks: tuple[str, ...] = ()
+    """Names of the tasks that rows are labelled with, in the order of their numbers; empty where there are none."""
     context_tokens: int = 2048
     """Longest row in tokens; longer prompts are cut on the left, answers never."""
     seed: int = 0
@@ -45,12 +47,13 @@ class TaskSpec:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
-        return {**asdict(self), "labels": list(self.labels)}
+        return {**asdict(self), "labels": list(self.labels), "tasks": list(self.tasks)}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TaskSpec:
         """The inverse of `to_json`."""
-        fields = {**value, "model": ModelReference(**value["model"]), "labels": tuple(value["labels"])}
+        names = {name: tuple(value.get(name, ())) for name in ("labels", "tasks")}
+        fields = {**value, "model": ModelReference(**value["model"]), **names}
         return cls(**fields)
 
 
@@ -59,11 +62,12 @@ class Job:
     """One order to a worker. ``kind`` picks the handler; ``payload`` is JSON.
 
     ``train``: a lease. ``probe``: base loss and step time. ``evaluate``: score a model (base, adapter or base with
-    retrieved examples) on rows of a split. ``select``: rank the training rows. ``export``: write an adapter folder.
+    retrieved examples) on rows of a split. ``select``: rank the training rows. ``block``: a block
+    of a selection's work. ``export``: write an adapter folder.
     """
 
     id: str
-    kind: Literal["train", "probe", "select", "evaluate", "export"]
+    kind: Literal["train", "probe", "select", "block", "evaluate", "export"]
     task: TaskSpec
     payload: Mapping[str, Any] = field(default_factory=dict)
     limit_s: float | None = None

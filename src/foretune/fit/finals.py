@@ -21,6 +21,7 @@ from foretune.files import read_json
 from foretune.fit.folder import RunFolder
 from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import FINALISTS, End
+from foretune.search.fidelity import first_rows
 from foretune.search.ranking import Finalist
 
 FEWEST_COMPARED = 2
@@ -39,7 +40,12 @@ class Evaluator:
     """Seconds left of the time budget, or None."""
 
     def rows(self, split: str, count: int) -> tuple[int, ...]:
-        """``count`` rows of a split, drawn by the seed: a file may be sorted, its first rows are no sample."""
+        """``count`` rows of a split, drawn by the seed: a file may be sorted, its first rows are no sample.
+
+        Those of the validation split contain the rows of every rung, so that the base's loss is known on each.
+        """
+        if split == "validation":
+            return first_rows(self.prepared.rows[split], count, self.prepared.task.seed)
         return subset(count, self.prepared.rows[split], self.prepared.task.seed)
 
     def answers(self, name: str, payload: Mapping[str, Any]) -> dict[str, Any]:

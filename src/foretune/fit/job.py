@@ -162,12 +162,13 @@ class _Fit:
         )
         evaluator = Evaluator(prepared, self.folder, self.executor, self.watch, self._left)
         with self.clock.phase("base model"):
-            base = self._base_validation(evaluator, end.validation_rows)
+            base = self._base_validation(evaluator, end.validation_rows, schedule)
         self.on_event("base", base)
         selected = self._selected(prepared)
         search = open_search(
-            self.plan, prepared, schedule, budget_of(self.plan, self.clock, end), self.folder.journal, self.folder.once
-        )
+            self.plan, prepared, schedule, budget_of(self.plan, self.clock, end), self.folder.journal, self.folder.once,
+            task=self._task_features(prepared, probe), base_losses=tuple(base["rungs"]),
+        )  # fmt: skip
         recorder = self._recorder(prepared, probe)
         self.on_event("search", {"horizon": search.horizon.steps, "why": search.horizon.why, "note": end.note})
         with self.clock.phase("trials"):
@@ -214,7 +215,7 @@ class _Fit:
         return Recorder(
             prefix=self._run_id(),
             task=profile["fingerprint"],
-            task_features={**profile, "base_loss": probe["base_loss"], "metric": prepared.task.metric},
+            task_features=self._task_features(prepared, probe),
             model=str(probe["weights_hash"])[:16],
             model_features={
                 "name": Path(self.plan.model.source).name,
@@ -227,6 +228,10 @@ class _Fit:
             machine=self.plan.machine,
             versions={name: str(value) for name, value in environment(self.plan).items() if name in VERSIONED},
         )
+
+    def _task_features(self, prepared: Prepared, probe: Mapping[str, Any]) -> dict[str, Any]:
+        profile = prepared.facts["profile"]
+        return {**profile, "base_loss": probe["base_loss"], "metric": prepared.task.metric}
 
     def _recorded(self, recorder: Recorder, search: Search) -> OnEvent:
         """Passes events on and adds runs and observations to the experience."""
@@ -302,7 +307,8 @@ class _Fit:
         total = self._time_s()
         return None if total is None else max(0.0, total - self.clock.used())
 
-    def _base_validation(self, evaluator: Evaluator, rows: int) -> dict[str, Any]:
+    def _base_validation(self, evaluator: Evaluator, rows: int, schedule: Schedule) -> dict[str, Any]:
+        """The base's loss on the validation rows of the end, and on those of each rung."""
         from foretune.evaluation.base import Answer
         from foretune.evaluation.metrics import METRICS
 
@@ -310,8 +316,10 @@ class _Fit:
             chosen = list(evaluator.rows("validation", rows))
             payload = {"split": "validation", "rows": chosen, "generation": False}
             content = evaluator.answers("validation-base", payload)
-            result = METRICS["loss"].score([Answer(**value) for value in content["answers"]])
-            return {"loss": [result.value, result.standard_error, len(content["answers"])]}
+            answers = [Answer(**value) for value in content["answers"]]
+            result = METRICS["loss"].score(answers)
+            rungs = [METRICS["loss"].score(_on_rows(answers, chosen)).value for chosen in schedule.rungs_rows()]
+            return {"loss": [result.value, result.standard_error, len(answers)], "rungs": rungs}
 
         return dict(self.folder.once("base", measure))
 
@@ -370,3 +378,9 @@ class _Fit:
             kept = {result.winner.best_step} if result.winner is not None and run.id == result.winner.run else set()
             checkpoint.retain(self.folder.trial(run.id), {step for step in kept if step is not None})
         return result
+
+
+def _on_rows(answers: list[Any], rows: tuple[int, ...]) -> list[Any]:
+    """The answers to ``rows``, or all where time ended before they were scored."""
+    wanted = set(rows)
+    return [answer for answer in answers if answer.row in wanted] or answers

@@ -15,11 +15,12 @@ from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import ModelReference
 from foretune.config.spec import FitSpec
 from foretune.data import corpora
-from foretune.data.columns import Columns
+from foretune.data.columns import said_in
 from foretune.data.example import Example
 from foretune.data.profile import profile
 from foretune.data.read import ReadResult, read
 from foretune.data.split import Splits, split
+from foretune.data.tasks import task_names
 from foretune.data.translation import instructed, prefix_for
 from foretune.errors import DataError, Place
 from foretune.evaluation.metrics import default_metric, metric
@@ -94,6 +95,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         ),
         metric=name,
         labels=tuple(labels),
+        tasks=task_names(splits.train),
         context_tokens=context_tokens(spec, plan.model.shapes),
         seed=spec.search.seed,
         device=spec.device,
@@ -122,7 +124,7 @@ def instruction(spec: FitSpec, model: ModelFacts) -> str:
 def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadResult, Splits]:
     """The rows of a specification, read and split; raises `DataError` with file and line."""
     settings = spec.data
-    columns = Columns(**settings.columns.model_dump())
+    columns = said_in(settings)
 
     def rows_of(source: str) -> ReadResult:
         return read(

@@ -14,7 +14,7 @@ from foretune.evaluation.metrics import METRICS
 from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.types import Job, TaskSpec
 from foretune.fit.folder import RunFolder
-from foretune.search.fidelity import evaluation_rows, rungs
+from foretune.search.fidelity import LEVELS, evaluation_rows, level_rows, rungs
 from foretune.search.types import Lease
 
 END_SHARE = 0.25
@@ -101,6 +101,12 @@ class Schedule:
         """The validation rows scored at a step."""
         return evaluation_rows(self.validation_rows, horizon, step, self.task.seed, most=self.most_rows)
 
+    def rungs_rows(self) -> tuple[tuple[int, ...], ...]:
+        """The validation rows scored at each of the six rungs."""
+        return tuple(
+            level_rows(self.validation_rows, level, self.task.seed, most=self.most_rows) for level in range(LEVELS)
+        )
+
     def answered_at(self, horizon: int, step: int) -> tuple[int, ...]:
         """The validation rows answered for the primary metric at a step."""
         if self.task.metric in ("loss", "loss_per_byte"):
@@ -113,9 +119,12 @@ class Schedule:
             return ()
         return tuple(rows[i] for i in subset(ANSWERED_ROWS, len(rows), self.task.seed))
 
-    def cost(self, config: Mapping[str, Any], from_step: int, to_step: int, horizon: int) -> float:
-        """Forecast seconds of training and evaluation from one step to another."""
-        seconds = (to_step - from_step) * int(config["rows_per_update"]) / self.speeds.train_rows_per_s
+    def cost(self, config: Mapping[str, Any], from_step: int, to_step: int, horizon: int, slower: float = 1.0) -> float:
+        """Forecast seconds of training and evaluation from one step to another.
+
+        ``slower`` is how much longer a row takes to train than with the default LoRA, which the probe measured.
+        """
+        seconds = slower * (to_step - from_step) * int(config["rows_per_update"]) / self.speeds.train_rows_per_s
         for step in rungs(horizon):
             if from_step < step <= to_step:
                 seconds += len(self.rows_at(horizon, step)) / self.speeds.score_rows_per_s

@@ -14,7 +14,7 @@ from foretune.catalogue.selection import NONE, Keep, Pool, check, needed, parse,
 from foretune.config.spec import FitSpec
 from foretune.cost.request import SelectionWork
 from foretune.data import corpora
-from foretune.data.columns import Columns
+from foretune.data.columns import FOUND, Columns, said_in
 from foretune.data.example import Example
 from foretune.data.read import ReadResult, read
 from foretune.data.translation import instructed
@@ -41,10 +41,6 @@ def check_selection(spec: FitSpec) -> None:
             f"the selection {config['selection']} needs to know what the rows are for.",
             remedy="Give --target FILE (rows like those to be good at), or --target validation.",
         )
-    for key in ("target", "previous"):
-        named = getattr(spec.data, key)
-        if named is not None and not names:
-            raise UsageError(f"--{key} is for a selection, and there is none.", remedy="Add --select and --keep.")
 
 
 def selection_work(config: Mapping[str, Any], rows: PlannedRows) -> SelectionWork | None:
@@ -70,32 +66,28 @@ def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path,
         source = getattr(spec.data, name)
         if source is None:
             continue
-        rows = splits.validation if source == VALIDATION and name == "target" else other_rows(spec, source, found.task)
+        columns = said_in(spec.data)
+        own = source == VALIDATION and name == "target"
+        rows = splits.validation if own else other_rows(source, found.task, columns)
         written = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in instructed(rows, prefix))
         write_text(folder / f"{name}.jsonl", "".join(written))
 
 
-def other_rows(spec: FitSpec, source: str, task: str) -> tuple[Example, ...]:
-    """The rows of another file, which must be of the same task; read as the data is, or as they are found.
+def other_rows(source: str | Path | None, task: str, columns: Columns = FOUND) -> tuple[Example, ...]:
+    """The rows of a target or a previous file, read as they are found; none where there is no file.
 
-    Raises `DataError` for a file of another task or without rows.
+    Raises `DataError` with the place for a file that cannot be read, has no rows, or rows for another task.
     """
-    settings = spec.data
-    where = corpora.locate(source)
-    result = read(
-        where,
-        format=None,
-        columns=Columns(**settings.columns.model_dump()),
-        on_bad_row=settings.on_bad_row,
-    )
+    if source is None:
+        return ()
+    where = corpora.locate(str(source))
+    result = read(where, columns=columns)
     if result.task != task:
         raise DataError(
             f"these rows are for {result.task}, and the data is for {task}.",
             place=Place(str(where)),
             remedy="Give rows of the same task.",
         )
-    if not result.examples:
-        raise DataError("there are no rows here.", place=Place(str(where)), remedy="Give a file with rows.")
     return tuple(result.examples)
 
 

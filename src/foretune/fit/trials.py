@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from foretune.fit.folder import Clock
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import End, Schedule
+from foretune.fit.strategy import chosen_strategy
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
 from foretune.search.horizon import Horizon
@@ -29,8 +30,10 @@ class Search:
     """A search ready to run, or resumed from its journal."""
 
     core: AskTell
-    strategy: ZeroShot
+    strategy: Any
     horizon: Horizon
+    name: str
+    """The strategy's name, ``auto`` resolved"""
 
 
 def budget_of(plan: Plan, clock: Clock, end: End) -> Budget:
@@ -46,18 +49,17 @@ def time_budget(plan: Plan) -> float | None:
     return plan.budget.total if plan.budget.kind == "time" else None
 
 
-def open_search(
-    plan: Plan, prepared: Prepared, schedule: Schedule, budget: Budget, journal: Any, remember: Callable[..., Any]
-) -> Search:
-    """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume.
+def first_plan(
+    plan: Plan, prepared: Prepared, schedule: Schedule, budget: Budget, remember: Callable[..., Any], name: str = SEARCH
+) -> tuple[ZeroShot, Horizon, Budget]:
+    """Baseline, expert portfolio and horizon under ``budget`` as it was at first (remembered as ``name``).
 
-    The horizon follows from the budget as it was at first: more time on resume buys more runs, not longer ones.
+    More time on resume buys more runs, not longer ones.
     """
     spec = plan.resolution.spec
-    decided = remember(SEARCH, lambda: {name: getattr(budget, name) for name in DECIDED})
+    decided = remember(name, lambda: {key: getattr(budget, key) for key in DECIDED})
     at_first = replace(budget, **decided)
-    budget.spent = at_first.spent
-    strategy, horizon = zero_shot_plan(
+    first, horizon = zero_shot_plan(
         width=plan.model.shapes.width,
         kind=prepared.task.model.kind,
         train_rows=kept_rows(plan.resolution.fixed_training(), prepared.rows["train"]),
@@ -66,14 +68,40 @@ def open_search(
         fixed=plan.resolution.fixed_training(),
         max_trials=spec.search.max_trials,
     )
+    return first, horizon, at_first
+
+
+def open_search(
+    plan: Plan,
+    prepared: Prepared,
+    schedule: Schedule,
+    budget: Budget,
+    journal: Any,
+    remember: Callable[..., Any],
+    *,
+    task: Mapping[str, Any],
+    base_losses: tuple[float, ...],
+    planned: tuple[ZeroShot, Horizon, Budget] | None = None,
+) -> Search:
+    """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume.
+
+    ``task`` are the task's features for the experience, ``base_losses`` the base's loss on the rows of each rung.
+    """
+    first, horizon, at_first = planned or first_plan(plan, prepared, schedule, budget, remember)
+    budget.spent = at_first.spent
+    chosen = chosen_strategy(plan.resolution, first, plan.model.shapes, task, base_losses, remember)
+    peak = plan.forecast.memory_bytes.value / plan.request.workers
     core = AskTell(
-        strategy,
+        chosen.strategy,
         budget,
-        lambda config, start, stop: schedule.cost(config, start, stop, strategy.horizon),
-        seed=spec.search.seed,
+        lambda config, start, stop: schedule.cost(
+            config, start, stop, chosen.strategy.steps_of(config), chosen.factor(config)
+        ),
+        seed=plan.resolution.spec.search.seed,
         journal=journal,
+        memory=lambda config: round(peak * chosen.memory(config)),
     )
-    return Search(core, strategy, horizon)
+    return Search(core, chosen.strategy, horizon, chosen.name)
 
 
 def run_trials(

@@ -141,12 +141,14 @@ class AskTell:
         if isinstance(proposal, Start):
             run_id, from_step = f"r{len(self._ledger.runs) + 1:03d}", 0
             config, horizon, seed, arm = dict(proposal.config), proposal.horizon, proposal.seed, proposal.arm
+            p_fail = proposal.p_fail
         else:
             run = self._ledger.runs[proposal.run]
             if run.status != "idle":
                 raise ValueError(f"{run.id} is {run.status} and cannot be continued")
             run_id, from_step = run.id, run.step
             config, horizon, seed, arm = dict(run.config), run.horizon, run.seed, run.arm
+            p_fail = 0.0
         if not from_step < proposal.to_step <= horizon:
             raise ValueError(f"{run_id} cannot go from step {from_step} to {proposal.to_step} of {horizon}")
         if not self._view().affords(config, from_step, proposal.to_step, new=new):
@@ -160,6 +162,7 @@ class AskTell:
             to_step=proposal.to_step,
             seconds=self._forecast_s(config, from_step, proposal.to_step),
             memory_bytes=0 if self._memory is None else self._memory(config),
+            p_fail=p_fail,
             why=proposal.why,
             seed=seed,
             rungs=rungs_between(horizon, from_step, proposal.to_step),

@@ -1,7 +1,7 @@
 """Configurations beyond the portfolio: a seeded Sobol sequence over a method's menu around the best rate so far.
 
-The sequence is a function of the seed, the fixed settings and its centre alone; the centre is settled before the
-first extra configuration is drawn, so the sequence is the same whatever the number of workers and their timing.
+The sequence is a function of the seed, the fixed settings, the menu and its centre alone; the centre is settled before
+the first extra configuration is drawn, so the sequence is the same whatever the number of workers and their timing.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from foretune.catalogue import regularizers
-from foretune.catalogue.methods import declaration, resolve
+from foretune.catalogue.methods import METHODS, declaration, resolve
 from foretune.catalogue.priors import rounded
 from foretune.catalogue.space import Choice, Condition, Number, Parameter, Space, Value
 from foretune.catalogue.training import TRAINING_MENU
 from foretune.errors import UsageError
 from foretune.files import canonical_json, fingerprint
+from foretune.search.menu import Menu, Range, neutral, words_for
 from foretune.seeding import derive
 
 RATE_DECADE = 10.0
@@ -50,8 +51,12 @@ class Centre:
         return max(low, best / RATE_SPAN), min(high, best * RATE_SPAN)
 
 
-def search_space(centres: Mapping[str, Centre], fixed: Collection[str]) -> Space:
-    """What is drawn: the method where there is a choice, its learning rate, the training menu, the method's menu."""
+def search_space(centres: Mapping[str, Centre], fixed: Collection[str], menu: Menu | None = None) -> Space:
+    """What is drawn: the method where there is a choice, its learning rate, the training menu, the method's menu.
+
+    With a ``menu`` also the curated words for regularizer and selection, and what the user put on it or restricted.
+    A setting that belongs to one method is named ``"<method>:<setting>"`` where the methods differ in it.
+    """
     methods = tuple(centres)
     parameters: list[Parameter] = [Choice("method", methods, methods[0])]
     parameters += TRAINING_MENU.parameters
@@ -61,23 +66,47 @@ def search_space(centres: Mapping[str, Centre], fixed: Collection[str]) -> Space
         rate = Number(f"{name}:learning_rate", low, high, centres[name].best_rate, log=True, condition=condition)
         own = [_conditional(parameter, condition) for parameter in declaration(name).menu.parameters]
         parameters += [rate, *own]
-    hidden = {f"{name}:learning_rate" for name in methods} if "learning_rate" in fixed else set()
+        if menu is not None:
+            words = words_for(name, fixed, menu.kind)
+            parameters += [replace(word, name=f"{name}:{word.name}", condition=condition) for word in words]
+    if menu is not None:
+        parameters += menu.further([parameter.name for parameter in parameters])
+        parameters = [menu.restricted(parameter) for parameter in parameters]
+    others = tuple(f"{name}." for name in METHODS if name not in methods)
     single = {"method"} if len(methods) == 1 else set()
-    kept = [parameter for parameter in parameters if parameter.name not in {*fixed, *hidden, *single}]
+    kept = [
+        parameter
+        for parameter in parameters
+        if parameter.name not in single
+        and (parameter.name.partition(":")[2] or parameter.name) not in fixed
+        and not parameter.name.startswith(others)
+    ]
     if single:
-        kept = [_conditional(parameter, None) for parameter in kept]
+        kept = [_conditional(parameter, None) if _on_method(parameter) else parameter for parameter in kept]
     return Space(tuple(kept))
 
 
+def _on_method(parameter: Parameter) -> bool:
+    return isinstance(parameter.condition, Condition) and parameter.condition.parameter == "method"
+
+
 def extra(
-    number: int, centres: Mapping[str, Centre], fixed: Collection[str], seed: int, exclude: Collection[str]
+    number: int,
+    centres: Mapping[str, Centre],
+    fixed: Collection[str],
+    seed: int,
+    exclude: Collection[str],
+    menu: Menu | None = None,
 ) -> Mapping[str, Value] | None:
     """Configuration ``number`` (from 0) of the sequence, or None beyond its end.
 
     Configurations are complete and distinct; none has a fingerprint in ``exclude``.
     """
-    key = canonical_json([{name: asdict(c) for name, c in centres.items()}, sorted(fixed), seed, sorted(exclude)])
-    drawn, rest = _memory.setdefault(key, ([], _extras(centres, fixed, seed, exclude)))
+    offered = None if menu is None else {k: vars(v) if isinstance(v, Range) else v for k, v in menu.offered.items()}
+    kind = None if menu is None else menu.kind
+    around = {name: asdict(centre) for name, centre in centres.items()}
+    key = canonical_json([around, sorted(fixed), seed, sorted(exclude), offered, kind])
+    drawn, rest = _memory.setdefault(key, ([], _extras(centres, fixed, seed, exclude, menu)))
     drawn.extend(islice(rest, number + 1 - len(drawn)) if number >= len(drawn) else ())
     if len(_memory) > REMEMBERED:
         del _memory[next(iter(_memory))]
@@ -89,19 +118,22 @@ _memory: dict[str, tuple[list[dict[str, Value]], Iterator[dict[str, Value]]]] = 
 
 
 def _extras(
-    centres: Mapping[str, Centre], fixed: Collection[str], seed: int, exclude: Collection[str]
+    centres: Mapping[str, Centre], fixed: Collection[str], seed: int, exclude: Collection[str], menu: Menu | None
 ) -> Iterator[dict[str, Value]]:
-    space = search_space(centres, fixed)
+    space = search_space(centres, fixed, menu)
     if not space.parameters:
         return
     seen = set(exclude)
     for point in _sobol(len(space.parameters), derive(seed, "search", "sobol")):
         drawn: dict[str, Any] = space.at(point.tolist())
         method = str(drawn.get("method", next(iter(centres))))
-        rate = drawn.pop(f"{method}:learning_rate", None)
-        config = resolve(
-            {**centres[method].base, **drawn, **({} if rate is None else {"learning_rate": rounded(rate)})}
-        )
+        settings = {name.removeprefix(f"{method}:"): value for name, value in drawn.items()}
+        if "learning_rate" in settings:
+            settings["learning_rate"] = rounded(settings["learning_rate"])
+        try:
+            config = resolve({**centres[method].base, **neutral(settings)})
+        except UsageError:  # two words that each fit the method, and not each other
+            continue
         if (key := fingerprint(config)) not in seen:
             seen.add(key)
             yield config

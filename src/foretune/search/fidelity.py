@@ -55,10 +55,19 @@ def evaluation_rows(total: int, horizon: int, step: int, seed: int, *, most: int
     They depend on the rung and the seed alone: each rung's rows contain those of the rung before. A step that is no
     rung gets the rows of the last rung before it.
     """
-    counts = evaluation_counts(total, most=most)
     reached = [level for level in range(LEVELS) if level_step(horizon, level) <= step]
+    return level_rows(total, reached[-1] if reached else 0, seed, most=most)
+
+
+def level_rows(total: int, level: int, seed: int, *, most: int = MOST_ROWS) -> tuple[int, ...]:
+    """The validation rows of rung ``level``, whatever the horizon (see `evaluation_rows`)."""
+    return first_rows(total, evaluation_counts(total, most=most)[level], seed)
+
+
+def first_rows(total: int, count: int, seed: int) -> tuple[int, ...]:
+    """``count`` of ``total`` validation rows, sorted: more of them contain fewer."""
     order: np.ndarray[tuple[int], np.dtype[np.int64]] = generator(seed, "evaluation-rows").permutation(total)
-    return tuple(sorted(int(row) for row in order[: counts[reached[-1] if reached else 0]]))
+    return tuple(sorted(int(row) for row in order[:count]))
 
 
 def next_level(horizon: int, step: int, first: int = 0) -> int:

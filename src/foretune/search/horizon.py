@@ -13,7 +13,7 @@ from typing import Any
 
 from foretune.errors import BudgetError
 from foretune.search.budget import ROUNDING, UNITS, Budget
-from foretune.search.fidelity import level_step
+from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT, level_step
 from foretune.search.runs import Cost
 from foretune.units import format_duration
 
@@ -23,6 +23,12 @@ MARGIN = 1.15
 """Room for a forecast that turns out too low by the error expected after the probe."""
 EARLY_LEVEL = 2
 """The rung (12 % of the steps) at which the portfolio is compared first: there the loss already ranks well."""
+FEWEST_EARLY_STEPS = 5
+"""Fewer steps are no comparison: the first have hardly moved the weights, whatever the rate."""
+SHORT_STEPS = 100 * FEWEST_EARLY_STEPS // RUNG_PERCENT[EARLY_LEVEL]
+"""In shorter runs the early rung lies later, so that one step more may cost less."""
+WARM_UP_MARGIN = 1.5
+"""A run must be this far beyond its warm-up before its learning rate shows."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,16 @@ class Horizon:
     def shortened(self) -> bool:
         """Whether the budget forced fewer steps than were asked for."""
         return self.steps < self.full_steps
+
+
+def early_level(steps: int, warmup_share: float = 0.0) -> int:
+    """The rung at which a run of ``steps`` steps is first compared: `EARLY_LEVEL`, or later in short runs and long
+    warm-ups, where configurations cannot differ yet."""
+    for level in range(EARLY_LEVEL, LAST_LEVEL):
+        step = level_step(steps, level)
+        if step >= FEWEST_EARLY_STEPS and step >= WARM_UP_MARGIN * warmup_share * steps:
+            return level
+    return LAST_LEVEL
 
 
 def total_steps(train_rows: int, config: Mapping[str, Any]) -> int:
@@ -67,7 +83,7 @@ def horizon(
     shared = budget.workers if budget.kind == "time" else 1
 
     def fits(steps: int) -> bool:
-        early = level_step(steps, EARLY_LEVEL)
+        early = level_step(steps, early_level(steps))
         whole, passes = price(baseline, 0, steps), [price(config, 0, early) for config in portfolio]
         finish = max((price(config, early, steps) for config in portfolio if early < steps), default=0.0)
         longest = max(whole, max(passes, default=0.0) + finish)
@@ -82,7 +98,7 @@ def horizon(
     share = f"{100 * asked / budget.total:.0f} % of the budget"
     if fits(full_steps):
         return Horizon(full_steps, full_steps, f"The default LoRA is forecast to take {amount}, {share}.")
-    steps = _largest(fits, full_steps)
+    steps = _largest(fits, full_steps, surely=SHORT_STEPS)
     if steps == 0:
         steps = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
         if steps == 0:
@@ -104,9 +120,11 @@ def horizon(
     )
 
 
-def _largest(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number in 1..most that fits, 0 if none, for a condition that only gets harder."""
-    low, high = 0, most
+def _largest(fits: Callable[[int], bool], most: int, surely: int = 0) -> int:
+    """The largest number in 1..most that fits, 0 if none, for a condition that only gets harder beyond ``surely``."""
+    if surely and (most <= surely or not fits(surely)):
+        return next((steps for steps in range(min(most, surely), 0, -1) if fits(steps)), 0)
+    low, high = surely, most
     while low < high:
         middle = (low + high + 1) // 2
         if fits(middle):

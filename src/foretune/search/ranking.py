@@ -8,8 +8,9 @@ scored on the same rows as every other; standard errors are treated as independe
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, level_step
 from foretune.search.runs import Run
@@ -60,6 +61,11 @@ def ranking_at(runs: Iterable[Run], level: int, metric: str) -> list[Run]:
     """The runs that have a score at rung ``level`` and did not fail, best first; equal scores in starting order."""
     scored = [(score.value, run) for run in runs if not run.failed and (score := score_at(run, level, metric))]
     return [run for _, run in sorted(scored, key=lambda pair: pair[0])]
+
+
+def agreeing(runs: Iterable[Run], fixed: Mapping[str, Any]) -> list[Run]:
+    """The runs whose configuration agrees with what the user fixed."""
+    return [run for run in runs if all(run.config.get(key, value) == value for key, value in fixed.items())]
 
 
 def finalists(runs: Iterable[Run], metric: str, count: int | None = None) -> list[Finalist]:

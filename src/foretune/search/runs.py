@@ -74,6 +74,8 @@ class Start:
     arm: str
     why: str
     seed: int = 0
+    p_fail: float = 0.0
+    """Expected odds that the run fails"""
 
 
 @dataclass(frozen=True)

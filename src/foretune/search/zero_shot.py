@@ -1,7 +1,7 @@
 """The strategy without experience: the default LoRA, a small portfolio, then asynchronous halving over extras.
 
 1. The default LoRA over the whole horizon: the baseline, and a candidate like any other.
-2. The recommended configuration at lr0, 3·lr0 and lr0/3 up to the early rung (12 % of the steps).
+2. The recommended configuration at lr0, 3·lr0 and lr0/3 up to the early rung (12 % of the steps, later in short runs).
 3. When all of these have a score there: at every rung the better half goes on to the next (asynchronous successive
    halving, Li et al. 2020, reduction factor 2; a paused run continues from its checkpoint). A run whose loss has
    clearly risen over its own best is not continued and counts with its best step.
@@ -27,8 +27,8 @@ from foretune.files import fingerprint
 from foretune.search.budget import Budget
 from foretune.search.extras import Centre, extra, fixed_for, methods_for
 from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT, level_step
-from foretune.search.horizon import EARLY_LEVEL, Horizon, horizon, total_steps
-from foretune.search.ranking import Finalist, clearly_above, finalists, has_risen, ranking_at, score_at
+from foretune.search.horizon import Horizon, early_level, horizon, total_steps
+from foretune.search.ranking import Finalist, agreeing, clearly_above, finalists, has_risen, ranking_at, score_at
 from foretune.search.runs import Continue, Cost, Proposal, Run, Start, View
 from foretune.search.types import Done, Wait
 
@@ -55,6 +55,16 @@ class ZeroShot:
     metric: str = "loss"
     name: str = "zero-shot"
 
+    def steps_of(self, config: Mapping[str, Any]) -> int:
+        """Steps of a whole run: the same for all."""
+        return self.horizon
+
+    @property
+    def early(self) -> int:
+        """The rung at which the portfolio is compared first."""
+        shares = [float(entry.config["warmup_share"]) for entry in self.portfolio]
+        return early_level(self.horizon, max(shares, default=0.0))
+
     def settings(self) -> dict[str, Any]:
         """See `Strategy.settings`."""
         return {
@@ -68,10 +78,7 @@ class ZeroShot:
 
     def finalists(self, runs: tuple[Run, ...], count: int | None = None) -> list[Finalist]:
         """The runs to re-evaluate, best first; the baseline only where it agrees with what the user fixed."""
-        agreeing = [
-            run for run in runs if all(run.config.get(key, value) == value for key, value in self.fixed.items())
-        ]
-        return finalists(agreeing, self.metric, count)
+        return finalists(agreeing(runs, self.fixed), self.metric, count)
 
     def propose(self, view: View) -> Proposal:
         """See `Strategy.propose`."""
@@ -80,8 +87,8 @@ class ZeroShot:
         if self._may_start(view) and (start := self._next_of_portfolio(view)) is not None:
             return start
         first_pass = [run for run in view.runs if run.arm != "extra"]
-        if any(run.status == "running" and score_at(run, EARLY_LEVEL, self.metric) is None for run in first_pass):
-            return Wait(f"the first runs have to reach {RUNG_PERCENT[EARLY_LEVEL]} % of their steps")
+        if any(run.status == "running" and score_at(run, self.early, self.metric) is None for run in first_pass):
+            return Wait(f"the first runs have to reach {RUNG_PERCENT[self.early]} % of their steps")
         proposal = (
             self._promotion(view)
             or self._extra(view, first_pass)
@@ -117,11 +124,12 @@ class ZeroShot:
         return None
 
     def _start(self, config: Mapping[str, Any], arm: str, why: str) -> Start:
-        early = level_step(self.horizon, EARLY_LEVEL)
-        return Start(config, self.horizon, early, arm, f"{why}; first to {RUNG_PERCENT[EARLY_LEVEL]} % of the steps")
+        level = max(self.early, early_level(self.horizon, float(config["warmup_share"])))
+        why = f"{why}; first to {RUNG_PERCENT[level]} % of the steps"
+        return Start(config, self.horizon, level_step(self.horizon, level), arm, why)
 
     def _promotion(self, view: View) -> Continue | None:
-        for level in range(LAST_LEVEL - 1, EARLY_LEVEL - 1, -1):
+        for level in range(LAST_LEVEL - 1, self.early - 1, -1):
             ranked = ranking_at(view.runs, level, self.metric)
             for place, run in enumerate(ranked[: max(1, len(ranked) // REDUCTION)], start=1):
                 if run.step == level_step(self.horizon, level) and self._can_go_on(view, run):
@@ -156,7 +164,7 @@ class ZeroShot:
 
         A run that failed after that rung still counts: the centre must not move once extras are drawn around it.
         """
-        scored = [(score.value, run) for run in first_pass if (score := score_at(run, EARLY_LEVEL, self.metric))]
+        scored = [(score.value, run) for run in first_pass if (score := score_at(run, self.early, self.metric))]
         ranked = [run for _, run in sorted(scored, key=lambda pair: pair[0])]
         centres: dict[str, Centre] = {}
         for entry in self.portfolio:

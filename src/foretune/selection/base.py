@@ -10,6 +10,7 @@ cluster, and keep what is done in ``request.folder``, so that a killed selection
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -142,6 +143,8 @@ class Request:
     on_progress: Callable[[str, int, int], None] = _say_nothing
     """(what, done, total)"""
     stopped: Callable[[], bool] = _keep_going
+    tally: Counter[str] = field(default_factory=Counter)
+    """Blocks computed and blocks found from before"""
 
     @property
     def model(self) -> Workbench:
@@ -204,14 +207,6 @@ class BlockMap(Protocol):
     def map(self, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
         """Results in the order of ``blocks``."""
         ...
-
-
-class InTurn:
-    """The block map of one process: one block after the other."""
-
-    def map(self, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
-        """See `BlockMap`."""
-        return map(function, blocks)
 
 
 class Selector(Protocol):

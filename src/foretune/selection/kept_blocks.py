@@ -51,8 +51,11 @@ def in_blocks(
         arrays = None if path is None else read(path)
         if arrays is None:
             arrays = {key: np.ascontiguousarray(value) for key, value in compute(rows).items()}
+            request.tally["blocks_computed"] += 1
             if path is not None:
                 write(path, arrays)
+        else:
+            request.tally["blocks_reused"] += 1
         found.append(arrays)
         request.on_progress(what, rows[-1] + 1, len(keys))
     if not found:

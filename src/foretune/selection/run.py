@@ -19,7 +19,8 @@ import numpy as np
 from foretune.catalogue.selection import Keep, Stage, needed, parse
 from foretune.data.example import Example
 from foretune.errors import DataError, UsageError
-from foretune.selection.base import BlockMap, Cost, InTurn, Request, Selection
+from foretune.selection.base import BlockMap, Cost, Request, Selection
+from foretune.selection.blocks import SerialBlocks
 from foretune.selection.declared import Floats
 from foretune.selection.registry import get
 
@@ -78,7 +79,7 @@ def select(request: Request, text: str, keep: Keep | None = None, *, blocks: Blo
     inner = request.narrowed(able.rows, wanted)
     if tokens is not None and keep is not None:
         inner = replace(inner, costs=[tokens[i] for i in able.rows], budget_tokens=int(keep.amount))
-    chosen = _stages(inner, parse(text), blocks or InTurn()) if wanted else Selection((), text, scores=())
+    chosen = _stages(inner, parse(text), blocks or SerialBlocks()) if wanted else Selection((), text, scores=())
     chosen = replace(chosen, indices=tuple(able.rows[i] for i in chosen.indices), method=text)
     if tokens is not None and keep is not None:
         chosen = within(chosen, tokens, int(keep.amount))
@@ -88,6 +89,7 @@ def select(request: Request, text: str, keep: Keep | None = None, *, blocks: Blo
         "rows": len(request.examples),
         "kept": len(chosen.indices),
         "without_answer": len(able.without_answer),
+        **request.tally,
     }
     seconds = time.perf_counter() - started
     return replace(chosen, manifest=manifest, cost=replace(chosen.cost, seconds=seconds))

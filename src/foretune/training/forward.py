@@ -12,7 +12,7 @@ or cap their logits) is checked on the loaded model, not assumed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -156,6 +156,11 @@ class Network:
         rates += [module.p for module in self.model.modules() if isinstance(module, nn.Dropout)]
         return any(rates)
 
+    @property
+    def reads_tasks(self) -> bool:
+        """Whether an adapter in the model computes differently for each task (`methods.tuners.tasks`)."""
+        return getattr(self.model, "foretune_tasks", None) is not None
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(targets, vocabulary) from (targets, width); for classifiers the hidden states are the logits."""
         if self.head is None:
@@ -188,8 +193,24 @@ class Network:
         finally:
             self.model.train(was_training)
 
+    @contextlib.contextmanager
+    def answering_for(self, task: int) -> Iterator[None]:
+        """Inside, the model answers for the task of that number, where its adapter reads tasks."""
+        if self.reads_tasks:
+            self.model.foretune_tasks.ids = torch.tensor([task], device=self.model.device)
+        try:
+            yield
+        finally:
+            if self.reads_tasks:
+                self.model.foretune_tasks.ids = None
+
     def run(self, batch: MicroBatch) -> Scored:
-        """The forward pass of one micro-batch."""
+        """The forward pass of one micro-batch.
+
+        The tasks of its rows stay set until the next pass: gradient checkpointing runs layers again while going back.
+        """
+        if self.reads_tasks:
+            self.model.foretune_tasks.ids = batch.tasks
         if self.kind == "encoder":
             logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask).logits
             return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)
@@ -198,10 +219,22 @@ class Network:
         else:
             prefix = self._usable_prefix(batch)
             with contextlib.nullcontext() if prefix is None else prefix.starting_from(prefix.states(batch)):
-                hidden = self._causal_hidden(batch)
+                hidden = self.hidden(batch)
         return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
 
-    def _causal_hidden(self, batch: MicroBatch) -> torch.Tensor:
+    def run_behind(self, batch: MicroBatch, before: Mapping[str, Any]) -> Scored:
+        """The forward pass of rows that continue what a cache holds.
+
+        ``before`` goes to the backbone: the cache and, for padded rows, the attention mask over cache and rows.
+        """
+        given = dict(before)
+        mask = given.pop("attention_mask", None)
+        if batch.layout is not None:
+            given["packed_plan"] = PackedPlan.of(batch.layout, batch.ids.device)
+        hidden = self._hidden(batch.ids, mask, batch.positions, **given)
+        return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
+
+    def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """(batch, time, width) of a packed or padded micro-batch."""
         if batch.layout is None:
             return self._hidden(batch.ids, batch.attention_mask, batch.positions)
@@ -225,10 +258,10 @@ class Network:
         stream, separate = probe_layouts(self._probe_ids(3))
         batch = stream if packing else separate
         with self.mode(packing=packing, training=False):
-            ordinary = self._causal_hidden(batch)
+            ordinary = self.hidden(batch)
             try:
                 with prefix.starting_from(prefix.states(batch)):
-                    kept = self._causal_hidden(batch)
+                    kept = self.hidden(batch)
             except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError):
                 return False  # blocks that are called or wired in a way of their own
         real = batch.segments != PADDING
@@ -238,7 +271,8 @@ class Network:
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, **extra: Any
     ) -> torch.Tensor:
         backbone = self.model.base_model
-        output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **extra)
+        extra.setdefault("use_cache", False)
+        output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **extra)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def _seq2seq_hidden(self, batch: MicroBatch) -> torch.Tensor:
@@ -302,11 +336,11 @@ class Network:
         stream, separate = probe_layouts(self._probe_ids(3))
         try:
             with self.mode(packing=True, training=False):
-                together = _at_targets(self._causal_hidden(stream), stream)
+                together = _at_targets(self.hidden(stream), stream)
         except (ValueError, TypeError, RuntimeError, KeyError):
             return False
         with self.mode(packing=False, training=False):
-            apart = _at_targets(self._causal_hidden(separate), separate)
+            apart = _at_targets(self.hidden(separate), separate)
         return self._close(self.logits(together), self.logits(apart))
 
 

@@ -19,7 +19,7 @@ import torch
 
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
-from foretune.data.update import MicroBatch, RowSource, Update
+from foretune.data.update import MicroBatch, RowSource, StatefulRowSource, Update
 from foretune.methods.base import Attachment
 from foretune.regularization.base import Context, Regularizer, Term
 from foretune.regularization.compose import Composition
@@ -30,6 +30,8 @@ from foretune.training.guard import Guard
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
 
 logger = logging.getLogger(__name__)
+SOURCE = "source/"
+"""Before the names of a row source's tensors in a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ class Training:
             pad_id=self.settings.pad_id,
             decoder_start_id=self.settings.decoder_start_id,
             padded_rows=self.padded_rows,
+            tasks=self.network.reads_tasks,
         )
 
     def _halve(self, update: Update) -> None:
@@ -238,12 +241,17 @@ class Training:
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and JSON facts that `load_state` takes back: the whole state between two updates."""
         tensors = self.masters.state() | self.regularizers.state_dict()
+        if isinstance(self.source, StatefulRowSource):
+            tensors |= {f"{SOURCE}{key}": value for key, value in self.source.state().items()}
         return tensors, {"guard": self.guard.state(), "micro_batch_tokens": self.micro_batch_tokens}
 
     def load_state(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Continue as the run that was saved after ``step`` updates."""
         self.masters.load_state(tensors)
         self.regularizers.load_state_dict(tensors)
+        if isinstance(self.source, StatefulRowSource):
+            state = {name.removeprefix(SOURCE): value for name, value in tensors.items() if name.startswith(SOURCE)}
+            self.source.load_state(state)
         self.guard = Guard.from_state(dict(facts["guard"]))
         self.micro_batch_tokens = int(facts["micro_batch_tokens"])
         self.step = step

@@ -1,0 +1,239 @@
+"""The strategy of a fit: what earlier runs say about this task, and the configurations that a plan would try first.
+
+Experience that cannot be read never stops a fit. What it said is kept in the run folder, so that a resumed search
+decides as before although the experience has grown meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from foretune.config.resolve import Resolution
+from foretune.cost.shapes import ModelShapes
+from foretune.errors import ForetuneError
+from foretune.experience.past import PastRun, known_runs
+from foretune.files import fingerprint
+from foretune.fit.history import plain_features
+from foretune.fit.planned_rows import PlannedRows
+from foretune.search.budget import Budget
+from foretune.search.encoding import Facts
+from foretune.search.menu import read_menu
+from foretune.search.past_tasks import PastTask
+from foretune.search.reasons import because
+from foretune.search.strategies import (
+    AUTO,
+    STRATEGIES,
+    Situation,
+    pool_of,
+    related,
+    resolved_name,
+    searched_methods,
+)
+from foretune.search.task_prior import TaskPrior, build, predicted_end
+from foretune.search.zero_shot import ZeroShot
+from foretune.search.zero_shot import plan as zero_shot_plan
+
+logger = logging.getLogger(__name__)
+Remember = Callable[[str, Callable[[], Any]], Any]
+PRIOR = "prior"
+SHOWN = 5
+"""Configurations a plan shows."""
+CENTRAL = 1.645
+"""Standard deviations on either side that hold 90 % of a normal distribution."""
+LEAST_DIFFERENT = 2
+"""A configuration is shown when it differs from those before it in so many settings, or in method."""
+
+
+def earlier_runs() -> list[PastRun]:
+    """What ships with Foretune and what the user's store remembers; nothing where that cannot be read."""
+    try:
+        return known_runs()
+    except ForetuneError as error:
+        logger.warning("earlier runs are not used: %s", error)
+        return []
+
+
+def model_features(shapes: ModelShapes) -> dict[str, Any]:
+    """What the experience says of a model."""
+    return {
+        "kind": shapes.kind, "parameters": shapes.parameters, "width": shapes.width, "layers": shapes.layers,
+        "vocabulary": shapes.vocabulary,
+    }  # fmt: skip
+
+
+def facts_of(shapes: ModelShapes, task: Mapping[str, Any], steps: int) -> Facts:
+    """What is known of a task before any run on it."""
+    return Facts(plain_features(task), model_features(shapes), steps)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The strategy of a search with what it was made from."""
+
+    name: str
+    strategy: Any
+    prior: TaskPrior | None
+    """None for strategies that use neither pool nor experience"""
+
+    def factor(self, config: Mapping[str, Any]) -> float:
+        """Training seconds a token over the default LoRA's."""
+        return self._of("cost", config)
+
+    def memory(self, config: Mapping[str, Any]) -> float:
+        """Peak memory over the default LoRA's."""
+        return self._of("memory", config)
+
+    def _of(self, quantity: str, config: Mapping[str, Any]) -> float:
+        if self.prior is None:
+            return 1.0
+        place = self.prior.places.get(fingerprint(dict(config)))
+        return 1.0 if place is None else float(getattr(self.prior, quantity)[place])
+
+
+def chosen_strategy(
+    resolution: Resolution,
+    first: ZeroShot,
+    shapes: ModelShapes,
+    task: Mapping[str, Any],
+    base_losses: tuple[float, ...],
+    remember: Remember,
+) -> Chosen:
+    """The strategy asked for; what experience says is computed once (``remember``) and read back on resume."""
+    settings = resolution.spec.search
+
+    def decide() -> dict[str, Any]:
+        runs = earlier_runs() if settings.strategy in ("auto", "transfer", "quick-tune") else []
+        tasks = related(runs, shapes.kind)
+        name = resolved_name(settings.strategy, tasks)
+        if settings.strategy == AUTO and (settings.methods or settings.menu):
+            name = "transfer"  # a menu of one's own needs a strategy that draws from it
+        if name == "zero-shot":
+            return {"strategy": name, "prior": None}
+        return {"strategy": name, "prior": prior_of(resolution, first, shapes, task, tasks).to_json()}
+
+    decided = remember(PRIOR, decide)
+    if decided["prior"] is None:
+        return Chosen(decided["strategy"], first, None)
+    prior = TaskPrior.from_json(decided["prior"])
+    situation = Situation(first, prior, base_losses, _task_metric(task))
+    return Chosen(decided["strategy"], STRATEGIES[decided["strategy"]](situation), prior)
+
+
+def prior_of(
+    resolution: Resolution,
+    first: ZeroShot,
+    shapes: ModelShapes,
+    task: Mapping[str, Any],
+    tasks: tuple[PastTask, ...],
+) -> TaskPrior:
+    """What ``tasks`` say about the pool of a fit."""
+    settings = resolution.spec.search
+    members = pool_of(
+        first,
+        searched_methods(shapes.kind, settings.methods),
+        width=shapes.width,
+        kind=shapes.kind,
+        menu=read_menu(settings.menu, shapes.kind),
+        seed=settings.seed,
+    )
+    return build(tasks, facts_of(shapes, task, first.horizon), members, settings.seed)
+
+
+def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
+    """Refuse methods and menus that do not exist, before anything runs. Raises `UsageError`."""
+    settings = resolution.spec.search
+    searched_methods(shapes.kind, settings.methods)
+    read_menu(settings.menu, shapes.kind)
+
+
+def planned_proposals(
+    resolution: Resolution, shapes: ModelShapes, rows: PlannedRows, steps: int, runs: Sequence[PastRun]
+) -> Outlook:
+    """What a search would try first by ``runs``, for a plan: the rows are counted and nothing is measured yet."""
+    tasks = related(runs, shapes.kind)
+    if not tasks or resolution.spec.search.strategy == "zero-shot":
+        return Outlook()
+    row = rows.count.row
+    task = {
+        "log10_rows": math.log10(max(1, rows.train)),
+        "prompt_tokens": {"mean": row.prompt},
+        "answer_tokens": {"mean": row.answer},
+        "answer_share": row.answer / max(1.0, row.prompt + row.answer),
+    }
+    first, _ = zero_shot_plan(
+        width=shapes.width, kind=shapes.kind, train_rows=rows.train, budget=Budget("trials", SHOWN),
+        cost=lambda config, start, stop: 0.0, fixed=resolution.fixed_training(),
+    )  # fmt: skip
+    prior = prior_of(resolution, replace(first, horizon=steps), shapes, task, tasks)
+    said = f"{prior.runs} runs on {prior.tasks} earlier tasks, {prior.similar} of them similar"
+    return Outlook(proposals(prior), said)
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What experience says in a plan."""
+
+    proposals: tuple[Proposed, ...] = ()
+    experience: str = ""
+
+
+def _task_metric(task: Mapping[str, Any]) -> tuple[str, float, float] | None:
+    from foretune.search.past_tasks import LOWER_IS_BETTER
+
+    name = str(task.get("metric", "loss"))
+    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, 0.0)
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """A configuration as a plan shows it."""
+
+    config: Mapping[str, Any]
+    differs: Mapping[str, Any]
+    """Its settings that are not the default LoRA's"""
+    loss_below_base: tuple[float, float, float]
+    """Expected share by which its loss lies below the base's: (low, value, high), 90 %"""
+    p_fail: float
+    seconds_factor: float
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form."""
+        return {**vars(self), "config": dict(self.config), "differs": dict(self.differs),
+                "loss_below_base": list(self.loss_below_base)}  # fmt: skip
+
+
+def proposals(prior: TaskPrior, count: int = SHOWN) -> tuple[Proposed, ...]:
+    """The best configurations by prediction, near-copies of better ones left out."""
+    mean, sd = predicted_end(prior)
+    worth = mean * (1 - prior.odds)
+    found: list[Proposed] = []
+    for place in np.argsort(-worth, kind="stable"):
+        config = prior.pool[int(place)]
+        if any(_alike(config, shown.config) for shown in found):
+            continue
+        low, value, high = (1 - math.exp(-float(mean[place] + k * sd[place])) for k in (-CENTRAL, 0.0, CENTRAL))
+        found.append(
+            Proposed(
+                config=config,
+                differs={key: item for key, item in config.items() if prior.pool[0].get(key) != item},
+                loss_below_base=(low, value, high),
+                p_fail=float(prior.odds[place]),
+                seconds_factor=float(prior.cost[place] * prior.amount[place]),
+                why=because(prior, int(place)) or "near the rule's learning rate",
+            )
+        )
+        if len(found) == count:
+            break
+    return tuple(found)
+
+
+def _alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    differing = sum(one.get(name) != other.get(name) for name in {*one, *other})
+    return one.get("method") == other.get("method") and differing < LEAST_DIFFERENT

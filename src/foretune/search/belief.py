@@ -1,0 +1,110 @@
+"""What is believed after some observations: transfer and no transfer, weighted by how well each foretold them.
+
+Each is a Gaussian process (`residual_gp`); the weight of each is its share of the product of the densities it gave to
+every observation before seeing it, with a Dirichlet-like prior and a floor for the process without transfer: the guard
+against experience that misleads. The first observation of a channel only sets the level and is not scored.
+
+Source: Bayesian stacking by prequential scores (Dawid 1984); the floor is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from foretune.search.encoding import Floats
+from foretune.search.residual_gp import LOSS, Points, Posterior, Process, condition
+from foretune.search.task_prior import TaskPrior
+
+TRUST = 0.8
+"""Weight of the transfer before anything was seen."""
+FLOOR = 0.1
+"""The process without transfer always keeps this weight."""
+HARDEST = 6.0
+"""An observation counts at most this much (nats): one surprise must not decide alone."""
+GRID = 400
+"""Points on which quantiles of a mixture are read."""
+NO_RESIDUAL_SD = 0.05
+"""For an ablation: configurations hardly deviate from the transfer mean."""
+
+
+@dataclass(frozen=True)
+class Belief:
+    """Weighted posteriors."""
+
+    parts: tuple[Posterior, ...]
+    weights: tuple[float, ...]
+
+    def gains(self, places: Sequence[int], runs: Sequence[int] | None, level: int) -> list[tuple[Floats, Floats]]:
+        """(mean, standard deviation) of the gain at ``level`` under each part; ``runs`` for those under way."""
+        found: list[tuple[Floats, Floats]] = []
+        for part in self.parts:
+            where = np.asarray(places, dtype=np.int64)
+            mean, variance = part.predict(where, level) if runs is None else part.predict_runs(places, runs, level)
+            found.append((part.process.centre[LOSS] + part.scale * mean, part.scale * np.sqrt(variance)))
+        return found
+
+    def mean(self, places: Sequence[int], runs: Sequence[int] | None, level: int) -> Floats:
+        """Expected gain."""
+        parts = self.gains(places, runs, level)
+        return np.asarray(sum(weight * mean for weight, (mean, _) in zip(self.weights, parts, strict=True)))
+
+    def improvement(self, places: Sequence[int], runs: Sequence[int] | None, level: int, best: float) -> Floats:
+        """E[(gain − best)₊]."""
+        parts = self.gains(places, runs, level)
+        return np.asarray(
+            sum(weight * expected_improvement(mean, sd, best)
+                for weight, (mean, sd) in zip(self.weights, parts, strict=True))
+        )  # fmt: skip
+
+    def interval(self, place: int, run: int | None, level: int, share: float = 0.9) -> tuple[float, float, float]:
+        """(low, mean, high) of the gain: the central ``share`` of the mixture, by its quantiles."""
+        from scipy.special import ndtr
+
+        parts = self.gains([place], None if run is None else [run], level)
+        low = min(float(mean[0] - 4 * sd[0]) for mean, sd in parts)
+        high = max(float(mean[0] + 4 * sd[0]) for mean, sd in parts)
+        grid = np.linspace(low, high, GRID)
+        below = sum(w * ndtr((grid - m[0]) / s[0]) for w, (m, s) in zip(self.weights, parts, strict=True))
+        middle = sum(w * float(m[0]) for w, (m, _) in zip(self.weights, parts, strict=True))
+        tail = (1 - share) / 2
+        return float(np.interp(tail, below, grid)), middle, float(np.interp(1 - tail, below, grid))
+
+
+def expected_improvement(mean: Floats, sd: Floats, best: float) -> Floats:
+    """E[(f − best)₊] of a Gaussian f."""
+    from scipy.special import ndtr
+
+    z = (mean - best) / sd
+    return np.asarray(sd * (z * ndtr(z) + np.exp(-0.5 * z**2) / math.sqrt(2 * math.pi)))
+
+
+def believe(prior: TaskPrior, points: Points, *, guard: bool = True, residual: bool = True) -> Belief:
+    """The belief after ``points``. Without ``guard`` the transfer alone counts; without ``residual`` it does not learn
+    what single configurations do (both for ablations)."""
+    alone = condition(prior.alone, points)
+    if prior.transfer is None:
+        return Belief((alone,), (1.0,))
+    process = prior.transfer if residual else _without_residual(prior)
+    transfer = condition(process, points)
+    if not guard:
+        return Belief((transfer,), (1.0,))
+    scores = [_score(part) for part in (transfer, alone)]
+    odds = TRUST / (1 - TRUST) * math.exp(min(max(scores[0] - scores[1], -50.0), 50.0))
+    share = min(odds / (1 + odds), 1 - FLOOR)
+    return Belief((transfer, alone), (share, 1 - share))
+
+
+def _score(part: Posterior) -> float:
+    """Summed log density of the gains but the first, each cut off from below."""
+    loss = part.points.channel == LOSS
+    scores = part.log_scores[loss][1:] - math.log(part.scale)
+    return float(np.maximum(scores, -HARDEST - math.log(part.scale)).sum())
+
+
+def _without_residual(prior: TaskPrior) -> Process:
+    assert prior.transfer is not None
+    return replace(prior.transfer, residual_sd=NO_RESIDUAL_SD)

@@ -1,0 +1,63 @@
+"""Seconds and memory of a configuration beside those of the default LoRA, learnt from earlier runs.
+
+log seconds = log(work / speed of the machine) + trees + bias of task and machine. The first term comes from outside
+(the probe's speeds in a fit, tokens and parameters in a replay), the bias follows every observed step (`search.pace`).
+What is learnt here is the middle: which methods, ranks and targets are slower or larger, as a factor.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from foretune.search.encoding import Encoding, Floats
+from foretune.search.past_tasks import PastCurve, PastTask
+from foretune.search.trees import grow
+from foretune.seeding import derive
+
+FEWEST_RUNS = 20
+LARGEST_FACTOR = 8.0
+"""Factors beyond are noise of a busy machine."""
+
+Quantity = Callable[[PastCurve], float]
+
+
+def seconds_per_token(curve: PastCurve) -> float:
+    """Of training; NaN where it is not known."""
+    return curve.train_s / curve.tokens if curve.tokens > 0 and curve.train_s > 0 else math.nan
+
+
+def peak_bytes(curve: PastCurve) -> float:
+    """Peak memory; NaN where it is not known."""
+    return float(curve.peak_bytes) if curve.peak_bytes > 0 else math.nan
+
+
+def relative(
+    tasks: Sequence[PastTask],
+    encoding: Encoding,
+    quantity: Quantity,
+    rows: Sequence[Mapping[str, float | str]],
+    against: Mapping[str, float | str],
+    seed: int,
+) -> Floats:
+    """(rows,): factor of ``quantity`` of each described configuration over that of ``against``; 1 where unknown.
+
+    Within a task and machine the median is taken out first, so that only what the settings change is left.
+    """
+    inputs, logs = [], []
+    for task in tasks:
+        values = np.asarray([quantity(curve) for curve in task.curves])
+        known = np.isfinite(values) & (values > 0)
+        if not known.any():
+            continue
+        inputs.append(encoding.table([curve.row for curve in task.curves])[known])
+        logs.append(np.log(values[known]) - np.median(np.log(values[known])))
+    if sum(map(len, logs)) < FEWEST_RUNS:
+        return np.ones(len(rows))
+    x, y = np.concatenate(inputs), np.clip(np.concatenate(logs), -math.log(LARGEST_FACTOR), math.log(LARGEST_FACTOR))
+    trees = grow(x, y, encoding.categorical, derive(seed, "search", "cost"))
+    found = trees.predict(encoding.table([*rows, against]))
+    limit = math.log(LARGEST_FACTOR)
+    return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))

@@ -1,0 +1,178 @@
+"""Earlier runs seen by task: comparable gains at the six rungs, on one scale for all tasks.
+
+A gain is log(base loss / loss) on the same rows. Within a task, gains are centred at the median of the finished runs
+and divided by their spread, so that trees learn what is better, not which task is easy; centre and spread are kept,
+because a new task's own are predicted from those of similar tasks. A run that failed has no gain: its status stays.
+
+Results without a base loss (imported sweeps) are measured from the task's median loss instead: their centre says
+nothing about the base, their differences are as good as others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foretune.experience.past import PastRun, Point
+from foretune.files import fingerprint
+from foretune.search.encoding import Facts, Floats, described, features
+from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT, level_step
+
+FEWEST_FINISHED = 4
+"""A task with fewer finished runs has no spread of its own."""
+SMALLEST_SPREAD = 0.01
+"""In log loss: a task on which all configurations agree tells nothing about them."""
+LARGEST_Z = 4.0
+"""Runs further below the median than this are all equally bad."""
+NORMAL_QUARTILES = 1.349
+"""Between the quartiles of a normal distribution lie so many standard deviations."""
+NEAR_A_RUNG = (0.6, 1.25)
+"""A point counts for a rung when it lies within these multiples of the rung's share."""
+LOWER_IS_BETTER = frozenset({"loss", "loss_per_byte", "mse", "mae"})
+FAILED = frozenset({"diverged", "oom", "crashed", "timeout", "refused"})
+TINY_LOSS = 1e-6
+
+
+@dataclass(frozen=True)
+class PastCurve:
+    """One run of a task."""
+
+    config: Mapping[str, Any]
+    row: Mapping[str, float | str]
+    """`encoding.described`"""
+    status: str
+    gains: Floats
+    """(6,): gain at each rung, NaN where it was not measured"""
+    metrics: Floats
+    """(6,): the task's metric over the base's, higher is better, NaN where it was not measured"""
+    seconds: Floats
+    """(6,): training and evaluation seconds until each rung, NaN where unknown"""
+    train_s: float
+    """Seconds of training alone, of the processor where those were measured"""
+    tokens: float
+    peak_bytes: int
+    seed: int = 0
+    error: float = 0.0
+    """Standard error of the last gain"""
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with a failure."""
+        return self.status in FAILED
+
+    @property
+    def final(self) -> float:
+        """The gain at the end, NaN for a run that did not get there."""
+        return float(self.gains[LAST_LEVEL])
+
+
+@dataclass(frozen=True)
+class PastTask:
+    """All runs of one task with one model."""
+
+    key: str
+    facts: Facts
+    features: Floats
+    hardware: str
+    curves: tuple[PastCurve, ...]
+    centre: float
+    spread: float
+    metric_centre: float
+    metric_spread: float
+    has_base: bool
+
+    def scaled(self, gain: Floats) -> Floats:
+        """Gains in units of the task's spread around its centre, bad ones cut off."""
+        return np.asarray(np.clip((gain - self.centre) / self.spread, -LARGEST_Z, LARGEST_Z))
+
+
+def past_tasks(runs: Sequence[PastRun]) -> tuple[PastTask, ...]:
+    """Tasks with enough finished runs to compare, in the order of their first run."""
+    grouped: dict[tuple[str, str], list[PastRun]] = {}
+    for run in runs:
+        grouped.setdefault((run.task, run.model), []).append(run)
+    found = (_task(key, group) for key, group in grouped.items())
+    return tuple(task for task in found if task is not None)
+
+
+def _task(key: tuple[str, str], runs: Sequence[PastRun]) -> PastTask | None:
+    first = runs[0]
+    typical = int(np.median([run.horizon for run in runs]))
+    facts = Facts(first.task_features, first.model_features, typical)
+    has_base = any(point.gain is not None for run in runs for point in run.on("validation"))
+    reference = None if has_base else _median_loss(runs)
+    metric = str(first.task_features.get("metric", ""))
+    curves = tuple(_curve(run, facts, metric, reference) for run in runs)
+    finals = np.asarray([curve.final for curve in curves if math.isfinite(curve.final)])
+    if len(finals) < FEWEST_FINISHED:
+        return None
+    centre, spread = _centre_and_spread(finals, SMALLEST_SPREAD)
+    scored = np.asarray([curve.metrics[LAST_LEVEL] for curve in curves if math.isfinite(curve.metrics[LAST_LEVEL])])
+    metric_centre, metric_spread = _centre_and_spread(scored, 0.0) if len(scored) >= FEWEST_FINISHED else (0.0, 0.0)
+    return PastTask(
+        key=fingerprint(list(key)), facts=facts, features=features(facts), hardware=first.hardware, curves=curves,
+        centre=centre, spread=spread, metric_centre=metric_centre, metric_spread=metric_spread, has_base=has_base,
+    )  # fmt: skip
+
+
+def _curve(run: PastRun, facts: Facts, metric: str, reference: float | None) -> PastCurve:
+    gains, metrics, seconds = (np.full(LEVELS, math.nan) for _ in range(3))
+    error, spent, trained, tokens = 0.0, 0.0, 0.0, 0
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    for point in run.on("validation"):
+        spent += point.train_s + point.eval_s
+        trained += point.train_s if point.train_cpu_s is None else point.train_cpu_s
+        tokens += point.tokens
+        level = _level(point.step, run.horizon)
+        gain = _gain(point, reference)
+        if level is None or gain is None:
+            continue
+        gains[level], error = gain[0], gain[1]
+        seconds[level] = spent if spent > 0 else math.nan
+        if metric in point.metrics and metric != "loss":
+            base = point.base.get(metric, (0.0, 0.0, 0))[0]
+            metrics[level] = sign * (point.metrics[metric][0] - base)
+    if run.status in FAILED:
+        gains[LAST_LEVEL] = math.nan
+    row = described(run.config, Facts(facts.task, facts.model, run.horizon))
+    return PastCurve(
+        run.config, row, run.status, gains, metrics, seconds, trained, float(tokens), run.peak_bytes, run.seed, error
+    )  # fmt: skip
+
+
+def _gain(point: Point, reference: float | None) -> tuple[float, float] | None:
+    if reference is None:
+        return None if point.gain is None else point.gain[:2]
+    if "loss" not in point.metrics:
+        return None
+    value, error, _ = point.metrics["loss"]
+    return math.log(reference / max(value, TINY_LOSS)), error / max(value, TINY_LOSS)
+
+
+def _level(step: int, horizon: int) -> int | None:
+    """The rung that a step belongs to, None for one far from every rung."""
+    exact = [k for k in range(LEVELS) if level_step(max(1, horizon), k) == step]
+    if exact:
+        return exact[-1]
+    share = 100.0 * step / max(1, horizon)
+    level = min(range(LEVELS), key=lambda k: abs(math.log(max(share, 1e-9) / RUNG_PERCENT[k])))
+    if step >= horizon:
+        return LAST_LEVEL
+    low, high = NEAR_A_RUNG
+    near = low * RUNG_PERCENT[level] <= share <= high * RUNG_PERCENT[level]
+    return level if near and level < LAST_LEVEL else None
+
+
+def _median_loss(runs: Sequence[PastRun]) -> float:
+    last = [run.on("validation")[-1] for run in runs if run.on("validation")]
+    losses = [point.metrics["loss"][0] for point in last if "loss" in point.metrics]
+    return max(float(np.median(losses)), TINY_LOSS) if losses else 1.0
+
+
+def _centre_and_spread(values: Floats, smallest: float) -> tuple[float, float]:
+    low, centre, high = np.percentile(values, (25, 50, 75))
+    return float(centre), max(float(high - low) / NORMAL_QUARTILES, smallest)

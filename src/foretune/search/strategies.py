@@ -1,0 +1,119 @@
+"""The literal registry of search strategies: from what is known about a task to a strategy that can be asked.
+
+``auto`` is `transfer` where earlier runs of the same kind of model are known, else `zero-shot`. All strategies share
+the horizon and the pool: they differ in which member they begin, and how far it goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from foretune.catalogue.methods import METHODS
+from foretune.catalogue.models import ModelKind
+from foretune.catalogue.priors import recommended
+from foretune.errors import UsageError
+from foretune.experience.past import PastRun
+from foretune.files import fingerprint
+from foretune.search.extras import Centre, extra, fixed_for, methods_for
+from foretune.search.menu import POOL, Menu, pool
+from foretune.search.past_tasks import PastTask, past_tasks
+from foretune.search.runs import Strategy
+from foretune.search.task_prior import TaskPrior
+from foretune.search.transfer import Transfer
+from foretune.search.zero_shot import ZeroShot
+
+AUTO = "auto"
+CURATED: Mapping[ModelKind, tuple[str, ...]] = {
+    "causal": ("lora", "dora", "rslora", "pissa", "loratrf", "vera", "ia3", "randlora"),
+    "seq2seq": ("lora", "dora", "rslora", "ia3"),
+    "encoder": ("lora", "full", "dora", "ia3", "bitfit"),
+}
+"""Methods that serve anywhere and differ in what they can learn; those the catalogue lacks are left out."""
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a strategy is made from."""
+
+    first: ZeroShot
+    """Baseline, expert portfolio, horizon and what the user fixed"""
+    prior: TaskPrior
+    """The pool, and what is believed about it"""
+    base_losses: tuple[float, ...]
+    """(6,): the base's validation loss on the rows of each rung"""
+    task_metric: tuple[str, float, float] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+Maker = Callable[[Situation], Strategy]
+
+
+def transfer(situation: Situation) -> Transfer:
+    """The default with experience."""
+    first, places = situation.first, situation.prior.places
+    expert = tuple(dict.fromkeys(places[fingerprint(dict(entry.config))] for entry in first.portfolio))
+    return Transfer(
+        prior=situation.prior, horizon=first.horizon, base_losses=situation.base_losses, baseline=first.baseline,
+        portfolio=expert, fixed=first.fixed, max_trials=first.max_trials, metric=first.metric,
+        task_metric=situation.task_metric, **situation.options,
+    )  # fmt: skip
+
+
+STRATEGIES: dict[str, Maker] = {
+    "zero-shot": lambda situation: situation.first,
+    "transfer": transfer,
+}
+
+
+def searched_methods(kind: ModelKind, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The methods that a search with a pool chooses among. Raises `UsageError` for an unknown one."""
+    for name in wanted or ():
+        if name not in METHODS:
+            raise UsageError(f"search.methods: unknown method {name!r}.", remedy=f"Known: {', '.join(METHODS)}.")
+    return tuple(wanted) if wanted else tuple(name for name in CURATED[kind] if name in METHODS)
+
+
+def pool_of(
+    first: ZeroShot,
+    methods: tuple[str, ...],
+    *,
+    width: int,
+    kind: ModelKind,
+    menu: Menu | None = None,
+    seed: int = 0,
+    size: int = POOL,
+) -> tuple[Mapping[str, Any], ...]:
+    """The configurations of a search: the baseline, the expert's portfolio, every method at its rule's rate, and a
+    Sobol sequence over the menu around these."""
+    chosen = methods_for(methods, first.fixed)
+    listed = [first.baseline, *(entry.config for entry in first.portfolio)]
+    centres: dict[str, Centre] = {}
+    for name in chosen:
+        settings = fixed_for(name, chosen, first.fixed)
+        config = recommended(name, width=width, kind=kind, steps=first.horizon, fixed=settings).config
+        centres[name] = Centre(config, float(config["learning_rate"]), float(config["learning_rate"]))
+        listed.append(config)
+    known = {fingerprint(dict(config)): config for config in listed}
+    taken, offered = sorted(known), menu or Menu(kind=kind)
+
+    def drawn(number: int) -> Mapping[str, Any] | None:
+        return extra(number, centres, tuple(first.fixed), seed, taken, offered)
+
+    return pool(drawn, tuple(known.values()), size)
+
+
+def related(runs: Sequence[PastRun], kind: str) -> tuple[PastTask, ...]:
+    """The earlier tasks with enough runs to compare, if any of them is of the same kind of model."""
+    tasks = past_tasks(runs)
+    return tasks if any(task.facts.kind == kind for task in tasks) else ()
+
+
+def resolved_name(name: str, tasks: Sequence[PastTask]) -> str:
+    """The strategy that ``auto`` stands for, or ``name``. Raises `UsageError`."""
+    if name == AUTO:
+        return "transfer" if tasks else "zero-shot"
+    if name not in STRATEGIES:
+        raise UsageError(f"there is no search strategy {name!r}.", remedy=f"Known: {', '.join((AUTO, *STRATEGIES))}.")
+    return name

@@ -1,0 +1,240 @@
+"""The transfer strategy on tasks from a formula: better with experience, no worse with a misleading one, resumable."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from foretune.search.ask_tell import AskTell
+from foretune.search.belief import FLOOR, believe
+from foretune.search.budget import Budget
+from foretune.search.past_tasks import past_tasks
+from foretune.search.residual_gp import LOSS, Points, condition, matern
+from foretune.search.strategies import Situation, pool_of, transfer
+from foretune.search.task_prior import TaskPrior, build, expert
+from foretune.search.transfer_mean import fit
+from foretune.search.types import Observation, Score
+from foretune.search.zero_shot import plan as zero_shot_plan
+from tests.search import synthetic
+from tests.search.simulation import drive
+
+NEW = 40
+"""A task that is in no experience here."""
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return past_tasks(synthetic.experience(8, 24))
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return synthetic.design(60, seed=3)
+
+
+def _first(budget=None):
+    strategy, _ = zero_shot_plan(
+        width=576, kind="causal", train_rows=1067, budget=budget or Budget("trials", 6), cost=_cost,
+        methods=("lora", "full"),
+    )  # fmt: skip
+    return strategy
+
+
+def _strategy(tasks, seed=0, **options):
+    first = _first()
+    members = pool_of(first, ("lora", "full"), width=576, kind="causal", seed=seed, size=80)
+    prior = build(tasks, synthetic.facts(NEW), members, seed)
+    base = synthetic.task_features(NEW)["base_loss"]
+    return transfer(Situation(first, prior, (base,) * 6, options=options))
+
+
+def _script(lease):
+    """An honest worker on the formula's new task."""
+    truth = {point.step: point for point in synthetic.run(lease.config, NEW).points if point.split == "validation"}
+    steps = [lease.from_step, *lease.rungs]
+    found = []
+    for before, step in itertools.pairwise(steps):
+        share = step / lease.horizon
+        nearest = min(truth, key=lambda known: abs(known / synthetic.HORIZON - share), default=None)
+        failed = synthetic.diverges(lease.config) and share > 0.05
+        metrics = {} if failed else {"loss": Score(*truth[nearest].metrics["loss"])}
+        found.append(
+            Observation(step, metrics, train_s=float(step - before), status="diverged" if failed else "ok",
+                        final=failed or step == lease.to_step)
+        )  # fmt: skip
+        if failed:
+            break
+    return found
+
+
+def _cost(config, start, stop):
+    return float(stop - start)
+
+
+def _best(search):
+    done = [run for run in search.runs if run.status == "finished" and run.arm != "default"]
+    return max((synthetic.final_gain(run.config, NEW) for run in done), default=-math.inf)
+
+
+def test_the_trees_predict_a_task_they_have_not_seen(tasks, pool):
+    prior = build(tasks, synthetic.facts(NEW), pool, 0)
+    truth = np.asarray([synthetic.final_gain(config, NEW) for config in pool])
+    assert np.corrcoef(truth, prior.transfer.mean)[0, 1] > 0.7
+    assert np.corrcoef(truth, prior.transfer.mean)[0, 1] > np.corrcoef(truth, prior.alone.mean)[0, 1]
+
+
+def test_full_tuning_is_learnt_to_be_slower_and_larger(tasks):
+    members = _strategy(tasks).prior
+    full = [place for place, config in enumerate(members.pool) if config["method"] == "full"]
+    lora = [place for place, config in enumerate(members.pool) if config["method"] == "lora"]
+    assert 1.8 < members.cost[full].mean() / members.cost[lora].mean() < 3.2  # 2.5 by the formula
+    assert members.memory[full].mean() > members.memory[lora].mean()
+
+
+def test_rates_that_diverged_before_are_expected_to(pool):
+    prior = build(past_tasks(synthetic.experience(8, 60)), synthetic.facts(NEW), pool, 0)
+    fails = np.asarray([synthetic.diverges(config) for config in pool])
+    assert fails.any() and prior.odds[fails].mean() > 4 * prior.odds[~fails].mean()
+
+
+def test_the_process_is_a_gaussian_process(pool):
+    """Conditioning, against the textbook formula on a dense covariance of everything at once."""
+    rows = tuple(build((), synthetic.facts(NEW), pool, 0).rows)
+    process = expert(rows)
+    points = Points.of([(0, 5, LOSS, 0.2, 0.02, 0), (1, 5, LOSS, 0.1, 0.02, 1), (0, 3, LOSS, 0.05, 0.02, 0)])
+    posterior = condition(process, points, scale=process.spread[0])
+    mean, variance = posterior.predict(np.arange(4), 5)
+    from foretune.search.residual_gp import CURVE_CORRELATION, JITTER, SMALLEST_NOISE
+
+    s, shift = process.spread[0], (process.centre_sd[0] / process.spread[0]) ** 2
+    every = np.asarray([0, 1, 0, 0, 1, 2, 3])
+    level, run = np.asarray([5, 5, 3, 5, 5, 5, 5]), np.asarray([0, 1, 0, 10, 11, 12, 13])
+    k = process.residual_sd**2 * matern(process.places[every], process.places[every]) + shift
+    same = run[:, None] == run[None, :]
+    k += same * np.outer(process.path_sd[level], process.path_sd[level]) * CURVE_CORRELATION[level[:, None], level]
+    k[:3, :3] += np.eye(3) * (max(0.02 / s, SMALLEST_NOISE) ** 2 + JITTER)
+    prior = process.mean[every] - process.deficits[level, every]
+    solved = np.linalg.solve(k[:3, :3], np.asarray([0.2, 0.1, 0.05]) / s - prior[:3])
+    np.testing.assert_allclose(mean, prior[3:] + k[3:, :3] @ solved, atol=1e-9)
+    expected = np.diag(k[3:, 3:] - k[3:, :3] @ np.linalg.solve(k[:3, :3], k[:3, 3:]))
+    np.testing.assert_allclose(variance, expected, atol=1e-9)
+
+
+def test_prequential_scores_are_those_of_one_observation_after_the_other(pool):
+    process = expert(tuple(build((), synthetic.facts(NEW), pool, 0).rows))
+    rows = [(k, 5, LOSS, 0.1 * k, 0.02, k) for k in range(4)]
+    whole = condition(process, Points.of(rows), scale=0.15)
+    for count in range(1, 4):
+        before = condition(process, Points.of(rows[:count]), scale=0.15)
+        mean, variance = before.predict(np.asarray([count]), 5)
+        noise = max(0.02 / 0.15, 0.03) ** 2
+        z = (rows[count][3] / 0.15 - mean[0]) ** 2 / (variance[0] + noise)
+        assert whole.log_scores[count] == pytest.approx(
+            -0.5 * z - 0.5 * math.log(2 * math.pi * (variance[0] + noise)), abs=1e-4
+        )
+
+
+def test_misleading_experience_loses_its_weight(pool):
+    flipped = past_tasks(synthetic.experience(8, 24, sign=-1.0))
+    prior = build(flipped, synthetic.facts(NEW), pool, 0)
+    rows = [(k, 5, LOSS, synthetic.final_gain(pool[k], NEW), 0.01, k) for k in range(0, 40, 4)]
+    belief = believe(prior, Points.of(rows))
+    assert belief.weights[0] < 0.5  # from 0.8
+    honest = build(past_tasks(synthetic.experience(8, 24)), synthetic.facts(NEW), pool, 0)
+    belief = believe(honest, Points.of(rows))
+    assert belief.weights[0] > 0.65 and belief.weights[1] >= FLOOR - 1e-9
+
+
+def test_the_interval_holds_what_comes(tasks, pool):
+    prior = build(tasks, synthetic.facts(NEW), pool, 0)
+    rows = [(k, 5, LOSS, synthetic.final_gain(pool[k], NEW), 0.01, k) for k in range(4)]
+    belief = believe(prior, Points.of(rows))
+    inside = 0
+    for place in range(10, 60):
+        low, mean, high = belief.interval(place, None, 5)
+        assert low < mean < high
+        inside += low <= synthetic.final_gain(pool[place], NEW) <= high
+    assert inside >= 40  # of 50, where 45 are expected
+
+
+def test_with_experience_the_first_proposal_is_nearly_the_best(tasks):
+    strategy = _strategy(tasks)
+    search = AskTell(strategy, Budget("trials", 3), _cost)
+    drive(search, 1, _script)
+    everything = [synthetic.final_gain(config, NEW) for config in strategy.prior.pool if not synthetic.diverges(config)]
+    spread = max(everything) - float(np.median(everything))
+    assert max(everything) - _best(search) < 0.25 * spread
+    second = search.runs[1]
+    assert search.runs[0].arm == "default" and "similar tasks" in second.why and "below the base" in second.why
+
+
+def test_without_experience_the_portfolio_comes_first():
+    search = AskTell(_strategy(()), Budget("time", 3000), _cost)
+    drive(search, 1, _script)
+    assert [run.arm for run in search.runs[:4]] == ["default", "portfolio", "portfolio", "portfolio"]
+    assert len(search.runs) > 5 and search.budget.spent <= 3000
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_budgets_hold_and_failures_do_not_stop_it(tasks, workers):
+    budget = Budget("time", 1500, workers=workers)
+    search = AskTell(_strategy(tasks), budget, _cost)
+    drive(search, workers, _script)
+    assert budget.spent <= 1500 * (1 + 1e-9)
+    assert len({json.dumps(dict(run.config), sort_keys=True) for run in search.runs}) == len(search.runs)
+
+
+def test_two_asks_without_a_tell_give_two_configurations(tasks):
+    search = AskTell(_strategy(tasks, seed=5), Budget("trials", 6), _cost)
+    leases = search.ask(3, 0.0)
+    assert isinstance(leases, list) and len({json.dumps(dict(lease.config)) for lease in leases}) == 3
+
+
+def test_a_resumed_search_decides_as_before(tasks, tmp_path: Path):
+    whole = AskTell(_strategy(tasks), Budget("time", 900), _cost, journal=tmp_path / "whole.jsonl")
+    drive(whole, 1, _script)
+    lines = (tmp_path / "whole.jsonl").read_bytes().splitlines(keepends=True)
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(b"".join(lines[: len(lines) // 2]))
+    saved = json.loads(json.dumps(_strategy(tasks).prior.to_json()))
+    first = _first()
+    base = synthetic.task_features(NEW)["base_loss"]
+    again = transfer(Situation(first, TaskPrior.from_json(saved), (base,) * 6))
+    search = AskTell(again, Budget("time", 900), _cost, journal=cut)
+    drive(search, 1, _script)
+    assert [run.to_json() for run in search.runs] == [run.to_json() for run in whole.runs]
+
+
+def test_a_failure_seen_here_counts_at_once(tasks):
+    from foretune.search.failures import SEEN_TO_FAIL, seen_failures
+    from foretune.search.runs import Run
+
+    prior = _strategy(tasks).prior
+    place = max(
+        range(len(prior.pool)), key=lambda k: prior.rows[k]["rate"] if prior.pool[k]["method"] == "lora" else -9
+    )
+    middle = [k for k in range(len(prior.pool)) if prior.pool[k]["method"] == "lora"][4]
+    run = Run("r001", prior.pool[middle], 0, 200, "proposed", "", status="diverged")
+    odds = seen_failures(prior.odds, prior.rows, [run], [middle])
+    assert odds[place] >= SEEN_TO_FAIL and odds[middle] >= SEEN_TO_FAIL
+    full = [k for k in range(len(prior.pool)) if prior.pool[k]["method"] == "full"]
+    np.testing.assert_array_equal(odds[full], prior.odds[full])
+
+
+def test_unknown_words_and_missing_features_are_no_error(tasks, pool):
+    strange = [{**config, "schedule": "wild", "new.setting": 3.0} for config in pool[:5]]
+    facts = type(synthetic.facts(NEW))({}, {}, 100)
+    prior = build(tasks, facts, [*pool[:5], *strange], 0)
+    assert np.isfinite(prior.transfer.mean).all() and np.isfinite(prior.odds).all()
+
+
+def test_one_task_is_enough_to_begin(pool):
+    one = past_tasks(synthetic.experience(1, 24))
+    prior = build(one, synthetic.facts(NEW), pool, 0)
+    assert np.isfinite(prior.transfer.mean).all()
+    assert fit(one, 0).deficits(list(prior.rows), synthetic.facts(NEW)).shape == (6, len(pool))
