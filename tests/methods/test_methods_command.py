@@ -1,4 +1,4 @@
-"""``foretune methods``: the list, the sizes, the contract of a method from a plugin; the page about them; fits by name."""
+"""``foretune methods``: the list, sizes, the contract of a method from a plugin, the page about them; plans by name."""
 
 from __future__ import annotations
 
@@ -85,5 +85,5 @@ def test_a_plan_takes_method_share_and_layers_and_says_what_they_mean() -> None:
     assert upper.trainable * 10 == plan("facts").trainable
     with pytest.raises(UsageError, match="picks none"):
         plan("facts", options={"training.method": "mora", "training.layers": "layers>=30"})
-    with pytest.raises(UsageError, match="not for causal"):
+    with pytest.raises(UsageError, match="picks no parameter of a llama"):
         plan("facts", options={"training.method": "crossattention"})
