@@ -23,6 +23,7 @@ from accelerate import Accelerator
 
 from foretune.data.encode import EncodedRow, encode_rows, inference_ids
 from foretune.data.example import Example
+from foretune.data.keywords import Calibration
 from foretune.data.layout import TurnLayout, layout_of
 from foretune.data.mask_check import MaskReport, check_encoding
 from foretune.data.tasks import task_number, with_tasks
@@ -30,6 +31,7 @@ from foretune.data.template import answer_text, prompt_with_examples, stop_ids
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
+from foretune.execution.orders import subset
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
@@ -40,6 +42,8 @@ from foretune.seeding import torch_generator
 from foretune.training.forward import Network
 from foretune.training.prefix import FrozenPrefix, PrefixStore
 
+CALIBRATION_ROWS = 64
+"""Rows that starts from data look at: enough for the leading directions of activations and gradients."""
 FEWEST_ANSWER_TOKENS = 16
 ANSWER_FACTOR = 2
 """Generated answers may be this many times the longest training answer: more cannot be right, and costs time."""
@@ -158,13 +162,30 @@ class Bench:
     def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
         """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before."""
         method = get_method(str(config["method"]))
-        attachment = method.attach(self.model, config, generator=torch_generator(seed, "init"))
+        generator = torch_generator(seed, "init")
+        attachment = method.attach(self.model, config, generator=generator, calibration=self.calibration)
         try:
             yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))
         finally:
             self.model = attachment.detach()
             self.network = Network(self.model, self.kind)
             give_back_memory()
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The training rows that a method may look at before it starts: the same for every run on this task."""
+        rows = self.split("train").rows if (Path(self.task.folder) / "train.jsonl").is_file() else ()
+        if not rows:
+            return None
+        chosen = subset(min(CALIBRATION_ROWS, len(rows)), len(rows), self.task.seed)
+        return Calibration(
+            [rows[i] for i in chosen],
+            self.kind,
+            self.task.micro_batch_tokens,
+            self.pad_id,
+            self.decoder_start_id,
+            self.model.device,
+        )
 
     def _prefix(self, adapted: Any) -> FrozenPrefix | None:
         """The part of an adapted model below its lowest adapted layer, where there is one worth keeping."""
