@@ -301,7 +301,8 @@ class _Study:
             if not listed:
                 break
             expected += len(listed)
-            recorders = self._recorders(listed, tasks, probes, machine, f"{self.grid.name}:rates")
+            name = f"{self.grid.name}:rates" + (f"-{round_number}" if round_number else "")  # runs are counted afresh
+            recorders = self._recorders(listed, tasks, probes, machine, name)
             work = Cells(
                 self.grid.name, self.folder.root, listed, tasks, seconds, self.folder.sweep_journal_of(round_number),
                 self.folder.sweep_trials / str(round_number), self.folder.answers, self.folder.rates, recorders,
