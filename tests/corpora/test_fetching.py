@@ -168,7 +168,14 @@ def test_every_pin_is_a_sha256() -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize(
-    ("name", "rows"), [("film-sentiment", 10072), ("news-rating", 5190), ("interface-en-ja", 13607), ("foldoc", 10000)]
+    ("name", "rows"),
+    [
+        ("film-sentiment", 10072),
+        ("news-rating", 5190),
+        ("interface-en-ja", 13589),
+        ("interface-parents", 25864),
+        ("foldoc", 10000),
+    ],
 )
 def test_the_real_sources(name: str, rows: int) -> None:
     found = len(corpora.fetch(name).read_text(encoding="utf-8").splitlines())

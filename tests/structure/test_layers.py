@@ -7,7 +7,16 @@ import ast
 from tests.structure.source import Module, imported, modules
 
 LAYERS = (
-    ("", "errors", "units", "seeding", "files", "packages", "peft_hook"),  # "" is foretune/__init__.py with the version
+    (
+        "",
+        "errors",
+        "units",
+        "seeding",
+        "files",
+        "packages",
+        "peft_hook",
+        "plugins",
+    ),  # "" is foretune/__init__.py with the version
     ("catalogue", "config", "cost", "experience"),
     ("search",),
     ("data", "models"),
@@ -23,6 +32,7 @@ LAYERS = (
 SAME_LAYER = {
     ("", "peft_hook"): "`import foretune` makes peft load our adapters",
     ("units", "errors"): "a quantity that cannot be read is a UsageError",
+    ("plugins", "errors"): "a plugin that is not there is a UsageError",
     ("files", "errors"): "a file that cannot be written is an OutputError",
     ("packages", "errors"): "what a package lacks is the caller's error",
     ("packages", "files"): "downloads are written and hashed like everything else",

@@ -44,7 +44,7 @@ NEVER_IMPORTED = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal
 NEVER_CALLED = {"eval", "exec", "compile", "__import__", "torch.load", "np.load", "numpy.load", "os.system", "os.popen",
                 "yaml.unsafe_load", "yaml.full_load", "exec_module"}  # fmt: skip
 MAY_RUN_CODE = {
-    ("execution.worker", "_load_plugin"): "a plugin that the user named with --plugin",
+    ("plugins", "_run"): "a plugin that the user named with --plugin",
     ("peft_hook", "_Loader.exec_module"): "runs peft itself, by its own loader",
 }
 """(module, function) that runs code from a file, and why."""

@@ -36,6 +36,8 @@ class KnownDataset:
     about: str
     carrier: Package | DebianPackage | None = None
     """What is downloaded; None where nothing is."""
+    edition: int = 1
+    """How its rows are chosen: a fetched copy of another edition is fetched again."""
 
 
 VADER = Package(
@@ -55,7 +57,14 @@ SENTIMENT_DOMAINS = {
     "product": "3,708 sentences of product reviews",
     "news": "5,190 sentences of newspaper editorials",
 }
-INTERFACE_LANGUAGES = {"de": "German", "es": "Spanish", "sv": "Swedish", "tr": "Turkish", "ja": "Japanese"}
+INTERFACE_LANGUAGES = {
+    "de": "German", "es": "Spanish", "cs": "Czech", "sv": "Swedish", "hu": "Hungarian", "tr": "Turkish",
+    "ja": "Japanese", "ko": "Korean",
+}  # fmt: skip
+"""Targets of the evaluation pairs."""
+PARENT_LANGUAGES = ("fr", "it", "nl", "pl", "pt", "ru")
+"""Languages that models may be pre-trained on (`study.parents`), beside English: none is a target above."""
+INTERFACE_EDITION = 2
 
 DATASETS: dict[str, KnownDataset] = {
     dataset.name: dataset
@@ -105,8 +114,19 @@ DATASETS: dict[str, KnownDataset] = {
                 "Apache-2.0",
                 f"interface texts of Home Assistant from English to {language}; the same English rows in all pairs",
                 HOMEASSISTANT,
+                INTERFACE_EDITION,
             )
             for code, language in INTERFACE_LANGUAGES.items()
+        ),
+        KnownDataset(
+            "interface-parents",
+            "interface",
+            "generation",
+            "Apache-2.0",
+            f"interface texts of Home Assistant in English and {', '.join(PARENT_LANGUAGES)}, to pre-train on; nothing "
+            "that the pairs hold out",
+            HOMEASSISTANT,
+            INTERFACE_EDITION,
         ),
     )
 }

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from foretune import __version__
-from foretune.cli import adapters, data, doctor, experience, models, plan, regularize, study
+from foretune.cli import adapters, data, doctor, experience, methods, models, plan, regularize, study
 from foretune.cli.chat import chat
 from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
@@ -60,6 +60,7 @@ app.command()(runs)
 app.command()(export)
 app.add_typer(data.app)
 app.add_typer(models.app)
+app.add_typer(methods.app)
 app.add_typer(adapters.app)
 app.add_typer(experience.app, name="experience")
 app.command()(doctor.doctor)

@@ -182,6 +182,8 @@ def sentences(kind: str, payload: Mapping[str, Any]) -> list[str]:
         return [f"{payload['task']}: {counted}"]
     if kind == "design":
         return [str(line) for line in payload["sentences"]]
+    if kind == "selection":
+        return [f"{payload['arm']} on {payload['pair']}: {payload['kept']:,} rows kept in {payload['seconds']:.1f} s"]
     if kind == "rates":
         chosen = ", ".join(f"{arm} {rate:g}" for arm, rate in payload["rates"].items())
         return [f"learning rates: {chosen}", *payload["notes"]]

@@ -235,6 +235,8 @@ class FitSpec(Section):
     """The base model."""
     budget: BudgetSettings = BudgetSettings()
     """What ends the search."""
+    trainable: Annotated[Share, Field(gt=0)] | None = None
+    """Share of the model's parameters to train, like 0.5%: decides the method's knob (its rank, width, length)."""
     training: dict[str, Any] = Field(default_factory=dict)
     """Settings of the trial configuration; a value given here is fixed and leaves the search."""
     search: SearchSettings = SearchSettings()

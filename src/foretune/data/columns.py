@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from foretune.catalogue.languages import Languages, parse_pair
+from foretune.config.spec import DataSettings
 from foretune.errors import DataError, Place
 
 
@@ -25,14 +27,23 @@ class Columns:
     group: str | None = None
     split: str | None = None
     system: str | None = None
+    languages: Languages | None = None
+    """Source and target where a row holds a text in several languages; not the name of a column"""
 
     def named(self) -> dict[str, str]:
         """The names that were said, by what they hold."""
-        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+        said = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "languages"}
+        return {name: value for name, value in said.items() if value is not None}
 
 
 FOUND = Columns()
 """Nothing was said: every column is found."""
+
+
+def said_in(settings: DataSettings) -> Columns:
+    """The columns that settings name, and the languages they say."""
+    pair = None if settings.languages is None else parse_pair(settings.languages)
+    return Columns(**settings.columns.model_dump(), languages=pair)
 
 
 def has(row: Mapping[str, Any], name: str) -> bool:

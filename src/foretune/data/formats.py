@@ -102,6 +102,10 @@ def _find_translation(row: Raw, columns: Columns) -> Layout | None:
         return None
     languages = list(pair)
     source, target = _bare(columns.prompt), _bare(columns.answer)
+    if source is None and target is None and columns.languages is not None:
+        source, target = (_of_language(languages, code) for code in columns.languages)
+        if source is None or target is None:
+            return None
     if source is None and target is None:
         if len(languages) != 2:
             return None
@@ -112,6 +116,12 @@ def _find_translation(row: Raw, columns: Columns) -> Layout | None:
     if source not in pair or target not in pair or source == target:
         return None
     return Layout("translation", prompt=f"translation.{source}", answer=f"translation.{target}")
+
+
+def _of_language(names: Sequence[str], code: str) -> str | None:
+    """The name among those of a row's languages that means ``code``: itself, or with a region (``de-AT``)."""
+    regional = [name for name in names if name.lower().replace("_", "-").split("-")[0] == code]
+    return code if code in names else (regional[0] if regional else None)
 
 
 def _bare(name: str | None) -> str | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.data.lines import first_bytes
+from foretune.data.parallel import is_tree_folder, po, tmx, trees
 from foretune.data.problems import BadRow
 from foretune.data.rows import Row, documents, json_document, json_lines, separates_by_blank_lines, split_name
 from foretune.data.tables import arrow, delimited, parquet, sniff_delimiter, table_row
@@ -35,6 +36,8 @@ READERS: dict[str, Callable[[Path, str | None], Rows]] = {
     ".parquet": parquet,
     ".arrow": arrow,
     ".txt": documents,
+    ".tmx": tmx,
+    ".po": po,
 }
 """What reads a file, by the ending of its name (a further ``.gz`` does not count)."""
 UNTYPED = (".csv", ".tsv", ".txt")
@@ -55,9 +58,14 @@ class Source:
     typed: bool
     notes: tuple[str, ...] = ()
     hub: Mapping[str, Any] | None = None
+    trees: bool = False
+    """The files are one text of keys a language, aligned into rows (`data.parallel`)"""
 
     def rows(self) -> Rows:
         """All raw rows, in order. Raises `DataError` for a file that cannot be read at all."""
+        if self.trees:
+            yield from trees([path for path, _ in self.files])
+            return
         for path, split in self.files:
             yield from READERS[kind_of_file(path)](path, split)
         for split_of_hub, rows in (self.hub or {}).items():
@@ -144,6 +152,9 @@ def _folder(path: Path) -> Source:
             place=Place(path),
             remedy=f"Expected train.jsonl, validation.jsonl, test.jsonl or others of {', '.join(READERS)}.",
         )
+    if is_tree_folder(files):
+        notes = (f"{len(files)} languages under the same keys are aligned into translations.",)
+        return Source(path, tuple((f, None) for f in files), typed=True, notes=notes, trees=True)
     kinds = sorted({kind_of_file(f) for f in files})
     if len(kinds) > 1:
         raise DataError(

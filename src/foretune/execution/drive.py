@@ -53,7 +53,7 @@ def run_job(executor: Executor, job: Job, watch: Watch) -> dict[str, Any]:
         if event.kind == "result":
             return dict(event.payload)
         if event.payload["status"] == "refused":
-            raise _as_error(event)
+            raise as_error(event.payload)
         if attempt == ATTEMPTS:
             raise JobFailed(
                 f"the {job.kind} job failed ({event.payload['status']}): {event.payload['detail']}",
@@ -81,9 +81,8 @@ def _wait(executor: Executor, job: Job, watch: Watch) -> Event:
                 return event
 
 
-def _as_error(event: Event) -> ForetuneError:
-    """The worker's own error, with its exit code."""
-    payload = event.payload
+def as_error(payload: Mapping[str, Any]) -> ForetuneError:
+    """The worker's own error, with its exit code, from the payload of its event."""
     place = None if payload["place"] is None else Place(str(payload["place"]))
     error = ForetuneError(str(payload["what"]), place=place, remedy=str(payload["remedy"]))
     error.exit_code = int(payload["exit_code"])
@@ -137,7 +136,7 @@ def drive(
                 continue
             lease, since = active[event.job]
             if event.payload.get("exit_code") == OutputError.exit_code:
-                raise _as_error(event)  # a full disk is not the trial's fault: it stays open and is resumed
+                raise as_error(event.payload)  # a full disk is not the trial's fault: it stays open and is resumed
             observation = _observation(event, searcher, lease)
             if observation is None:
                 searcher.heartbeat(lease.id, time.monotonic())

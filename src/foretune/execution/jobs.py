@@ -18,6 +18,7 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.forgetting import general_text
 from foretune.evaluation.retrieval import retrieve
 from foretune.execution.bench import Bench, peak_memory_bytes
+from foretune.execution.blocks import carry_out
 from foretune.execution.final import load_checkpoint
 from foretune.execution.kept import kept
 from foretune.execution.orders import TrialOrder, subset
@@ -115,6 +116,11 @@ def select(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
     return {"complete": True, **found.to_json()}
 
 
+def block(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
+    """One block of a selection's work (see `execution.blocks`)."""
+    return carry_out(bench, payload)
+
+
 def _row_tokens(row: Any) -> int:
     return len(row.ids) + (0 if row.decoder_ids is None else len(row.decoder_ids))
 
@@ -196,6 +202,7 @@ HANDLERS: dict[str, Handler] = {
     "train": train,
     "probe": probe,
     "select": select,
+    "block": block,
     "evaluate": evaluate,
     "export": export,
 }

@@ -62,11 +62,12 @@ class Job:
     """One order to a worker. ``kind`` picks the handler; ``payload`` is JSON.
 
     ``train``: a lease. ``probe``: base loss and step time. ``evaluate``: score a model (base, adapter or base with
-    retrieved examples) on rows of a split. ``select``: rank the training rows. ``export``: write an adapter folder.
+    retrieved examples) on rows of a split. ``select``: rank the training rows. ``block``: a block
+    of a selection's work. ``export``: write an adapter folder.
     """
 
     id: str
-    kind: Literal["train", "probe", "select", "evaluate", "export"]
+    kind: Literal["train", "probe", "select", "block", "evaluate", "export"]
     task: TaskSpec
     payload: Mapping[str, Any] = field(default_factory=dict)
     limit_s: float | None = None

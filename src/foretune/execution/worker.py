@@ -13,11 +13,11 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 from foretune.errors import ForetuneError
 from foretune.execution.types import Job, TaskSpec
+from foretune.plugins import load as load_plugins
 
 STEP_REPORT_S = 0.25
 """Step and beat events at most this often: enough for a live display, little for the pipe."""
@@ -120,8 +120,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(threads)
-    for plugin in filter(None, os.environ.get("FORETUNE_PLUGINS", "").split(os.pathsep)):
-        _load_plugin(Path(plugin))
+    load_plugins(filter(None, os.environ.get("FORETUNE_PLUGINS", "").split(os.pathsep)))
     threading.Thread(target=read, daemon=True).start()
     while True:
         with arrived:
@@ -129,18 +128,6 @@ def main() -> None:
                 arrived.wait()
             job = jobs.pop(0)
         worker.carry_out(job)
-
-
-def _load_plugin(path: Path) -> None:
-    """Run a user's plugin file, named on the command line, in this process."""
-    import importlib.util
-
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ForetuneError(f"{path} is not a Python file.")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from foretune.evaluation.metrics import METRICS
 from foretune.evaluation.metrics.labels import calibration
 from foretune.fit.finals import System, differences, general_loss, metric_names, results
 from foretune.fit.hindsight import Seen, forecast_rows
-from foretune.fit.plan import Plan, trainable_parameters
+from foretune.fit.method_choice import trainable_parameters
+from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
 from foretune.fit.selected import selection_info
 from foretune.report import record as r

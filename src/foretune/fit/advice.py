@@ -20,15 +20,13 @@ from foretune.config.resolve import Resolution
 from foretune.config.rules_file import PRIORS, read_rules
 from foretune.config.spec import FitSpec
 from foretune.cost.request import RunSettings
-from foretune.cost.shapes import TARGET_ROLES, ModelShapes
+from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError, UsageError
 from foretune.experience.store import default_path
-from foretune.units import format_share
+from foretune.methods.share import with_share
 
 logger = logging.getLogger(__name__)
 NONE = "none"
-TOLERANCE = 0.02
-"""A share is met within two percent of itself, or within one step of the method's knob."""
 TRANSLATION_FORMATS = ("translation", "source-target")
 
 
@@ -110,22 +108,3 @@ def starting_settings(
     behind = [advice.by[name] for name in changed if name in advice.by]
     behind += [advice.by[TRAINABLE]] if knob and TRAINABLE in advice.by else []
     return changed, [rule for number, rule in enumerate(behind) if rule not in behind[:number]]
-
-
-def with_share(config: Mapping[str, Any], share: float, shapes: ModelShapes) -> dict[str, Any]:
-    """``config`` with the knob of its method set to train about ``share`` of the parameters; raises `UsageError`."""
-    method = str(config["method"])
-    if method != "lora":
-        raise UsageError(
-            f"{method} has no knob for a trainable share.", remedy="Leave `trainable` out of this arm, or use lora."
-        )
-    one = shapes.lora_parameters(1, TARGET_ROLES[str(config["lora.targets"])])
-    target = share * shapes.parameters
-    rank = max(1, round(target / one))
-    if abs(rank * one - target) > max(TOLERANCE * target, one):
-        raise UsageError(
-            f"{format_share(share)} of {shapes.parameters:,} parameters is less than one rank of {method}.",
-            remedy=f"Its smallest share is {format_share(one / shapes.parameters)}.",
-        )
-    scale = float(config["lora.alpha"]) / float(config["lora.rank"])
-    return {**config, "lora.rank": rank, "lora.alpha": scale * rank}

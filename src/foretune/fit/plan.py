@@ -28,11 +28,12 @@ from foretune.cost.phases import score_copies, train_copies
 from foretune.cost.placement import Freedom, Placement, place
 from foretune.cost.rates import Rates, Throughput, from_accelerator, from_history, from_matmul
 from foretune.cost.request import Budget, DataSize, ForecastRequest, Measured, RunSettings
-from foretune.cost.shapes import TARGET_ROLES, ModelShapes
+from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.experience.past import PastRun
 from foretune.fit.advice import advice_for, advised_configuration
 from foretune.fit.find_model import ModelFacts, find_model
+from foretune.fit.method_choice import adapter_rank, check_method, trainable_parameters, with_trainable_share
 from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
 from foretune.fit.selected import check_selection, selection_work
@@ -160,6 +161,8 @@ def plan(
     machine = machine or _detected()
     facts = find_model(resolution.spec.model.source, revision=resolution.spec.model.revision)
     _check_kind(resolution.spec, facts)
+    resolution, share_said = with_trainable_share(resolution, facts.shapes)
+    check_method(resolution, facts.shapes)
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     _check_task(facts, rows)
     check_search(resolution, facts.shapes)
@@ -197,21 +200,9 @@ def plan(
     advice = {**_advice(advised, why, placement, rows), **budget_advice, **evaluation_advice}
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
-        request, rules, _notes(facts, rows, placement, answer, request),
+        request, rules, (*filter(None, (share_said,)), *_notes(facts, rows, placement, answer, request)),
         planned_proposals(resolution, facts.shapes, rows, answer.steps_per_run, runs),
     )  # fmt: skip
-
-
-def trainable_parameters(shapes: ModelShapes, config: Mapping[str, Any]) -> tuple[int, bool]:
-    """(trainable parameters of a flat configuration, whether the whole model is trained).
-
-    A method other than full tuning and LoRA is taken to train as much as the default LoRA.
-    """
-    if config["method"] == "full":
-        return shapes.parameters, True
-    settings = config if config["method"] == "lora" else DEFAULT_LORA
-    roles = TARGET_ROLES[str(settings["lora.targets"])]
-    return shapes.lora_parameters(int(settings["lora.rank"]), roles), False
 
 
 def _detected() -> Machine:
@@ -287,8 +278,8 @@ def _layout(
         dtype=machine.computes_in(device) if spec.model.dtype == "auto" else spec.model.dtype,
         quantize="none" if spec.model.quantize == "auto" else spec.model.quantize,
         device=device,
-        adapter_rank=int(config.get("lora.rank", DEFAULT_LORA["lora.rank"])),
-        adapter_dropout=float(config.get("lora.dropout", 0.0)) > 0,
+        adapter_rank=adapter_rank(config),
+        adapter_dropout=float(config.get(f"{config['method']}.dropout", 0.0)) > 0,
         longest_row=longest,
         row=row,
         rows_per_update=int(config["rows_per_update"]),

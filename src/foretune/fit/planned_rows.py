@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.config.spec import FitSpec
-from foretune.data.columns import Columns
+from foretune.data.columns import said_in
 from foretune.data.corpora import locate
 from foretune.data.read import ReadResult, read
 from foretune.errors import DataError, Place
@@ -84,7 +84,7 @@ def _read(spec: FitSpec, path: str) -> ReadResult:
     return read(
         locate(path),
         format=spec.data.format,
-        columns=Columns(**spec.data.columns.model_dump()),
+        columns=said_in(spec.data),
         task=spec.data.task,
         on_bad_row=spec.data.on_bad_row,
     )

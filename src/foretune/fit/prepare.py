@@ -15,7 +15,7 @@ from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import ModelReference
 from foretune.config.spec import FitSpec
 from foretune.data import corpora
-from foretune.data.columns import Columns
+from foretune.data.columns import said_in
 from foretune.data.example import Example
 from foretune.data.profile import profile
 from foretune.data.read import ReadResult, read
@@ -124,7 +124,7 @@ def instruction(spec: FitSpec, model: ModelFacts) -> str:
 def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadResult, Splits]:
     """The rows of a specification, read and split; raises `DataError` with file and line."""
     settings = spec.data
-    columns = Columns(**settings.columns.model_dump())
+    columns = said_in(settings)
 
     def rows_of(source: str) -> ReadResult:
         return read(

@@ -9,11 +9,12 @@ from typing import Any
 
 from foretune.config.resolve import resolve
 from foretune.config.spec import FitSpec
-from foretune.errors import OutputError, Place, UsageError
+from foretune.errors import OutputError, Place
 from foretune.evaluation.metrics import metric
 from foretune.files import fingerprint, read_json, write_json
 from foretune.fit.history import known_history
 from foretune.fit.plan import Plan, plan
+from foretune.plugins import load as load_plugins
 
 REQUEST = "request.json"
 FREE_TO_CHANGE = ("budget.time", "budget.price_per_hour", "search.workers")
@@ -46,17 +47,16 @@ class FitRequest:
 
     def settings(self) -> FitSpec:
         """The checked settings; raises `UsageError`."""
+        load_plugins(self.plugins)  # a plugin's method has settings, which are checked here
         file = None if self.config is None else Path(self.config)
         spec = resolve(file=file, sets=list(self.sets), options=dict(self.options)).spec
         if spec.data.metric is not None:
             metric(spec.data.metric)
-        for plugin in self.plugins:
-            if not Path(plugin).is_file():
-                raise UsageError("there is no such plugin file.", place=Place(plugin), remedy="Check --plugin.")
         return spec
 
     def plan(self) -> Plan:
         """The plan of this request, with what this machine learnt from earlier runs."""
+        load_plugins(self.plugins)
         history, outcomes = known_history()
         return plan(
             config=None if self.config is None else Path(self.config),

@@ -14,7 +14,7 @@ from foretune.catalogue.selection import NONE, Keep, Pool, check, needed, parse,
 from foretune.config.spec import FitSpec
 from foretune.cost.request import SelectionWork
 from foretune.data import corpora
-from foretune.data.columns import FOUND, Columns
+from foretune.data.columns import FOUND, Columns, said_in
 from foretune.data.example import Example
 from foretune.data.read import ReadResult, read
 from foretune.data.translation import instructed
@@ -66,7 +66,7 @@ def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path,
         source = getattr(spec.data, name)
         if source is None:
             continue
-        columns = Columns(**spec.data.columns.model_dump())
+        columns = said_in(spec.data)
         own = source == VALIDATION and name == "target"
         rows = splits.validation if own else other_rows(source, found.task, columns)
         written = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in instructed(rows, prefix))

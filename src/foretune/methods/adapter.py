@@ -18,8 +18,9 @@ from foretune.catalogue.methods import Declaration, declaration
 from foretune.catalogue.methods.base import Target, knob_values
 from foretune.catalogue.space import Space
 from foretune.catalogue.traits import Traits
+from foretune.cost.architectures import BUILDERS
 from foretune.cost.shapes import ModelShapes
-from foretune.errors import UsageError
+from foretune.errors import ModelError, UsageError
 from foretune.methods import trainable as solver
 from foretune.methods.attachment import PeftAttachment
 from foretune.methods.base import Infeasible, KnobChoice
@@ -30,7 +31,7 @@ from foretune.methods.targets import model_targets
 class Request:
     """What a method's ``build`` sees."""
 
-    model: nn.Module
+    model: Any
     own: Mapping[str, Any]
     """The method's settings without their prefix"""
     targets: tuple[Target, ...]
@@ -114,12 +115,27 @@ class AdapterMethod:
         """
         request = self.request(model, fields, generator.initial_seed(), calibration)
         try:
-            return PeftAttachment(model, self.build(request), self.traits, seed=request.seed)
+            attachment = PeftAttachment(model, self.build(request), self.traits, seed=request.seed)
+            self._assert_count(attachment, request)
+            return attachment
         except (ValueError, TypeError, NotImplementedError, KeyError) as error:
             raise UsageError(
                 f"{self.name} cannot be attached to {type(model).__name__} with these settings: {error}",
                 remedy="Change its settings, or choose another method; `foretune methods` lists them.",
             ) from error
+
+    def _assert_count(self, attachment: PeftAttachment, request: Request) -> None:
+        """Hold the closed form to what was built: a plan and a share promise it."""
+        declared, config = self.declaration, request.model.config
+        if declared.count is None or getattr(config, "model_type", None) not in BUILDERS:
+            return
+        said = declared.count(request.targets, ModelShapes.from_config(config.to_dict()), request.own)
+        built = attachment.adapter_parameters
+        if built != said:
+            attachment.detach()
+            raise ModelError(
+                f"{self.name} was to train {said:,} parameters and trains {built:,}: a defect of Foretune."
+            )
 
     def request(
         self, model: nn.Module, fields: Mapping[str, Any], seed: int, calibration: Iterable[Any] | None = None

@@ -50,6 +50,13 @@ class PeftAttachment:
         """Named trainable tensors, in a fixed order."""
         return [(name, weight) for name, weight in self.peft_model.named_parameters() if weight.requires_grad]
 
+    @property
+    def adapter_parameters(self) -> int:
+        """Trainable parameters, a classifier's new head left out."""
+        heads = [module for module in self.model.modules() if isinstance(module, ModulesToSaveWrapper)]
+        new = {id(weight) for head in heads for weight in head.parameters()}
+        return sum(weight.numel() for _, weight in self.trainable() if id(weight) not in new)
+
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
         """One group; weight decay applies to matrices."""
         return split_by_decay(self.trainable(), learning_rate)

@@ -7,14 +7,38 @@ from __future__ import annotations
 
 from foretune.catalogue.methods import Declaration, declare
 from foretune.errors import UsageError
-from foretune.methods import adalink, bottleneck, direft, full, lofit, lora, loratrf, loreft, mora, red, ssf
+from foretune.methods import (
+    adalink,
+    bottleneck,
+    direft,
+    dsee,
+    full,
+    lofit,
+    lora,
+    lorasp,
+    loratrf,
+    loreft,
+    loretta,
+    melora,
+    mora,
+    mtllora,
+    nola,
+    red,
+    ssf,
+)
 from foretune.methods.base import Method
 
 METHODS: dict[str, Method] = {
     "full": full.METHOD,
     "lora": lora.METHOD,
     "loratrf": loratrf.METHOD,
+    "mtllora": mtllora.METHOD,
     "mora": mora.METHOD,
+    "melora": melora.METHOD,
+    "lorasp": lorasp.METHOD,
+    "loretta": loretta.METHOD,
+    "dsee": dsee.METHOD,
+    "nola": nola.METHOD,
     "bottleneck": bottleneck.METHOD,
     "loreft": loreft.METHOD,
     "direft": direft.METHOD,

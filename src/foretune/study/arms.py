@@ -16,9 +16,9 @@ from typing import Any
 from foretune.catalogue.rules import TRAINABLE
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
-from foretune.fit.advice import with_share
-from foretune.fit.plan import trainable_parameters
-from foretune.units import format_share, parse_share
+from foretune.methods.share import with_share
+from foretune.methods.trainable import count
+from foretune.units import parse_share
 
 _JOINT = "-"
 
@@ -30,6 +30,7 @@ class ModelArm:
     config: Mapping[str, Any]
     """The whole configuration, but for learning rate and epochs"""
     trainable: int
+    """Trained parameters; 0 where no closed count is known"""
     parameters: int
 
     @property
@@ -51,7 +52,7 @@ def written_share(value: Any) -> float:
 
 
 def multiplied(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
-    """Every combination of the factors' values as an arm by name: ``{"lora-0.5%": {"method": "lora", …}}``."""
+    """Every combination of the factors' values as an arm by name: ``{"lora-0.5pct": {"method": "lora", …}}``."""
     names = list(factors)
     arms: dict[str, dict[str, Any]] = {}
     for values in product(*factors.values()):
@@ -64,9 +65,9 @@ def multiplied(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]
 
 
 def _word(key: str, value: Any) -> str:
-    """A value as part of an arm's name: letters, digits and ``. _ + - %``."""
+    """A value as part of an arm's name: letters, digits and ``. _ + -``; half a percent is ``0.5pct``."""
     if key == TRAINABLE:
-        return format_share(written_share(value)).replace(" ", "")
+        return f"{100 * written_share(value):g}pct"
     text = f"{value:g}" if isinstance(value, float) else str(value)
     return "".join(c if c.isalnum() or c in "._+-" else "." for c in text)
 
@@ -75,5 +76,8 @@ def on_model(config: Mapping[str, Any], share: float | None, shapes: ModelShapes
     """An arm's configuration on a model, its knob set to ``share``. Raises `UsageError` where it cannot be met."""
     if share is not None:
         config = with_share(config, share, shapes)
-    trainable, _ = trainable_parameters(shapes, config)
+    try:
+        trainable = count(shapes, config)
+    except UsageError:  # no closed count: its share is unknown, and no budget rule speaks of it
+        trainable = 0
     return ModelArm(dict(config), trainable, shapes.parameters)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.priors import learning_rate, rounded
+from foretune.catalogue.selection import kept_rows
 from foretune.errors import UsageError
 from foretune.execution.orders import FinalTest, TrialOrder, subset
 from foretune.execution.types import Job
@@ -47,6 +48,8 @@ class StudyCell:
     horizon: int
     tested: bool = True
     """Whether the test rows are answered at the end (not in a sweep)"""
+    selection: Mapping[str, Any] | None = None
+    """What choosing its rows took, once that is known (`study.selections`); None where all are trained on"""
 
     @property
     def block(self) -> tuple[str, str, str]:
@@ -85,13 +88,14 @@ def _cell(
 ) -> StudyCell:
     config = dict(task.arms[arm].config)
     rows = rows_of(size, task)
-    steps = steps_of(grid, config, rows, row_tokens)
+    kept = kept_rows(config, rows)
+    steps = steps_of(grid, config, kept, row_tokens)
     rows_per_update = int(config["rows_per_update"])
     if rate is None:
         rate = grid.arms[arm].get("learning_rate") or grid.learning_rate.shared
     if rate is None:
         rate = _rule(task, config, steps)
-    epochs = round(steps / -(-rows // rows_per_update), EPOCH_DIGITS)
+    epochs = round(steps / -(-kept // rows_per_update), EPOCH_DIGITS)
     config |= {"learning_rate": float(rate), "epochs": max(epochs, 10.0**-EPOCH_DIGITS)}
     pair = f"{task.name}:{size}:{seed}"
     pair = pair if len(grid.model) == 1 else f"{task.model}:{pair}"
@@ -212,5 +216,6 @@ def job(task: StudyTask, cell: StudyCell, lease: Lease, folder: Path, answers: P
         metric_rows={},
         train_rows=None if cell.rows == task.rows["train"] else subset(cell.rows, task.rows["train"], cell.seed),
         test=test if cell.tested else None,
+        selection_seed=cell.seed,
     )
     return Job(f"{lease.id}.{lease.attempt}", "train", task.spec, order.to_json(), limit_s)

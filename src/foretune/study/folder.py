@@ -4,6 +4,7 @@ study.json      the grid as resolved, when it was begun          grid.yaml      
 tasks/          one prepared folder per model and task           journal.jsonl  every ask and tell of the cells
 trials/<run>/   checkpoints, removed when a run is tested        answers/       what every run answered
 results.jsonl   one line a run                                   rates.jsonl    one line a run of the sweep
+selections.jsonl  what every ranking of rows took
 design.json     what was announced before the first run
 table.md, summary.json  paired differences with intervals        report.html    the same with charts
 priors.yaml     the rules that were resolved                      logs/, clock.json
@@ -33,6 +34,7 @@ class StudyFolder:
         self.clock = root / "clock.json"
         self.results = root / "results.jsonl"
         self.rates = root / "rates.jsonl"
+        self.selections = root / "selections.jsonl"
         self.journal = root / "journal.jsonl"
         self.sweep_journal = root / "rates-journal.jsonl"
         self.trials = root / "trials"

@@ -65,7 +65,7 @@ def gaps(lines: Sequence[Line], reference: str) -> list[Gap]:
     found = []
     for entry in lines:
         against = at.get((entry["model"], entry["task"], entry["size"], entry["seed"]))
-        if entry["arm"] == reference or against is None:
+        if entry["arm"] == reference or against is None or not entry["trainable"]:
             continue
         score, other = outcome(entry), outcome(against)
         if score is None or other is None:

@@ -25,10 +25,11 @@ from foretune.config.spec import Count, DataSettings, ModelSettings, Section, fl
 from foretune.errors import UsageError
 from foretune.files import fingerprint
 from foretune.study.arms import multiplied, written_share
+from foretune.study.pools import PoolSettings
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 """Names of studies, tasks and models: they become folders, columns and entries of the experience."""
-ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+%-]{0,47}")
+ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}")
 """Names of arms: columns and entries of the experience."""
 GOVERNED = {
     "epochs": "`horizon` says how long every arm trains",
@@ -52,8 +53,8 @@ def _names(kind: str, form: re.Pattern[str] = NAME) -> BeforeValidator:
     def check(value: Any) -> Any:
         for name in value if isinstance(value, Mapping) else [value]:
             if not isinstance(name, str) or not form.fullmatch(name):
-                most, marks = (48, ". _ + - %") if form is ARM_NAME else (32, ". _ + -")
-                raise ValueError(f"{name!r} is no name of {kind}: at most {most} letters, digits and {marks}")
+                most = 48 if form is ARM_NAME else 32
+                raise ValueError(f"{name!r} is no name of {kind}: at most {most} letters, digits and . _ + -")
         return value
 
     return BeforeValidator(check)
@@ -96,6 +97,8 @@ class TaskSettings(DataSettings):
     """A file, a folder, a data set of the catalogue or of the hub."""
     train_rows: Annotated[Count, Field(ge=1)] | None = None
     """Draw training subsets from this many rows (chosen once for all) instead of all of them."""
+    pool: PoolSettings = PoolSettings()
+    """What is done to the training rows before anything is selected."""
     covariates: dict[str, float] = Field(default_factory=dict)
     """What is known of the task for fitted rules; the distance of its languages is found when not given."""
 
@@ -109,6 +112,8 @@ class HorizonSettings(Section):
     """Passes over the run's training rows."""
     tokens: Annotated[Count, Field(ge=1)] | None = None
     """Never more than about this many tokens a run, whatever steps or epochs say."""
+    match: Literal["steps", "answer-tokens"] = "steps"
+    """What the arms of a pair have in common where selections keep longer or shorter rows."""
 
     @model_validator(mode="after")
     def _one(self) -> HorizonSettings:
@@ -279,11 +284,11 @@ class GridSpec(Section):
 
     def config(self, arm: str) -> dict[str, Any]:
         """The whole configuration of an arm on any model; learning rate, epochs and a knob for its share are open."""
-        settings = {**self.base, **{k: v for k, v in self.arms[arm].items() if k != TRAINABLE}}
+        settings = {**self.base, **_without_share(self.arms[arm])}
         method = str(settings.get("method", DEFAULT_LORA["method"]))
         general = {k: v for k, v in DEFAULT_LORA.items() if "." not in k or k.startswith(f"{method}.")}
         try:
-            return resolve({**general, **applicable({**settings, "method": method}), **self.arms[arm]})
+            return resolve({**general, **applicable({**settings, "method": method}), **_without_share(self.arms[arm])})
         except UsageError as error:
             raise ValueError(f"arms.{arm}: {error.paragraph()}") from error
 
@@ -315,6 +320,10 @@ def _checked(key: str, settings: Any) -> dict[str, Any]:
         return {**space.check(flat), **share}
     except UsageError as error:
         raise ValueError(f"{key}.{error.paragraph()}") from error
+
+
+def _without_share(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != TRAINABLE}
 
 
 def _multiplied(factors: Any) -> dict[str, dict[str, Any]]:

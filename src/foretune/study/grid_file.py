@@ -35,7 +35,7 @@ def _beside(task: TaskSettings, folder: Path) -> TaskSettings:
     """Files that lie beside the grid's own are meant by names that are relative to it."""
     found = {
         key: str((folder / value).resolve())
-        for key in ("path", "validation", "test")
+        for key in ("path", "validation", "test", "target", "previous")
         if (value := getattr(task, key)) is not None and Path(value).suffix and (folder / value).exists()
     }
     return task.model_copy(update=found)

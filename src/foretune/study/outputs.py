@@ -13,10 +13,11 @@ from typing import Any
 
 from foretune import __version__
 from foretune.config.rules_file import PRIORS, read_rules, rules_text, write_rules
+from foretune.errors import Place, UsageError
 from foretune.experience.store import default_path
 from foretune.files import read_json, sha256_file, write_json, write_text
 from foretune.fit.folder import Clock
-from foretune.study.design import notes
+from foretune.study.design import CONFOUNDED, notes
 from foretune.study.folder import StudyFolder, saved_grid
 from foretune.study.grid import GridSpec
 from foretune.study.rates import chosen_rates, deciding_arms
@@ -140,7 +141,16 @@ def read_study(root: Path) -> Summary:
 
 
 def use_rules(found: Results) -> Path:
-    """Put the rules of a study beside the experience store, in place of earlier ones of the same name; the path."""
+    """Put the rules of a study beside the experience store, in place of earlier ones of the same name; the path.
+
+    Raises `UsageError` for a study whose learning rates are confounded.
+    """
+    if CONFOUNDED in found.summary.rates:
+        raise UsageError(
+            "the learning rates of this study were not swept, so its rules may speak of rates rather than of arms.",
+            place=Place(found.material.folder.root),
+            remedy="Run it with learning_rate: {factors: [0.3, 1, 3]}, or name the file in search.priors yourself.",
+        )
     path = default_path().parent / PRIORS
     kept = [
         rule for rule in (read_rules(path) if path.is_file() else ()) if rule.source != f"study {found.summary.name}"

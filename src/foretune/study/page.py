@@ -14,13 +14,14 @@ from foretune.report.markup import Markup, join, tag
 from foretune.report.tables import Column, Section, folded, table
 from foretune.report.xy import Chart, legend, xy_chart
 from foretune.study import plots
+from foretune.study.costs import HEADING as COSTS
 from foretune.study.effects import Effect
 from foretune.study.findings import findings
 from foretune.study.gaps import by_method, gaps, reference_arm
 from foretune.study.outputs import Results
 from foretune.study.rules import reference_is_full
 from foretune.study.summary import Summary
-from foretune.study.tables import HEADING, relative, remarks, tables
+from foretune.study.tables import HEADING, cost_tables, relative, remarks, tables
 from foretune.units import format_duration
 
 MARKS = {"replicated": "better", "contradicted": "worse"}
@@ -116,15 +117,27 @@ def _list(summary: str, items: Iterable[str]) -> Markup | None:
 
 def _comparisons(summary: Summary) -> Section:
     columns = [Column(name, number=0 < place < len(HEADING) - 1) for place, name in enumerate(HEADING)]
-    made = [(caption, table(caption, columns, rows)) for caption, rows in tables(summary)]
+    made = [
+        (caption, table(caption, columns, [[*row[:-1], _verdict(row[-1])] for row in rows]))
+        for caption, rows in tables(summary)
+    ]
     over = [(caption, one) for caption, one in made if caption.startswith("over all tasks")]
     each = [(caption, one) for caption, one in made if not caption.startswith("over all tasks")]
     few = len(each) <= 4
     body = [part for caption, one in over for part in (tag("h3", caption), one)]
     for caption, one in each:
         body += [tag("h3", caption), one] if few else [folded(caption, one)]
+    costs = [Column(name, number=place > 0) for place, name in enumerate(COSTS)]
+    body += [folded(caption, table(caption, costs, rows)) for caption, rows in cost_tables(summary)]
     lead = f"Every arm against {summary.control}, in pairs of the same rows, order and seed."
     return Section("Comparisons", lead, tuple(body))
+
+
+def _verdict(claim: str) -> Markup:
+    """The verdict in a word or two; the whole claim when pointed at, and in table.md."""
+    word = claim.partition(" (")[0]
+    kind = word.partition(" ")[0] if word.startswith(("better", "worse")) else ""
+    return tag("span", word, title=claim if claim != word else None, class_=f"mark {kind}".strip())
 
 
 def _relative(found: Results) -> Section | None:

@@ -19,7 +19,7 @@ from foretune.study.rates import losses_by_rate
 from foretune.study.results import Line
 from foretune.units import format_share
 
-SHARES = {10.0**power: format_share(10.0**power) for power in range(-6, 1)}
+SHARES = {step * 10.0**power: format_share(step * 10.0**power) for power in range(-6, 0) for step in (1, 2, 5)}
 
 
 def dot(x: float, values: Sequence[float]) -> Dot:
@@ -78,7 +78,7 @@ def budget_charts(lines: Sequence[Line]) -> list[tuple[str, Chart]]:
     charts = []
     levelled = _levelled(lines)
     for (model, size), own in _grouped(lines, "model", "size").items():
-        efficient = [entry for entry in own if _method(entry) != FULL]
+        efficient = [entry for entry in own if _method(entry) != FULL and entry["trainable"]]
         arms = _grouped(efficient, "arm")
         if len({round(math.log10(e["trainable"] / e["parameters"]), 2) for e in efficient}) < 2:
             continue

@@ -111,6 +111,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
         "task_kind": task.spec.task,
         "covariates": dict(task.covariates),
         **({"signatures": signed} if signed else {}),
+        **({"selection": dict(cell.selection)} if cell.selection else {}),
     }
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from foretune.catalogue.rules import TRAINABLE, TRANSLATION, Measured, Rule, When
 from foretune.evaluation.paired import holm
+from foretune.study.design import CONFOUNDED, rate_label
 from foretune.study.effects import CONFIDENCE, BudgetFit, Crossing, Effect, crossing, fit_budget, mean_effect
 from foretune.study.gaps import (
     FULL,
@@ -132,7 +133,7 @@ def _scope(grid: GridSpec, lines: Sequence[Line]) -> When:
 
 
 def _source(grid: GridSpec) -> str:
-    return f"study {grid.name}"
+    return f"study {grid.name}{f', {CONFOUNDED}' if CONFOUNDED in rate_label(grid) else ''}"
 
 
 # -- budget and distance

@@ -33,6 +33,7 @@ from foretune.study.grid_file import find_grid, load_grid
 from foretune.study.outputs import write_outputs
 from foretune.study.rates import chosen_rates, deciding_arms, widened
 from foretune.study.results import Line, read_answers, read_results, scored
+from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
 from foretune.study.summary import Summary
 from foretune.study.tasks import StudyTask, prepare_task
 
@@ -119,6 +120,7 @@ class _Study:
 
     def run(self) -> StudyResult:
         """All phases."""
+        check_targets(self.grid)
         with self.clock.phase("preparing"):
             tasks = self._tasks()
         with self.clock.phase("probe"):
@@ -130,7 +132,7 @@ class _Study:
             sweep_cells(self.grid, tasks.values(), tokens),
             cells(self.grid, tasks.values(), {}, tokens),
         )
-        self._announce(tasks, sweep, provisional, seconds)
+        self._announce(tasks, sweep, provisional, seconds, forecast_seconds(provisional, tasks, probes))
         with self.clock.phase("base model"):
             for task in tasks.values():
                 self._base(task)
@@ -139,6 +141,13 @@ class _Study:
         if rates is None:
             return self._finish("the time is over; learning rates are not chosen yet")
         listed = cells(self.grid, tasks.values(), rates, tokens)
+        with self.clock.phase("selections"):
+            ranked = ranked_cells(
+                self.grid, listed, tasks, self.executor, self.watch, self.folder.selections, self.left
+            )
+        if ranked is None:
+            return self._finish("the time is over; rows are not ranked yet")
+        listed = ranked
         with self.clock.phase("runs"):
             recorders = self._recorders(listed, tasks, probes, machine, self.grid.name)
             work = Cells(
@@ -198,10 +207,12 @@ class _Study:
         sweep: Sequence[StudyCell],
         listed: Sequence[StudyCell],
         seconds: Callable[[StudyCell], float],
+        choosing_s: float,
     ) -> None:
         done = len(read_results(self.folder.results)) + len(read_results(self.folder.rates))
         total = len(sweep) + len(listed)
-        hours = sum(map(seconds, [*sweep, *listed])) / forecast.SECONDS_AN_HOUR * (total - done) / total
+        running_s = choosing_s + sum(map(seconds, [*sweep, *listed]))
+        hours = running_s / forecast.SECONDS_AN_HOUR * (total - done) / total
         sd, source = forecast.known_spread(self.grid, [task.primary for task in tasks.values()])
         block, pooled = forecast.detectable(self.grid, sd)
         design = forecast.Design(

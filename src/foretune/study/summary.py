@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.base import Direction
+from foretune.study.costs import arm_costs
 from foretune.study.design import rate_label
 from foretune.study.grid import GridSpec
 from foretune.study.results import FINISHED, Line, outcomes
@@ -69,6 +70,8 @@ class Summary:
     train_hours: float
     used_s: float
     notes: tuple[str, ...]
+    costs: tuple[dict[str, Any], ...] = ()
+    """What every arm cost where rows are selected: `study.costs`"""
 
     @property
     def complete(self) -> bool:
@@ -130,6 +133,7 @@ def summarise(
         train_hours=sum(entry["train_s"] + entry["eval_s"] for entry in lines) / SECONDS_AN_HOUR,
         used_s=used_s,
         notes=tuple(notes),
+        costs=tuple(arm_costs(lines)),
     )
 
 

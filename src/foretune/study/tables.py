@@ -7,6 +7,8 @@ from statistics import fmean
 from typing import Any
 
 from foretune.report.text import aligned, printable
+from foretune.study.costs import HEADING as COSTS
+from foretune.study.costs import cost_rows
 from foretune.study.gaps import gaps, reference_arm
 from foretune.study.grid import GridSpec
 from foretune.study.results import Line
@@ -71,6 +73,16 @@ def tables(summary: Summary) -> list[Table]:
     return found
 
 
+def cost_tables(summary: Summary) -> list[Table]:
+    """What the arms of every block cost, where rows are selected; rows under `costs.HEADING`."""
+    found = []
+    for block in summary.blocks:
+        rows = cost_rows(summary.costs, block.model, block.task, block.size)
+        if rows:
+            found.append((f"{block.task}, {block.size} rows: what choosing and training took, means over runs", rows))
+    return found
+
+
 def remarks(summary: Summary) -> list[str]:
     """What a reader of the tables must know, a sentence each."""
     arms = "; ".join(f"{arm} {', '.join(f'{r:.3g}' for r in used)}" for arm, used in summary.arm_rates.items() if used)
@@ -109,6 +121,10 @@ def markdown(summary: Summary) -> str:
         lines = [HEADING, ["---"] * len(HEADING), *rows]
         parts.append(f"## {_cell(caption)}")
         parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
+    for caption, rows in cost_tables(summary):
+        lines = [COSTS, ["---"] * len(COSTS), *rows]
+        parts.append(f"## {_cell(caption)}")
+        parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
     parts.append("\n".join(f"- {_cell(line)}" for line in remarks(summary)))
     return "\n\n".join(parts) + "\n"
 
@@ -118,6 +134,8 @@ def plain(summary: Summary) -> str:
     parts: list[str] = []
     for caption, rows in tables(summary):
         parts += [caption, aligned(HEADING, rows), ""]
+    for caption, rows in cost_tables(summary):
+        parts += [caption, aligned(COSTS, rows), ""]
     return printable("\n".join([*parts, *_wrapped(remarks(summary))]))
 
 

@@ -17,7 +17,7 @@ from foretune.data.example import Example
 from foretune.errors import BudgetError, Place, UsageError
 from foretune.evaluation.metrics import metric
 from foretune.execution.orders import subset
-from foretune.execution.types import SPLITS, TaskSpec
+from foretune.execution.types import TaskSpec
 from foretune.files import write_text
 from foretune.fit.find_model import find_model
 from foretune.fit.folder import RunFolder
@@ -27,6 +27,7 @@ from foretune.fit.row_tokens import fertility
 from foretune.packages import Progress
 from foretune.study.arms import ModelArm, on_model
 from foretune.study.grid import LIKELIHOODS, GridSpec, TaskSettings
+from foretune.study.pools import prepare_pool
 
 DRAW_SEED = 0
 """Which rows are validated and tested is the same for every seed of a study."""
@@ -87,7 +88,10 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
         "validation": grid.evaluation.validation_rows,
         "test": grid.evaluation.test_rows,
     }
-    rows = {split: _limit(folder / "task" / f"{split}.jsonl", limits[split]) for split in SPLITS}
+    _limit(folder / "task" / "train.jsonl", limits["train"])
+    prepare_pool(grid.tasks[name].pool, made.resolution.spec, prepared.task.task, folder / "task")
+    rows = {split: _limit(folder / "task" / f"{split}.jsonl", limits[split]) for split in ("validation", "test")}
+    rows["train"] = _limit(folder / "task" / "train.jsonl", None)
     primary = _primary(grid, prepared.task, Place(str(grid.tasks[name].path)))
     shapes = made.model.shapes
     return StudyTask(
@@ -156,7 +160,7 @@ def _covariates(task: TaskSettings, rows: Sequence[Example], tokenizer: Path | N
 def _options(grid: GridSpec, model: ModelSettings, task: TaskSettings, arms: Mapping[str, ModelArm]) -> dict[str, Any]:
     """The settings of a ``fit`` on the same data and model, with the arm that takes most memory."""
     heaviest = max(arms.values(), key=lambda arm: arm.trainable).config
-    data = task.model_dump(exclude={"train_rows", "columns", "covariates"}, exclude_none=True)
+    data = task.model_dump(exclude={"train_rows", "columns", "covariates", "pool"}, exclude_none=True)
     columns = task.columns.model_dump(exclude_none=True)
     return {
         **{f"data.{key}": value for key, value in data.items()},

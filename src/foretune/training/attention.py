@@ -6,7 +6,8 @@ padding lies to the right of every real query. Every document also sees the shar
 The arithmetic is that of separate rows; ``is_exact`` checks it on the loaded model, and what fails the check is
 trained on padded batches instead (prefix keys, score soft-capping, attention sinks, bidirectional models).
 
-It does not cover cached decoding or encoder–decoders.
+The head may also have been computed earlier: keys that a cache puts before those of the stream are a head that every
+document sees. It does not cover cached decoding or encoder–decoders.
 """
 
 from __future__ import annotations
@@ -123,24 +124,29 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document of a packed stream.
 
-    query: (1, heads, stream, head width); key, value: (1, key heads, stream, head width).
+    query: (1, heads, stream, head width); key, value: (1, key heads, earlier + stream, head width), where the earlier
+    ones come from a cache and are then the whole head of the stream.
     Returns (1, stream, heads, head width) and None, as transformers' attention functions do.
     """
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if unused.get(name) is not None]
     if packed_plan is None or attention_mask is not None or unsupported:
         raise ValueError(f"packed attention needs its plan, no mask and none of {unsupported}")
     plan, noise = packed_plan, place_of(module)
-    if noise is not None and plan.head:
+    earlier = key.shape[2] - query.shape[2]
+    if earlier and plan.head:
+        raise ValueError("a packed stream has its head either in itself or in a cache")
+    if noise is not None and (plan.head or earlier):
         raise ValueError("noise on attention probabilities belongs to a row, and this stream shares a head")
 
     def documents(tensor: torch.Tensor) -> torch.Tensor:
         heads, width = tensor.shape[1], tensor.shape[3]
-        batch = tensor[0].index_select(1, plan.gather).view(heads, plan.documents, plan.longest, width)
+        stream = tensor[0, :, tensor.shape[2] - query.shape[2] :]
+        batch = stream.index_select(1, plan.gather).view(heads, plan.documents, plan.longest, width)
         return batch.transpose(0, 1)
 
     document_key, document_value = documents(key), documents(value)
-    if plan.head:
-        head_key, head_value = (tensor[:, :, : plan.head] for tensor in (key, value))
+    if plan.head or earlier:
+        head_key, head_value = (tensor[:, :, : plan.head or earlier] for tensor in (key, value))
         shape = (plan.documents, -1, -1, -1)
         document_key = torch.cat([head_key.expand(shape), document_key], dim=2)
         document_value = torch.cat([head_value.expand(shape), document_value], dim=2)

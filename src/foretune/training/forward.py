@@ -12,7 +12,7 @@ or cap their logits) is checked on the loaded model, not assumed.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,6 +222,18 @@ class Network:
                 hidden = self.hidden(batch)
         return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
 
+    def run_behind(self, batch: MicroBatch, before: Mapping[str, Any]) -> Scored:
+        """The forward pass of rows that continue what a cache holds.
+
+        ``before`` goes to the backbone: the cache and, for padded rows, the attention mask over cache and rows.
+        """
+        given = dict(before)
+        mask = given.pop("attention_mask", None)
+        if batch.layout is not None:
+            given["packed_plan"] = PackedPlan.of(batch.layout, batch.ids.device)
+        hidden = self._hidden(batch.ids, mask, batch.positions, **given)
+        return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
+
     def hidden(self, batch: MicroBatch) -> torch.Tensor:
         """(batch, time, width) of a packed or padded micro-batch."""
         if batch.layout is None:
@@ -259,7 +271,8 @@ class Network:
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, **extra: Any
     ) -> torch.Tensor:
         backbone = self.model.base_model
-        output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False, **extra)
+        extra.setdefault("use_cache", False)
+        output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **extra)
         return output.last_hidden_state  # type: ignore[no-any-return]
 
     def _seq2seq_hidden(self, batch: MicroBatch) -> torch.Tensor:

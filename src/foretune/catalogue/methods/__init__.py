@@ -20,12 +20,18 @@ from foretune.catalogue.methods.adalink import ADALINK
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.bottleneck import BOTTLENECK
 from foretune.catalogue.methods.direft import DIREFT
+from foretune.catalogue.methods.dsee import DSEE
 from foretune.catalogue.methods.full import FULL
 from foretune.catalogue.methods.lofit import LOFIT
 from foretune.catalogue.methods.lora import LORA
+from foretune.catalogue.methods.lorasp import LORASP
 from foretune.catalogue.methods.loratrf import LORATRF
 from foretune.catalogue.methods.loreft import LOREFT
+from foretune.catalogue.methods.loretta import LORETTA
+from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
+from foretune.catalogue.methods.mtllora import MTLLORA
+from foretune.catalogue.methods.nola import NOLA
 from foretune.catalogue.methods.red import RED
 from foretune.catalogue.methods.ssf import SSF
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
@@ -50,7 +56,13 @@ METHODS: dict[str, Declaration] = {
         FULL,
         LORA,
         LORATRF,
+        MTLLORA,
         MORA,
+        MELORA,
+        LORASP,
+        LORETTA,
+        DSEE,
+        NOLA,
         BOTTLENECK,
         LOREFT,
         DIREFT,

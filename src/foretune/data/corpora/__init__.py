@@ -16,7 +16,16 @@ from typing import Any
 from foretune.catalogue.datasets import DATASETS, REASONING_PREFIX, KnownDataset, known_dataset
 from foretune.data.corpora import foldoc, interface, reasoning, sentiment
 from foretune.errors import DataError, UsageError
-from foretune.files import MANIFEST, atomic_folder, cache_folder, canonical_json, sha256_bytes, write_json, write_text
+from foretune.files import (
+    MANIFEST,
+    atomic_folder,
+    cache_folder,
+    canonical_json,
+    read_json,
+    sha256_bytes,
+    write_json,
+    write_text,
+)
 from foretune.packages import Progress, silent, sole, workspace
 
 DATA = "data.jsonl"
@@ -59,7 +68,15 @@ def fetched(name: str) -> Path | None:
     if name.lower() == "facts":
         return FACTS
     folder = data_folder() / name.lower()
-    return folder / DATA if (folder / DATA).is_file() and (folder / MANIFEST).is_file() else None
+    whole = (folder / DATA).is_file() and (folder / MANIFEST).is_file()
+    return folder / DATA if whole and _edition(folder) == DATASETS.get(name.lower(), _ANY).edition else None
+
+
+_ANY = KnownDataset("", "reasoning-gym", "generation", "", "")
+
+
+def _edition(folder: Path) -> int:
+    return int(read_json(folder / SOURCE).get("edition", 1))
 
 
 def locate(name_or_path: str | Path) -> Path | str:
@@ -124,6 +141,7 @@ def _store(key: str, known: KnownDataset, rows: list[dict[str, Any]], extra: Map
                 "license": known.license,
                 "about": known.about,
                 "carrier": asdict(known.carrier) if known.carrier else None,
+                "edition": known.edition,
                 "rows": len(rows),
                 "sha256": sha256_bytes(text.encode()),
                 **extra,

@@ -1,10 +1,15 @@
-"""Parallel interface texts of Home Assistant, from English to five languages (Apache-2.0).
+"""Parallel interface texts of Home Assistant, from English to eight languages (Apache-2.0).
 
 The wheel holds, for every component, one JSON file per language with the same keys. A row is an English text of at
-least `FEWEST_WORDS` words with its translation. Only keys translated into *all* five languages are taken, so that
+least `FEWEST_WORDS` words with its translation. Only keys translated into *all* eight languages are taken, so that
 the pairs have identical English sides and differ in nothing but the language. Texts of one component go to one split;
 a validation or test row whose English text or translation also occurs in training (in test: also in validation) is
 dropped in every language. Placeholders such as ``{name}`` stay, and a row whose translation lacks one is dropped.
+
+``interface-parents`` holds the same texts in other languages, for models that are pre-trained and then tuned on the
+pairs: training components only, and nothing whose English text or translation the pairs hold out.
+
+It is the language of buttons and settings: short, terse, full of product names. No claim about prose follows from it.
 """
 
 from __future__ import annotations
@@ -12,17 +17,20 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.datasets import HOMEASSISTANT, INTERFACE_LANGUAGES
+from foretune.catalogue.datasets import HOMEASSISTANT, INTERFACE_LANGUAGES, PARENT_LANGUAGES
 from foretune.data.example import normalised
+from foretune.data.parallel import leaves
 from foretune.errors import DataError, Place
 from foretune.packages import Progress, download, names
 from foretune.seeding import derive
 
 FEWEST_WORDS = 4
+FEWEST_PARENT_WORDS = 2
+"""Pre-training takes shorter texts too, as long as they are more than a name."""
 LONGEST = 600
 """Characters of a text in either language; longer ones are whole help pages."""
 _TENTHS = 10
@@ -49,18 +57,47 @@ def build(folder: Path, progress: Progress) -> Mapping[str, list[dict[str, Any]]
     )
     progress("aligning the translations")
     split = split_segments(segments(wheel))
-    return {
+    pairs = {
         f"interface-en-{code}": [
             {"source": segment["en"], "target": segment[code], "group": component, "split": part}
             for component, part, segment in split
         ]
         for code in INTERFACE_LANGUAGES
     }
+    held_out = {normalised(text) for _, part, segment in split if part != "train" for text in segment.values()}
+    return {**pairs, "interface-parents": parent_rows(parent_segments(wheel), held_out)}
+
+
+def parent_rows(found: Iterable[tuple[str, Segment]], held_out: Collection[str]) -> list[dict[str, Any]]:
+    """Rows of all languages of a text, of training components, without what is held out and each text once."""
+    rows, seen = [], set()
+    for component, segment in found:
+        folded = {normalised(text) for text in segment.values()}
+        english = normalised(segment["en"])
+        if split_of(component) == "train" and english not in seen and folded.isdisjoint(held_out):
+            seen.add(english)
+            rows.append({"translation": dict(sorted(segment.items())), "group": component})
+    return rows
 
 
 def segments(wheel: Path) -> Iterator[tuple[str, Segment]]:
     """(component, text by language) of every key translated into all languages, components in alphabetical order."""
     wanted = {"en", *INTERFACE_LANGUAGES}
+    for component, segment in _texts(wheel, wanted, FEWEST_WORDS):
+        if set(segment) == wanted and is_usable(segment):
+            yield component, segment
+
+
+def parent_segments(wheel: Path) -> Iterator[tuple[str, Segment]]:
+    """The same in the languages to pre-train on, whichever a key has: English and at least one real translation."""
+    for component, segment in _texts(wheel, {"en", *PARENT_LANGUAGES}, FEWEST_PARENT_WORDS):
+        usable = {code: text for code, text in segment.items() if is_usable({"en": segment["en"], code: text})}
+        if len(usable) > 1:
+            yield component, usable
+
+
+def _texts(wheel: Path, wanted: Collection[str], fewest_words: int) -> Iterator[tuple[str, Segment]]:
+    """(component, text by language) of every English text of so many words, in the languages it is translated into."""
     members: dict[str, dict[str, str]] = {}
     for name in names(wheel, refuse=DataError):
         match = _MEMBER.fullmatch(name)
@@ -68,12 +105,10 @@ def segments(wheel: Path) -> Iterator[tuple[str, Segment]]:
             members.setdefault(match[1], {})[match[2]] = name
     with zipfile.ZipFile(wheel) as archive:
         for component, files in sorted(members.items()):
-            if set(files) == wanted:
-                texts = {code: dict(_leaves(_read(archive, name))) for code, name in files.items()}
-                for key, english in texts["en"].items():
-                    segment = {code: texts[code].get(key, "") for code in wanted}
-                    if is_usable(segment) and len(english.split()) >= FEWEST_WORDS:
-                        yield component, segment
+            texts = {code: leaves(_read(archive, name)) for code, name in files.items()}
+            for key, english in texts.get("en", {}).items():
+                if len(english.split()) >= fewest_words:
+                    yield component, {code: own[key] for code, own in texts.items() if own.get(key)}
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> Any:
@@ -81,14 +116,6 @@ def _read(archive: zipfile.ZipFile, name: str) -> Any:
         return json.loads(archive.read(name))
     except (ValueError, zipfile.BadZipFile) as error:
         raise DataError(f"not valid JSON ({error}).", place=Place(name)) from error
-
-
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield path, " ".join(value.split())
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, f"{path}\x1f{key}")
 
 
 def is_usable(segment: Segment) -> bool:

@@ -108,13 +108,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         base: Any = self.get_base_layer()
         before = base.weight.data, None if getattr(base, "bias", None) is None else base.bias.data
         weight, bias = before[0].float(), None if before[1] is None else before[1].float()
-        weight = weight.T if _transposed(base) else weight
+        weight = weight.T if transposed(base) else weight
         with torch.no_grad():
             for name in names:
                 weight, bias = self.updates[name].merged(weight, bias)  # type: ignore[operator]
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (weight, bias) if tensor is not None):
             raise ValueError(f"the merged weights hold NaN or infinity: the adapter {', '.join(names)} is broken")
-        base.weight.data = (weight.T if _transposed(base) else weight).to(before[0].dtype).contiguous()
+        base.weight.data = (weight.T if transposed(base) else weight).to(before[0].dtype).contiguous()
         if bias is not None:
             kept = bias.to(before[0].dtype)
             if before[1] is None:
@@ -147,7 +147,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
             return getattr(self._modules["base_layer"], name)
 
 
-def _transposed(base: nn.Module) -> bool:
+def transposed(base: nn.Module) -> bool:
     """Whether the weight is kept as (inputs, outputs): GPT-2's Conv1D."""
     return type(base).__name__ == "Conv1D"
 
@@ -156,7 +156,7 @@ def widths_of(module: nn.Module) -> tuple[int, int]:
     """(inputs, outputs) of a linear layer, 4-bit ones included; (0, 0) for other modules."""
     if hasattr(module, "in_features"):
         return int(module.in_features), int(module.out_features)  # type: ignore[arg-type]
-    if _transposed(module):
+    if transposed(module):
         weight: Any = module.weight
         return int(weight.shape[0]), int(weight.shape[1])
     return 0, 0

@@ -1,0 +1,81 @@
+"""What a plan has to say about the method: the trainable share as settings, and what cannot be served is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from foretune.catalogue.methods import declaration
+from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.config.resolve import Resolution, Resolved
+from foretune.cost.shapes import ModelShapes
+from foretune.errors import UsageError
+from foretune.methods.share import settings_for
+from foretune.methods.targets import config_targets
+from foretune.methods.trainable import count
+from foretune.units import format_share
+
+
+def with_trainable_share(resolution: Resolution, shapes: ModelShapes) -> tuple[Resolution, str]:
+    """The resolution with the settings that ``trainable`` means, as if chosen, and a sentence about them.
+
+    Unchanged, with no words, where no share is asked for. Raises `UsageError` when no settings meet it.
+    """
+    wanted = resolution.spec.trainable
+    if wanted is None:
+        return resolution, ""
+    fixed = resolution.fixed_training()
+    sized = settings_for(shapes, wanted, fixed)
+    said = f"--trainable {format_share(wanted)}"
+    values = dict(resolution.values)
+    for name, value in sized.settings.items():
+        if name not in fixed:
+            values[f"training.{name}"] = Resolved(value, "option", said)
+    training = {
+        key.removeprefix("training."): item.value for key, item in values.items() if key.startswith("training.")
+    }
+    spec = resolution.spec.model_copy(update={"training": training})
+    sentence = (
+        f"{sized.method} trains {sized.parameters:,} of {shapes.parameters:,} parameters "
+        f"({format_share(sized.share)}; {format_share(sized.parameters / shapes.non_embedding_parameters)} of those "
+        "outside the embeddings)"
+    )
+    changed = f"; {sized.changed}" if sized.changed else ""
+    return replace(resolution, spec=spec, values=values), f"{sentence}{changed}."
+
+
+def check_method(resolution: Resolution, shapes: ModelShapes) -> None:
+    """Refuse a fixed method that is not for this kind of model, or that the deployment cannot serve."""
+    fixed = resolution.fixed_training()
+    if "method" not in fixed:
+        return
+    declared = declaration(str(fixed["method"]))
+    if shapes.kind not in declared.kinds:
+        raise UsageError(
+            f"{declared.name} is not for {shapes.kind} models.", remedy="`foretune methods` lists what each is for."
+        )
+    if declared.count is not None:  # words about layers that this model has not are refused before it is loaded
+        config_targets(shapes, declared.own(fixed), str(fixed.get("layers", "all")))
+    deploy = resolution.spec.output.deploy
+    if deploy != "adapter" and declared.traits.merge == "no":
+        raise UsageError(
+            f"{declared.name} cannot be merged, and deploy is {deploy}.",
+            remedy="Use --deploy adapter, or another method.",
+        )
+
+
+def trainable_parameters(shapes: ModelShapes, config: Mapping[str, Any]) -> tuple[int, bool]:
+    """(trainable parameters of a flat configuration, whether the whole model is trained).
+
+    A method without a closed form is taken to train as much as the default LoRA.
+    """
+    declared = declaration(str(config["method"]))
+    if declared.family == "whole":
+        return shapes.parameters, True
+    return count(shapes, DEFAULT_LORA if declared.count is None else config), False
+
+
+def adapter_rank(config: Mapping[str, Any]) -> int:
+    """The rank by which a configuration's adapter is forecast: its own, or the default LoRA's."""
+    return int(config.get(f"{config['method']}.rank", DEFAULT_LORA["lora.rank"]))

@@ -1,0 +1,212 @@
+"""Computing a utility kernel: one example a block, kept on disk, resumed, and spread over processes.
+
+A block is one example with some of the rows asked behind it: one file, written whole, with a digest. Its folder
+hashes what decides its numbers (weights, adapter, dtype, tokenizer, template, settings), its name the example and the
+rows. So a killed run goes on with the next block and ends with the same bytes, whatever process computes which block
+(with the same number of threads each); a grown data set computes new examples and, behind old ones, new rows only;
+another model or template finds nothing. The block *none* holds the rows without an example.
+
+Working memory is that of one forward pass, whatever the number of pairs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from foretune.data.encode import EncodedRow
+from foretune.data.example import Example, Turn
+from foretune.data.layout import layout_of, render
+from foretune.data.token_cache import tokenizer_identity
+from foretune.data.update import chunks
+from foretune.errors import UsageError
+from foretune.files import canonical_json, fingerprint, read_lines, write_text
+from foretune.selection import kept_blocks
+from foretune.selection.base import BlockMap, Workbench
+from foretune.selection.utility.kernel import NONE, NONE_KEY, SelfPairs, Utility, keys_of, read
+from foretune.selection.utility.prompts import TEMPLATES, Ids, Prompts, Template, Writer
+from foretune.selection.utility.scorer import PACK_TOKENS, Scorer
+
+FORMAT = 1
+"""Raised whenever the numbers or the files change for the same input."""
+BLOCK_ROWS = 512
+"""Rows asked in one block: what a kill can cost, and how long a worker is silent: half a minute for short rows of a
+small model on one core. The example goes through the model again for each block, a hundredth of the work."""
+OnProgress = Callable[[str, int, int], None]
+Files = dict[str, tuple[Path, ...]]
+Group = tuple[Ids, list[EncodedRow], list[int]]
+
+
+def setting_of(bench: Workbench, writer: Writer, adapter: str | None = None) -> dict[str, Any]:
+    """What decides the numbers beside rows and examples; its fingerprint names the folder of blocks."""
+    model = bench.network.model
+    begins = ""
+    if writer.template != "delift-ref":
+        layout = layout_of(writer.tokenizer, plain=writer.template == "plain")
+        if layout.style == "chat":  # a template that writes the date gives other tokens on another day
+            begins = render(writer.tokenizer, [Turn("user", "")], layout, prompt=True)
+    return {
+        "format": FORMAT,
+        "weights": bench.weights_hash,
+        "adapter": adapter,
+        "dtype": str(model.dtype),
+        "device": model.device.type,
+        "tokenizer": tokenizer_identity(writer.tokenizer),
+        "template": writer.template,
+        "begins": begins,
+        "task": writer.task,
+        "labels": list(writer.labels),
+        "context_tokens": int(bench.task.context_tokens),
+        "pack_tokens": PACK_TOKENS,
+    }
+
+
+def writer_of(bench: Workbench, template: str) -> Writer:
+    """The writer of a template for the bench's task; ``auto`` is the model's own layout. Raises `UsageError`."""
+    if template == "auto":
+        template = "plain" if bench.task.plain_template else "chat"
+    if template not in TEMPLATES:
+        raise UsageError(f"unknown template {template!r}.", remedy=f"Known: auto, {', '.join(TEMPLATES)}.")
+    known = next(one for one in TEMPLATES if one == template)
+    return Writer(bench.tokenizer, known, bench.task.task, tuple(bench.task.labels))
+
+
+def compute(
+    bench: Workbench,
+    rows: Sequence[Example],
+    examples: Sequence[Example],
+    folder: Path,
+    *,
+    blocks: BlockMap,
+    template: str = "auto",
+    self_pairs: SelfPairs = "drop",
+    adapter: str | None = None,
+    pairs: Sequence[Sequence[int]] | None = None,
+    on_progress: OnProgress = lambda what, done, total: None,
+    check_stopped: Callable[[], None] = lambda: None,
+) -> Utility:
+    """The kernel of ``rows`` (asked) by ``examples`` (shown), its blocks in a folder of its setting below ``folder``.
+
+    ``pairs[j]`` lists the rows to ask behind example j (default: all). ``adapter`` names the adapter that the bench's
+    network carries, if any. Raises `DataError` for a row without an answer, `UsageError` for plain text or a model
+    that writes no continuation, and what ``check_stopped`` raises, between two blocks.
+    """
+    writer = writer_of(bench, template)
+    place = folder / f"utility-{fingerprint(setting_of(bench, writer, adapter))}"
+    asked, shown = [row.id for row in rows], [example.id for example in examples]
+    found = _files(place)
+    todo = _missing(asked, shown, pairs, found)
+    material = place / f"rows-{fingerprint([asked, shown])}.jsonl"
+    if todo:
+        lines = [canonical_json(row.to_json()) for row in (*rows, *examples)]
+        write_text(material, "".join(line + "\n" for line in lines))
+    work = partial(compute_block, bench=bench, material=str(material), rows=len(rows), template=writer.template)
+    try:
+        for done, name in enumerate(blocks.map(work, todo), 1):
+            key = name.partition("-")[0]
+            found[key] = tuple(sorted({*found.get(key, ()), place / name}))
+            on_progress("utility", done, len(todo))
+            if done < len(todo):
+                check_stopped()
+    finally:
+        _opened.cache_clear()
+    material.unlink(missing_ok=True)
+    count = sum(len(block["rows"]) for block in todo if block["example"] != NONE)
+    return Utility(tuple(asked), tuple(shown), found, self_pairs, count)
+
+
+def _files(place: Path) -> Files:
+    """The undamaged files of every example; damaged ones are left to be written again."""
+    found: Files = {}
+    for path in sorted(place.glob("*.safetensors")):
+        if kept_blocks.read(path) is not None:
+            key = path.name.partition("-")[0]
+            found[key] = (*found.get(key, ()), path)
+    return found
+
+
+def _missing(
+    asked: Sequence[str],
+    shown: Sequence[str],
+    pairs: Sequence[Sequence[int]] | None,
+    found: Files,
+) -> list[dict[str, Any]]:
+    """The blocks still to compute: an example and the rows that no file has; equal rows and examples once."""
+    first: dict[str, int] = {}
+    for place, row in enumerate(asked):
+        first.setdefault(row, place)
+    wanted: dict[str, tuple[int, list[int]]] = {NONE_KEY: (NONE, list(range(len(asked))))}
+    for number, key in enumerate(shown):
+        behind = range(len(asked)) if pairs is None else pairs[number]
+        kept = wanted.setdefault(key, (number, []))
+        kept[1].extend(behind)
+    todo = []
+    for key, (example, rows) in wanted.items():
+        there = {int(row) for path in found.get(key, ()) for row in read(path)["rows"]}
+        left = sorted({first[asked[row]] for row in rows if int(asked[row], 16) not in there})
+        for part in chunks(len(left), BLOCK_ROWS):
+            todo.append({"example": example, "key": key, "rows": left[part]})
+    return todo
+
+
+def compute_block(block: Mapping[str, Any], *, bench: Workbench, material: str, rows: int, template: Template) -> str:
+    """Measure the rows of a block behind its example and write its file; returns the file's name."""
+    prompts, scorer = _opened(bench, material, rows, template)  # type: ignore[arg-type]  # hashable by identity
+    limit = int(bench.task.context_tokens)
+    asked = [int(row) for row in block["rows"]]
+    size = len(asked)
+    d, mean_log = np.zeros(size, np.float32), np.zeros(size, np.float32)
+    too_long, tokens = np.zeros(size, np.bool_), np.zeros(size, np.int64)
+    for head, encoded, places in _groups(prompts, int(block["example"]), asked):
+        places_there = np.asarray(places)
+        fits = np.asarray([len(head) + len(row.ids) <= limit for row in encoded])
+        too_long[places_there[~fits]] = True
+        tails = [row for row, fit in zip(encoded, fits, strict=True) if fit]
+        if tails:
+            where = places_there[fits]
+            measured = scorer.score(head, tails)
+            d[where], mean_log[where], tokens[where] = measured.d, measured.l, [row.targets for row in tails]
+    keys = [prompts.rows[row].id for row in asked]
+    arrays: dict[str, npt.NDArray[Any]] = {
+        "rows": keys_of(keys),
+        "d": d,
+        "l": mean_log,
+        "too_long": too_long.astype(np.uint8),
+        "tokens": tokens,
+    }
+    name = f"{block['key']}-{fingerprint(keys)}.safetensors"
+    kept_blocks.write(Path(material).parent / name, arrays)
+    return name
+
+
+def _groups(prompts: Prompts, example: int, asked: Sequence[int]) -> list[Group]:
+    """(head, tails, their places in the block) for every system turn, and for the pairs that cannot be cut."""
+    nothing: Ids = np.empty(0, np.int32)
+    if example == NONE:
+        return [(nothing, [prompts.alone[row] for row in asked], list(range(len(asked))))]
+    by_system: dict[str, tuple[list[EncodedRow], list[int]]] = {}
+    whole: Group = (nothing, [], [])
+    for at, row in enumerate(asked):
+        tail = prompts.tails[row]
+        if tail is None:
+            whole[1].append(prompts.whole(row, example))
+            whole[2].append(at)
+        else:
+            tails, places = by_system.setdefault(prompts.systems[row], ([], []))
+            tails.append(tail)
+            places.append(at)
+    cut = [(prompts.head(example, system), *group) for system, group in by_system.items()]
+    return [*cut, whole] if whole[2] else cut
+
+
+@lru_cache(maxsize=1)
+def _opened(bench: Workbench, material: str, rows: int, template: Template) -> tuple[Prompts, Scorer]:
+    """Tokens and scorer of one order, made once in every process that works on it."""
+    examples = [Example.from_json(value) for value in read_lines(Path(material))]
+    prompts = Prompts(writer_of(bench, template), examples[:rows], examples[rows:])
+    return prompts, Scorer(bench.network, pad_id=bench.pad_id)

@@ -1,0 +1,122 @@
+"""Shares become settings: figures of the specification, closeness, infeasible shares, and speed on a 7B model."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from foretune.catalogue.methods import METHODS
+from foretune.cost.shapes import ModelShapes
+from foretune.errors import UsageError
+from foretune.fit.find_model import CATALOGUE_CONFIGS
+from foretune.methods.base import Infeasible, KnobChoice
+from foretune.methods.share import Sized, settings_for, size
+from foretune.methods.trainable import count, knob_for
+
+SMOL = ModelShapes.from_config(CATALOGUE_CONFIGS["SmolLM2-135M-Instruct"])
+SEVEN_BILLION = {
+    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+def test_the_cells_of_the_specification():
+    def loratrf(rank, edit):
+        return count(SMOL, {"method": "loratrf", "loratrf.rank": rank, "loratrf.trf_rank": edit})
+
+    lora = count(SMOL, {"method": "lora", "lora.rank": 16})
+    assert lora == 4_884_480
+    assert loratrf(7, 3) == 3_225_600 and 1 - 3_225_600 / lora == pytest.approx(0.3396, abs=5e-5)
+    assert loratrf(10, 5) == 4_763_520 and 1 - 4_763_520 / lora == pytest.approx(0.025, abs=5e-4)
+    assert count(SMOL, {"method": "lora", "lora.rank": 1}) / SMOL.parameters == pytest.approx(0.00227, abs=5e-6)
+
+
+def test_layers_and_targets_enter_the_count():
+    everything = count(SMOL, {"method": "lora", "lora.rank": 4})
+    assert count(SMOL, {"method": "lora", "lora.rank": 4, "layers": "last:10"}) * 3 == everything
+    parts = [count(SMOL, {"method": "lora", "lora.rank": 4, "lora.targets": which}) for which in ("attention", "mlp")]
+    assert sum(parts) == everything
+    with pytest.raises(UsageError, match="picks none"):
+        count(SMOL, {"method": "lora", "lora.rank": 4, "layers": "layers>=30"})
+
+
+@pytest.mark.parametrize("method", [name for name, item in METHODS.items() if item.fills])
+@pytest.mark.parametrize("share", [0.005, 0.02, 0.08])
+def test_a_share_is_used_to_99_percent_where_targets_can_be_raised(method, share):
+    found = knob_for(METHODS[method], SMOL, share, {})
+    if isinstance(found, Infeasible):
+        assert found.alternatives and found.why
+        return
+    assert found.parameters <= share * SMOL.parameters
+    assert found.parameters == count(SMOL, {**found.fields, "method": method})
+    low, _ = METHODS[method].knob_range
+    if found.fields[f"{method}.{METHODS[method].knob}"] > low or METHODS[method].fills:
+        assert found.parameters >= 0.99 * share * SMOL.parameters
+
+
+@given(st.floats(1e-4, 0.5), st.sampled_from([name for name, item in METHODS.items() if item.knob and item.count]))
+@settings(max_examples=60, deadline=None)
+def test_any_share_is_met_or_refused_with_the_nearest(share, method):
+    found = knob_for(METHODS[method], SMOL, share, {})
+    if isinstance(found, KnobChoice):
+        step = _one_step(method, found)
+        assert abs(found.parameters - share * SMOL.parameters) <= max(0.02 * share * SMOL.parameters, step)
+    else:
+        assert found.alternatives[0].parameters > 0
+
+
+def _one_step(method, found):
+    declared = METHODS[method]
+    knob = f"{method}.{declared.knob}"
+    low, high = declared.knob_range
+    near = [k for k in (found.fields[knob] - 1, found.fields[knob] + 1) if low <= k <= high]
+    return max(abs(count(SMOL, {**found.fields, "method": method, knob: k}) - found.parameters) for k in near)
+
+
+def test_a_share_out_of_reach_changes_the_layers_and_says_so():
+    sized = settings_for(SMOL, 0.001, {})
+    assert (
+        sized.method == "lora" and sized.settings["lora.targets"] == "attention" and "only attention" in sized.changed
+    )
+    assert sized.parameters == count(SMOL, sized.settings) and sized.share == pytest.approx(0.001, rel=0.01)
+    fixed = size(METHODS["lora"], SMOL, 0.001, {"lora.targets": "all-linear", "layers": "last:30"})
+    assert not isinstance(fixed, Sized)
+    with pytest.raises(UsageError, match="rank 1 already trains") as refusal:
+        settings_for(SMOL, 0.001, {"method": "lora", "lora.targets": "all-linear", "layers": "last:30"})
+    assert "Methods that can" in str(refusal.value.remedy)
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.5])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(UsageError, match="is none"):
+        knob_for(METHODS["lora"], SMOL, share, {})
+
+
+def test_full_tuning_is_a_share_of_one():
+    assert isinstance(knob_for(METHODS["full"], SMOL, 1.0, {}), KnobChoice)
+    assert isinstance(knob_for(METHODS["full"], SMOL, 0.5, {}), Infeasible)
+
+
+def test_a_model_of_seven_billion_is_sized_in_seconds_without_torch(tmp_path):
+    """Five seconds and a gigabyte are promised for every method together."""
+    import json
+
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN_BILLION), encoding="utf-8")
+    program = (
+        "import sys; from foretune.cli.main import main; sys.argv = ['foretune', 'methods', 'size', '--model', "
+        f"{str(tmp_path)!r}, '--trainable', '0.5%', '--json']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["parameters"] == 6_738_415_616
+    lora = next(row for row in answer["methods"] if row["method"] == "lora")
+    assert lora["share"] == pytest.approx(0.005, rel=0.01)
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert used.ru_maxrss < 2**20  # kilobytes

@@ -1,0 +1,143 @@
+"""Rules, findings and the page from planted results: what is resolved is said, with its scope, and nothing else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from foretune.cli.main import app
+from foretune.config.rules_file import read_rules
+from foretune.study.findings import findings
+from foretune.study.grid import GridSpec
+from foretune.study.outputs import write_outputs
+from foretune.study.rules import ruling
+
+LANGUAGES = {"sv": 0.1, "de": 0.15, "es": 0.19, "hu": 0.38, "cs": 0.42, "ja": 0.45, "tr": 0.52, "ko": 0.4}
+SHARES = {"0.1pct": 0.001, "1pct": 0.01, "8pct": 0.08}
+MODELS = {"small": 3_400_000, "large": 9_400_000}
+SIZES = (100, 1000, 8000)
+
+
+def grid(**changes: Any) -> GridSpec:
+    return GridSpec.model_validate({
+        "name": "planted", "about": "planted", "model": {name: {"source": name} for name in MODELS},
+        "tasks": {code: {"path": "x.jsonl", "languages": f"en-{code}"} for code in LANGUAGES},
+        "arms": {"full": {"method": "full"}}, "factors": {"method": ["lora"], "trainable": ["0.1%", "1%", "8%"]},
+        "control": "full", "sizes": list(SIZES), "seeds": 3, "horizon": {"steps": 5}, "primary": "loss_per_byte",
+        "learning_rate": {"factors": [0.3, 1, 3]}, **changes,
+    })  # fmt: skip
+
+
+def line(model: str, task: str, arm: str, size: int, seed: int, score: float) -> dict[str, Any]:
+    share = 1.0 if arm == "full" else SHARES[arm.partition("-")[2]]
+    return {
+        "cell": f"{model}:{task}:{arm}:{size}:{seed}", "model": model, "task": task, "arm": arm, "size": str(size),
+        "rows": size, "seed": seed, "pair": f"{model}:{task}:{size}:{seed}", "status": "finished", "detail": "",
+        "primary": "loss_per_byte", "direction": "lower", "run": f"{model}{task}{arm}{size}{seed}",
+        "scores": {"test": {"loss_per_byte": [score, 0.01, 50]}}, "config": {"method": arm.partition("-")[0],
+        "learning_rate": 1e-3}, "trainable": int(share * MODELS[model]), "parameters": MODELS[model], "kind": "seq2seq",
+        "task_kind": "generation", "covariates": {"distance": LANGUAGES[task], "fertility": 1.0 + LANGUAGES[task]},
+        "train_s": 1.0, "eval_s": 1.0, "answers": None,
+    }  # fmt: skip
+
+
+def planted(effect: float, seed: int = 0) -> list[dict[str, Any]]:
+    """Results as the paper has them, times ``effect``: the gap shrinks with the share, faster for distant targets."""
+    random = np.random.default_rng(seed)
+    lines = []
+    for model in MODELS:
+        for task, far in LANGUAGES.items():
+            for size in SIZES:
+                for repetition in range(3):
+                    full = 2.0 - 0.3 * (model == "large") - 0.1 * np.log10(size) + random.normal(0, 0.01)
+                    lines.append(line(model, task, "full", size, repetition, full))
+                    for name, share in SHARES.items():
+                        slope = -(0.03 + 0.2 * far) * (np.log10(share) + 1.1) + 0.08 * (np.log10(size) - 3.3)
+                        gap = effect * slope + random.normal(0, 0.01)
+                        lines.append(line(model, task, f"lora-{name}", size, repetition, full + gap))
+    return lines
+
+
+BASE = {(model, task): {"loss_per_byte": [3.0, 0.01, 50]} for model in MODELS for task in LANGUAGES}
+
+
+def test_planted_findings_are_found_and_become_rules() -> None:
+    lines = planted(1.0)
+    found = ruling(grid(), lines)
+    assert {rule.id.partition(":")[2] for rule in found.rules} == {
+        "lora:budget", "lora:distance", "lora:interaction", "lora:few-rows", "lora:rows", "lora:parents",
+    }  # fmt: skip
+    interaction = next(rule for rule in found.rules if rule.id.endswith("interaction"))
+    assert interaction.measured is not None and interaction.measured.value == pytest.approx(-0.2, abs=0.03)
+    assert interaction.when.kinds == ("seq2seq",) and interaction.when.tasks == ("translation",)
+    assert interaction.when.rows == (100.0, 8000.0) and interaction.advice["trainable"] == pytest.approx(0.08)
+    few = next(rule for rule in found.rules if rule.id.endswith("few-rows"))
+    assert few.advice == {"method": "lora"} and few.when.rows == (100.0, 100.0)
+    judged = {one.number: one.judgement for one in findings(grid(), lines, found, BASE)}
+    assert judged == dict.fromkeys(("i", "ii", "iii", "iv", "v"), "replicated")
+
+
+def test_the_other_sign_contradicts_and_nothing_gives_no_rule() -> None:
+    reverse = planted(-1.0)
+    judged = {one.number: one.judgement for one in findings(grid(), reverse, ruling(grid(), reverse), BASE)}
+    assert (judged["ii"], judged["iii"], judged["v"]) == ("contradicted",) * 3
+    claims = [len([r for r in ruling(grid(), planted(0.0, seed)).rules if "parents" not in r.id]) for seed in range(20)]
+    assert sum(count > 0 for count in claims) <= 3
+    nothing = ruling(grid(), planted(0.0, 1))
+    assert any("not resolved by this grid" in text and "detectable" in text for text in nothing.unresolved)
+
+
+def test_a_grid_without_a_contrast_is_not_judged() -> None:
+    lines = [e for e in planted(1.0) if e["model"] == "small" and e["rows"] == 100 and e["arm"] != "lora-8pct"]
+    judged = {one.number: one.judgement for one in findings(grid(), lines, ruling(grid(), lines), BASE)}
+    assert (judged["i"], judged["iv"], judged["v"]) == ("not judged",) * 3
+
+
+def study_folder(root: Path, spec: GridSpec, lines: list[dict[str, Any]]) -> Path:
+    root.mkdir()
+    dumped = {"identity": spec.identity, "started": "", "grid": spec.model_dump(mode="json")}
+    (root / "study.json").write_text(json.dumps(dumped))
+    (root / "results.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in lines))
+    for (model, task), scores in BASE.items():
+        folder = root / "tasks" / model / task
+        folder.mkdir(parents=True)
+        (folder / "base.json").write_text(json.dumps(scores))
+    return root
+
+
+def test_the_page_stands_alone_and_holds_every_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORETUNE_STORE", str(tmp_path / "place" / "store.sqlite"))
+    root = study_folder(tmp_path / "study", grid(about="<script>alert(1)</script>"), planted(1.0))
+    page = write_outputs(root).material.folder.report.read_text()
+    for title in ("Findings", "Rules", "Score by budget", "Gap by language distance", "Score by training rows",
+                  "Parents", "Relative to the reference"):  # fmt: skip
+        assert f">{title}</h2>" in page, title
+    assert page.count("<svg") >= 2 * (2 * len(SIZES) + 1 + 2 + 1)
+    assert "<script" not in page and "http" not in page.replace("http-equiv", "")
+    assert "full tuning" in page and "lora = full" in page, "the band and the crossing"
+    assert "replicated" in page
+    again = CliRunner().invoke(app, ["study", "rules", str(root), "--use", "--json"])
+    assert again.exit_code == 0, again.output
+    used = read_rules(tmp_path / "place" / "priors.yaml")
+    assert {rule.id for rule in used} == {rule["id"] for rule in json.loads(again.stdout)["rules"]}
+    assert read_rules(root / "priors.yaml") == used
+
+
+def test_rules_about_rates_that_were_not_swept_are_not_put_to_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORETUNE_STORE", str(tmp_path / "place" / "store.sqlite"))
+    root = study_folder(tmp_path / "study", grid(learning_rate="rule"), planted(1.0))
+    refused = CliRunner().invoke(app, ["study", "rules", str(root), "--use"])
+    assert refused.exit_code != 0 and "not swept" in str(refused.exception)
+    assert all("learning-rate-confounded" in rule.source for rule in read_rules(root / "priors.yaml"))
+
+
+def test_published_rules_are_listed() -> None:
+    shown = CliRunner().invoke(app, ["study", "rules"])
+    assert shown.exit_code == 0 and "2205.11277" in shown.stdout and "larger-parent" in shown.stdout
