@@ -23,7 +23,6 @@ from foretune.search.past_tasks import PastTask
 from foretune.search.replay.adversaries import ADVERSARIES
 from foretune.search.replay.world import HORIZON, World
 from foretune.search.runs import Strategy
-from foretune.search.similar import weights
 from foretune.search.task_prior import TaskPrior, build
 from foretune.search.transfer import Transfer
 
@@ -186,11 +185,10 @@ DETERMINISTIC = frozenset({"default-lora", "rule", "portfolio-1", "portfolio-2",
 """One seed says all."""
 
 
-def all_contestants() -> dict[str, Maker]:
+PEERS: dict[str, Maker] = {}
+"""Other packages' searchers, from the extra ``peers``."""
+
+
+def every() -> dict[str, Maker]:
     """Every contestant by name."""
-    return {**CONTESTANTS, **ABLATIONS, **SPOILED}
-
-
-def similar_tasks(draw: Draw) -> Floats:
-    """(others,): how much each counts."""
-    return weights(draw.others, draw.world.task.facts)
+    return {**CONTESTANTS, **ABLATIONS, **SPOILED, **PEERS}

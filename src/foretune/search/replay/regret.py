@@ -8,7 +8,7 @@ tasks, the unit that a new task is drawn from; seeds are averaged within a task 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,6 @@ GRID = 60
 FIRST_SHARE = 0.01
 BOOTSTRAPS = 2000
 NOTHING = 1.0
-TIE = 0.01
-"""Regrets that differ by less are neither a win nor a loss."""
 
 
 @dataclass(frozen=True)
@@ -92,9 +90,9 @@ class Interval:
         """``0.12 [0.08, 0.17]``."""
         return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    def to_json(self) -> list[float]:
-        """[mean, low, high]."""
-        return [round(self.mean, 5), round(self.low, 5), round(self.high, 5)]
+    def to_json(self) -> list[float | None]:
+        """[mean, low, high]; NaN becomes null."""
+        return [None if math.isnan(value) else round(value, 5) for value in (self.mean, self.low, self.high)]
 
 
 def over_tasks(values: Sequence[float]) -> Interval:
@@ -106,27 +104,3 @@ def over_tasks(values: Sequence[float]) -> Interval:
     means = known[draws].mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return Interval(float(known.mean()), float(low), float(high))
-
-
-def by_task(scores: Mapping[str, Sequence[Score]], value: Any) -> list[float]:
-    """``value`` of every score, averaged over the seeds of each task."""
-    found = []
-    for seeds in scores.values():
-        known = [v for score in seeds if not math.isnan(v := float(value(score)))]
-        found.append(float(np.mean(known)) if known else math.nan)
-    return found
-
-
-def wins(one: Mapping[str, Sequence[Score]], other: Mapping[str, Sequence[Score]], share: int) -> tuple[int, int, int]:
-    """(tasks won, tied, lost) by mean regret at a share of the budget."""
-    first, second = (by_task(scores, lambda score: score.at[share]) for scores in (one, other))
-    gaps = [b - a for a, b in zip(first, second, strict=True)]
-    return sum(gap > TIE for gap in gaps), sum(abs(gap) <= TIE for gap in gaps), sum(gap < -TIE for gap in gaps)
-
-
-def time_to(scores: Mapping[str, Sequence[Score]], regret: float) -> float:
-    """The share of the budget at which the mean curve first reaches ``regret``; NaN where it never does."""
-    mean = np.mean([np.mean([score.curve for score in seeds], axis=0) for seeds in scores.values()], axis=0)
-    reached = np.flatnonzero(mean <= regret)
-    shares = np.exp(np.linspace(math.log(FIRST_SHARE), 0.0, GRID))
-    return float(shares[reached[0]]) if len(reached) else math.nan
