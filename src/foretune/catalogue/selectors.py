@@ -6,14 +6,10 @@ kept rows k, target rows m, mean row length L and the model's width d.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+from foretune.catalogue.delift import DELIFT, DELIFT_SE
 from foretune.catalogue.selection import Pool, SelectorDeclaration, Work
+from foretune.catalogue.selector_parts import MODEL_WORD, Fields, embedder, embeddings
 from foretune.catalogue.space import Choice, Number, Space, Text
-
-Fields = Mapping[str, Any]
-_MODEL = r"self|[A-Za-z0-9._/-]+"
 
 
 def _nothing(pool: Pool, fields: Fields) -> Work:
@@ -29,11 +25,6 @@ def _with_a_shot(pool: Pool, fields: Fields) -> Work:
     return Work(scored_tokens=3 * pool.rows * pool.row_tokens, disk_bytes=100 * pool.rows)
 
 
-def _embeddings(pool: Pool, fields: Fields) -> Work:
-    vectors = 4.0 * max(pool.width, 512) * pool.rows
-    return Work(scored_tokens=pool.rows * pool.row_tokens, memory_bytes=2 * vectors, disk_bytes=vectors)
-
-
 def _all_pairs(pool: Pool) -> Work:
     return Work(comparisons=float(pool.rows) ** 2 * pool.width)
 
@@ -47,11 +38,6 @@ def _in_rounds(pool: Pool, fields: Fields) -> Work:
         trained_tokens=trained * pool.row_tokens,
         memory_bytes=8.0 * max(pool.width, 512) * pool.rows,
     )
-
-
-def _embedder(name: str) -> Space:
-    about = "Model that embeds: self, or another by name or folder."
-    return Space((Text(f"{name}.embedder", "self", _MODEL, about=about),))
 
 
 def _rounds(name: str) -> tuple[Number, ...]:
@@ -91,7 +77,7 @@ IFD = SelectorDeclaration(
             Choice(
                 "ifd.ratio", ("perplexity", "loss"), "perplexity", about="Ratio of perplexities, or of mean losses."
             ),
-            Text("ifd.scorer", "self", _MODEL, about="Model that scores: self, or a smaller one by name or folder."),
+            Text("ifd.scorer", "self", MODEL_WORD, about="Model that scores: self, or a smaller one by name."),
         )
     ),
     work=_losses_with_and_without,
@@ -112,8 +98,8 @@ MIWV = SelectorDeclaration(
     name="miwv",
     about="Rows that the most similar row, shown in the prompt, helps least.",
     family="pointwise",
-    space=_embedder("miwv"),
-    work=lambda pool, fields: _embeddings(pool, fields) + _with_a_shot(pool, fields) + _all_pairs(pool),
+    space=embedder("miwv"),
+    work=lambda pool, fields: embeddings(pool, fields) + _with_a_shot(pool, fields) + _all_pairs(pool),
     cost="3 forward passes a row: O(n·L), and O(n²·d) for neighbours",
     source="Model Instruction Weakness Value (2511.07074)",
 )
@@ -140,12 +126,12 @@ RDS_PLUS = SelectorDeclaration(
     family="embedding",
     space=Space(
         (
-            *_embedder("rds-plus").parameters,
+            *embedder("rds-plus").parameters,
             Choice("rds-plus.pooling", ("weighted", "mean", "last"), "weighted", about="How tokens make one vector."),
         )
     ),
     work=lambda pool, fields: (
-        _embeddings(pool, fields)
+        embeddings(pool, fields)
         + Work(scored_tokens=pool.target_rows * pool.row_tokens, comparisons=pool.rows * pool.target_rows * pool.width)
     ),
     cost="1 forward pass a row: O(n·L), and O(n·m·d)",
@@ -156,8 +142,8 @@ K_CENTRE = SelectorDeclaration(
     name="k-centre",
     about="Every next row is the one farthest from all before: no region of the data is left out.",
     family="embedding",
-    space=_embedder("k-centre"),
-    work=lambda pool, fields: _embeddings(pool, fields) + Work(comparisons=pool.rows * pool.count * pool.width),
+    space=embedder("k-centre"),
+    work=lambda pool, fields: embeddings(pool, fields) + Work(comparisons=pool.rows * pool.count * pool.width),
     cost="1 forward pass a row: O(n·L), and O(n·k·d)",
     source="Gonzalez 1985; Sener & Savarese 2018 (1708.00489)",
     uses_previous=True,
@@ -166,8 +152,8 @@ HERDING = SelectorDeclaration(
     name="herding",
     about="Rows whose mean embedding follows the mean of all.",
     family="embedding",
-    space=_embedder("herding"),
-    work=lambda pool, fields: _embeddings(pool, fields) + Work(comparisons=pool.rows * pool.count * pool.width),
+    space=embedder("herding"),
+    work=lambda pool, fields: embeddings(pool, fields) + Work(comparisons=pool.rows * pool.count * pool.width),
     cost="1 forward pass a row: O(n·L), and O(n·k·d)",
     source="Welling 2009; as the core of IDM (2307.09742)",
 )
@@ -177,13 +163,13 @@ DEFT_UCS = SelectorDeclaration(
     family="embedding",
     space=Space(
         (
-            *_embedder("deft-ucs").parameters,
+            *embedder("deft-ucs").parameters,
             Number("deft-ucs.clusters", 1, 1000, 7, log=True, whole=True, about="Clusters of k-means."),
             Number("deft-ucs.near_share", 0.0, 1.0, 0.5, about="Share of a cluster's rows taken near its centre."),
         )
     ),
     work=lambda pool, fields: (
-        _embeddings(pool, fields) + Work(comparisons=400.0 * pool.rows * float(fields["clusters"]) * pool.width)
+        embeddings(pool, fields) + Work(comparisons=400.0 * pool.rows * float(fields["clusters"]) * pool.width)
     ),
     cost="1 forward pass a row: O(n·L), and k-means",
     source="Das & Khetan 2023, DEFT-UCS (2310.16776)",
@@ -195,13 +181,13 @@ DEITA = SelectorDeclaration(
     family="embedding",
     space=Space(
         (
-            *_embedder("deita").parameters,
+            *embedder("deita").parameters,
             Choice("deita.score", ("ifd", "longest"), "ifd", about="What stands in for quality times complexity."),
             Number("deita.threshold", -1.0, 1.0, 0.9, about="Rows of a cosine below this are unlike."),
         )
     ),
     work=lambda pool, fields: (
-        _embeddings(pool, fields)
+        embeddings(pool, fields)
         + (_losses_with_and_without(pool, fields) if fields["score"] == "ifd" else Work())
         + Work(comparisons=pool.rows * pool.count * pool.width)
     ),
@@ -287,7 +273,7 @@ IGF = SelectorDeclaration(
         )
     ),
     work=lambda pool, fields: (
-        _embeddings(pool, fields)
+        embeddings(pool, fields)
         + Work(
             scored_tokens=(float(fields["probes"]) + 1)
             * (pool.target_rows or float(fields["objective"]))
@@ -300,6 +286,7 @@ IGF = SelectorDeclaration(
     moment="filter",
 )
 
+
 SELECTORS: dict[str, SelectorDeclaration] = {
     declared.name: declared
     for declared in (
@@ -309,6 +296,8 @@ SELECTORS: dict[str, SelectorDeclaration] = {
         SELF_UTILITY,
         MIWV,
         SELECT_IT,
+        DELIFT,
+        DELIFT_SE,
         RDS_PLUS,
         K_CENTRE,
         HERDING,

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 
 from foretune.data.encode import EncodedRow, encode_rows, inference_ids
 from foretune.data.example import Example
+from foretune.data.keywords import Calibration
 from foretune.data.layout import TurnLayout, layout_of
 from foretune.data.mask_check import MaskReport, check_encoding
 from foretune.data.tasks import task_number, with_tasks
@@ -30,6 +31,7 @@ from foretune.data.template import answer_text, prompt_with_examples, stop_ids
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
+from foretune.execution.orders import subset
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
@@ -40,6 +42,8 @@ from foretune.seeding import torch_generator
 from foretune.training.forward import Network
 from foretune.training.prefix import FrozenPrefix, PrefixStore
 
+CALIBRATION_ROWS = 64
+"""Rows that starts from data look at: enough for the leading directions of activations and gradients."""
 FEWEST_ANSWER_TOKENS = 16
 ANSWER_FACTOR = 2
 """Generated answers may be this many times the longest training answer: more cannot be right, and costs time."""
@@ -86,6 +90,7 @@ class Bench:
         self.network.verify()
         self.prefixes = prefixes or PrefixStore(task.prefix_cache_bytes)
         self._splits: dict[str, Split] = {}
+        self._base_scores: dict[str, dict[int, RowScore]] = {}
         self._others: dict[str, Bench] = {}
         self.mask_reports: dict[str, MaskReport] = {}
 
@@ -158,13 +163,30 @@ class Bench:
     def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
         """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before."""
         method = get_method(str(config["method"]))
-        attachment = method.attach(self.model, config, generator=torch_generator(seed, "init"))
+        generator = torch_generator(seed, "init")
+        attachment = method.attach(self.model, config, generator=generator, calibration=self.calibration)
         try:
             yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))
         finally:
             self.model = attachment.detach()
             self.network = Network(self.model, self.kind)
             give_back_memory()
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """The training rows that a method may look at before it starts: the same for every run on this task."""
+        rows = self.split("train").rows if (Path(self.task.folder) / "train.jsonl").is_file() else ()
+        if not rows:
+            return None
+        chosen = subset(min(CALIBRATION_ROWS, len(rows)), len(rows), self.task.seed)
+        return Calibration(
+            [rows[i] for i in chosen],
+            self.kind,
+            self.task.micro_batch_tokens,
+            self.pad_id,
+            self.decoder_start_id,
+            self.model.device,
+        )
 
     def _prefix(self, adapted: Any) -> FrozenPrefix | None:
         """The part of an adapted model below its lowest adapted layer, where there is one worth keeping."""
@@ -176,8 +198,24 @@ class Bench:
     def score(
         self, network: Network, split: str, chosen: Sequence[int], on_chunk: Callable[[int], bool] = lambda done: True
     ) -> list[RowScore]:
-        """Teacher-forced scores of rows of a split."""
-        return self.score_encoded(network, self.split(split).rows, chosen, on_chunk)
+        """Teacher-forced scores of rows of a split; those of the untouched base are remembered for `base_scores`."""
+        scores = self.score_encoded(network, self.split(split).rows, chosen, on_chunk)
+        if network is self.network:
+            self._base_scores.setdefault(split, {}).update({score.row: score for score in scores})
+        return scores
+
+    def base_scores(
+        self, split: str, chosen: Sequence[int], on_chunk: Callable[[int], bool] = lambda done: True
+    ) -> dict[int, RowScore]:
+        """Scores of rows by the untouched base model, by row: each row is scored once in a bench's life.
+
+        Only while nothing is attached.
+        """
+        known = self._base_scores.get(split, {})
+        missing = [row for row in chosen if row not in known]
+        if missing:
+            self.score(self.network, split, missing, on_chunk)
+        return self._base_scores[split]
 
     def score_encoded(
         self,
@@ -218,7 +256,10 @@ class Bench:
             longer = [examples[i] for i in chosen]
             encoded = dict(zip(chosen, with_tasks(self.encode(longer), longer, self.task.tasks), strict=True))
             rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
-        scores = self.score_encoded(network, rows, chosen, on_chunk)
+        if shots is None:
+            scores = self.score(network, split, chosen, on_chunk)
+        else:
+            scores = self.score_encoded(network, rows, chosen, on_chunk)
         texts: dict[int, str | None] = {}
         if generation and self.kind != "encoder":
             done = [score.row for score in scores]

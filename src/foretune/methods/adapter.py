@@ -69,15 +69,18 @@ class Request:
 
 
 Build = Callable[[Request], PeftConfig]
+Start = Callable[[PeftAttachment, Request], None]
+"""What a recipe does to a fresh adapter: another start, other learning rates, tensors held still"""
 
 
 class AdapterMethod:
     """A method whose adapter is a peft tuner, peft's own or ours."""
 
-    def __init__(self, name: str, build: Build) -> None:
+    def __init__(self, name: str, build: Build, start: Start | None = None) -> None:
         """``build`` makes the peft configuration; ``name`` must be declared in the catalogue."""
         self.name = name
         self.build = build
+        self.start = start
 
     @property
     def declaration(self) -> Declaration:
@@ -116,6 +119,8 @@ class AdapterMethod:
         request = self.request(model, fields, generator.initial_seed(), calibration)
         try:
             attachment = PeftAttachment(model, self.build(request), self.traits, seed=request.seed)
+            if self.start is not None:
+                self.start(attachment, request)
             self._assert_count(attachment, request)
             return attachment
         except (ValueError, TypeError, NotImplementedError, KeyError) as error:

@@ -7,7 +7,7 @@ in the optimiser. ``detach`` removes every injected module, so the base is bitwi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class PeftAttachment:
             if weight.requires_grad and weight.is_floating_point():
                 weight.data = weight.data.to(compute)
         fuse(self.peft_model)
+        self.rate_factor: Callable[[str], float] = lambda name: 1.0
+        """A tensor's learning rate as a multiple of the run's, by its name"""
 
     @property
     def model(self) -> Any:
@@ -58,8 +60,13 @@ class PeftAttachment:
         return sum(weight.numel() for _, weight in self.trainable() if id(weight) not in new)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """One group; weight decay applies to matrices."""
-        return split_by_decay(self.trainable(), learning_rate)
+        """A group for each factor on the learning rate (`rate_factor`); weight decay applies to matrices."""
+        named = [(self.rate_factor(name), name, weight) for name, weight in self.trainable()]
+        groups = []
+        for factor in sorted({factor for factor, _, _ in named}):
+            members = [(name, weight) for other, name, weight in named if other == factor]
+            groups += split_by_decay(members, learning_rate * factor)
+        return groups
 
     def state(self) -> dict[str, torch.Tensor]:
         """The adapter's tensors under peft's names."""

@@ -60,8 +60,8 @@ class LorettaUpdate(Update):
 
     def reset(self) -> None:
         """Normal cores with the variance of LoRA's A; B's last core is zero."""
-        _normal(self.down, 1.0 / (3.0 * self.inputs))  # Kaiming uniform with a = √5 has this variance
-        _normal(self.up, 1.0 / (3.0 * self.bottleneck))
+        spread_normal(self.down, 1.0 / (3.0 * self.inputs))  # Kaiming uniform with a = √5 has this variance
+        spread_normal(self.up, 1.0 / (3.0 * self.bottleneck))
         nn.init.zeros_(self.up[-1])
 
     def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -81,7 +81,7 @@ class LorettaUpdate(Update):
         return self.scale * b.float() @ a.float()
 
 
-def _normal(cores: nn.ParameterList, variance: float) -> None:
+def spread_normal(cores: nn.ParameterList, variance: float) -> None:
     """Cores whose train has entries of that variance: K factors, and a sum over every inner rank."""
     sums = math.prod(core.shape[-1] for core in cores)
     deviation = (variance / sums) ** (0.5 / len(cores))

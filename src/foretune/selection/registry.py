@@ -10,6 +10,7 @@ from typing import Any
 from foretune.catalogue.selection import declaration, third_party
 from foretune.selection.base import Selector
 from foretune.selection.baselines import Longest, Random
+from foretune.selection.delift import Delift, DeliftSe
 from foretune.selection.embedding_based import DeftUcs, Deita, Herding, KCentre, RdsPlus
 from foretune.selection.gain_filter import Igf
 from foretune.selection.ifd import Ifd
@@ -26,6 +27,8 @@ SELECTORS: dict[str, Selector] = {
     "self-utility": SelfUtility(),
     "miwv": Miwv(),
     "select-it": SelectIt(),
+    "delift": Delift(),
+    "delift-se": DeliftSe(),
     "rds-plus": RdsPlus(),
     "k-centre": KCentre(),
     "herding": Herding(),

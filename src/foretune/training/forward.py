@@ -194,15 +194,17 @@ class Network:
             self.model.train(was_training)
 
     @contextlib.contextmanager
-    def answering_for(self, task: int) -> Iterator[None]:
-        """Inside, the model answers for the task of that number, where its adapter reads tasks."""
-        if self.reads_tasks:
-            self.model.foretune_tasks.ids = torch.tensor([task], device=self.model.device)
+    def answering_for(self, task: int | None) -> Iterator[None]:
+        """Inside, the model answers for the task of that number (None: its default), where its adapter reads tasks."""
+        if not self.reads_tasks:
+            yield
+            return
+        tasks = self.model.foretune_tasks
+        before, tasks.ids = tasks.ids, None if task is None else torch.tensor([task], device=self.model.device)
         try:
             yield
         finally:
-            if self.reads_tasks:
-                self.model.foretune_tasks.ids = None
+            tasks.ids = before
 
     def run(self, batch: MicroBatch) -> Scored:
         """The forward pass of one micro-batch.
@@ -257,7 +259,7 @@ class Network:
 
         stream, separate = probe_layouts(self._probe_ids(3))
         batch = stream if packing else separate
-        with self.mode(packing=packing, training=False):
+        with self.mode(packing=packing, training=False), self.answering_for(None):
             ordinary = self.hidden(batch)
             try:
                 with prefix.starting_from(prefix.states(batch)):
@@ -319,7 +321,7 @@ class Network:
     def _probe_hidden_and_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
         ids = self._probe_ids(1)
         positions = torch.arange(PROBE_TOKENS, device=ids.device)[None]
-        with self.mode(packing=False, training=False):
+        with self.mode(packing=False, training=False), self.answering_for(None):
             if self.kind == "seq2seq":
                 batch = MicroBatch(ids, positions, torch.ones_like(ids), ids[0], ids[0], ids[0], decoder_ids=ids)
                 own = self.model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
@@ -335,11 +337,11 @@ class Network:
 
         stream, separate = probe_layouts(self._probe_ids(3))
         try:
-            with self.mode(packing=True, training=False):
+            with self.mode(packing=True, training=False), self.answering_for(None):
                 together = _at_targets(self.hidden(stream), stream)
         except (ValueError, TypeError, RuntimeError, KeyError):
             return False
-        with self.mode(packing=False, training=False):
+        with self.mode(packing=False, training=False), self.answering_for(None):
             apart = _at_targets(self.hidden(separate), separate)
         return self._close(self.logits(together), self.logits(apart))
 

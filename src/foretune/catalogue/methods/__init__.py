@@ -19,15 +19,21 @@ from foretune.catalogue import regularizers, selection
 from foretune.catalogue.methods.adalink import ADALINK
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.bottleneck import BOTTLENECK
+from foretune.catalogue.methods.contextpeft import CONTEXTPEFT
 from foretune.catalogue.methods.direft import DIREFT
 from foretune.catalogue.methods.dsee import DSEE
+from foretune.catalogue.methods.eva import EVA
 from foretune.catalogue.methods.full import FULL
 from foretune.catalogue.methods.lofit import LOFIT
 from foretune.catalogue.methods.lora import LORA
+from foretune.catalogue.methods.lorafa import LORAFA
+from foretune.catalogue.methods.loraga import LORAGA
+from foretune.catalogue.methods.loraplus import LORAPLUS
 from foretune.catalogue.methods.lorasp import LORASP
 from foretune.catalogue.methods.loratrf import LORATRF
 from foretune.catalogue.methods.loreft import LOREFT
 from foretune.catalogue.methods.loretta import LORETTA
+from foretune.catalogue.methods.loretta_adp import LORETTA_ADP
 from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
 from foretune.catalogue.methods.mtllora import MTLLORA
@@ -70,6 +76,12 @@ METHODS: dict[str, Declaration] = {
         SSF,
         ADALINK,
         LOFIT,
+        CONTEXTPEFT,
+        LORETTA_ADP,
+        LORAPLUS,
+        LORAFA,
+        EVA,
+        LORAGA,
     )
 }
 

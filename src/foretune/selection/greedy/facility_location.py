@@ -168,14 +168,20 @@ def _best_of_candidates(similarity: npt.ArrayLike, candidates: int) -> Floats:
     return array.max(axis=0) if array.shape[0] else np.zeros(candidates)
 
 
-def evaluate(problem: Problem, chosen: Sequence[int] | npt.NDArray[Any]) -> float:
-    """f(A) by its definition, in any order of A."""
+def covered(problem: Problem, chosen: Sequence[int] | npt.NDArray[Any]) -> Floats:
+    """(rows,) what ``chosen`` covers of each row, before its weight: max(lo, min(hi, max_A s_ij)) − lo."""
     best = np.full(problem.kernel.rows, -np.inf)
     for candidate in chosen:
         rows, values = problem.kernel.column(int(candidate))
         best[rows] = np.maximum(best[rows], values)
-    covered = np.maximum(problem.floor, np.minimum(problem.cap, best)) - problem.floor
-    return float(problem.bonus[np.asarray(chosen, np.int64)].sum() + (problem.weight * covered).sum())
+    above: Floats = np.maximum(problem.floor, np.minimum(problem.cap, best)) - problem.floor
+    return above
+
+
+def evaluate(problem: Problem, chosen: Sequence[int] | npt.NDArray[Any]) -> float:
+    """f(A) by its definition, in any order of A."""
+    bonus = problem.bonus[np.asarray(chosen, np.int64)].sum()
+    return float(bonus + (problem.weight * covered(problem, chosen)).sum())
 
 
 def rank(problem: Problem, count: int, *, candidates: npt.ArrayLike | None = None) -> Ranking:

@@ -85,6 +85,7 @@ def compute(
     blocks: BlockMap,
     template: str = "auto",
     self_pairs: SelfPairs = "drop",
+    model: str | None = None,
     adapter: str | None = None,
     pairs: Sequence[Sequence[int]] | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
@@ -92,12 +93,15 @@ def compute(
 ) -> Utility:
     """The kernel of ``rows`` (asked) by ``examples`` (shown), its blocks in a folder of its setting below ``folder``.
 
-    ``pairs[j]`` lists the rows to ask behind example j (default: all). ``adapter`` names the adapter that the bench's
+    ``pairs[j]`` lists the rows to ask behind example j (default: all). ``model`` lets another, smaller one measure (a
+    name or folder) in the place of the bench's own. ``adapter`` names the adapter that the bench's
     network carries, if any. Raises `DataError` for a row without an answer, `UsageError` for plain text or a model
     that writes no continuation, and what ``check_stopped`` raises, between two blocks.
     """
-    writer = writer_of(bench, template)
-    place = folder / f"utility-{fingerprint(setting_of(bench, writer, adapter))}"
+    check_stopped()
+    used = bench if model is None else bench.with_model(model)
+    writer = writer_of(used, template)
+    place = folder / f"utility-{fingerprint(setting_of(used, writer, adapter))}"
     asked, shown = [row.id for row in rows], [example.id for example in examples]
     found = _files(place)
     todo = _missing(asked, shown, pairs, found)
@@ -105,11 +109,15 @@ def compute(
     if todo:
         lines = [canonical_json(row.to_json()) for row in (*rows, *examples)]
         write_text(material, "".join(line + "\n" for line in lines))
-    work = partial(compute_block, bench=bench, material=str(material), rows=len(rows), template=writer.template)
+    work = partial(
+        compute_block, bench=bench, model=model, material=str(material), rows=len(rows), template=writer.template
+    )
+    tokens = 0
     try:
-        for done, name in enumerate(blocks.map(work, todo), 1):
-            key = name.partition("-")[0]
-            found[key] = tuple(sorted({*found.get(key, ()), place / name}))
+        for done, told in enumerate(blocks.map(work, todo), 1):
+            key = told["file"].partition("-")[0]
+            found[key] = tuple(sorted({*found.get(key, ()), place / told["file"]}))
+            tokens += told["tokens"]
             on_progress("utility", done, len(todo))
             if done < len(todo):
                 check_stopped()
@@ -117,7 +125,7 @@ def compute(
         _opened.cache_clear()
     material.unlink(missing_ok=True)
     count = sum(len(block["rows"]) for block in todo if block["example"] != NONE)
-    return Utility(tuple(asked), tuple(shown), found, self_pairs, count)
+    return Utility(tuple(asked), tuple(shown), found, self_pairs, count, tokens)
 
 
 def _files(place: Path) -> Files:
@@ -154,14 +162,17 @@ def _missing(
     return todo
 
 
-def compute_block(block: Mapping[str, Any], *, bench: Workbench, material: str, rows: int, template: Template) -> str:
-    """Measure the rows of a block behind its example and write its file; returns the file's name."""
-    prompts, scorer = _opened(bench, material, rows, template)  # type: ignore[arg-type]  # hashable by identity
+def compute_block(
+    block: Mapping[str, Any], *, bench: Workbench, model: str | None, material: str, rows: int, template: Template
+) -> dict[str, Any]:
+    """Measure the rows of a block behind its example and write its file; its name, and the tokens it took."""
+    prompts, scorer = _opened(bench, model, material, rows, template)  # type: ignore[arg-type]  # hashable by identity
     limit = int(bench.task.context_tokens)
     asked = [int(row) for row in block["rows"]]
     size = len(asked)
     d, mean_log = np.zeros(size, np.float32), np.zeros(size, np.float32)
     too_long, tokens = np.zeros(size, np.bool_), np.zeros(size, np.int64)
+    passed = 0
     for head, encoded, places in _groups(prompts, int(block["example"]), asked):
         places_there = np.asarray(places)
         fits = np.asarray([len(head) + len(row.ids) <= limit for row in encoded])
@@ -170,6 +181,7 @@ def compute_block(block: Mapping[str, Any], *, bench: Workbench, material: str, 
         if tails:
             where = places_there[fits]
             measured = scorer.score(head, tails)
+            passed += len(head) + sum(len(row.ids) for row in tails)
             d[where], mean_log[where], tokens[where] = measured.d, measured.l, [row.targets for row in tails]
     keys = [prompts.rows[row].id for row in asked]
     arrays: dict[str, npt.NDArray[Any]] = {
@@ -181,7 +193,7 @@ def compute_block(block: Mapping[str, Any], *, bench: Workbench, material: str, 
     }
     name = f"{block['key']}-{fingerprint(keys)}.safetensors"
     kept_blocks.write(Path(material).parent / name, arrays)
-    return name
+    return {"file": name, "tokens": passed}
 
 
 def _groups(prompts: Prompts, example: int, asked: Sequence[int]) -> list[Group]:
@@ -205,8 +217,11 @@ def _groups(prompts: Prompts, example: int, asked: Sequence[int]) -> list[Group]
 
 
 @lru_cache(maxsize=1)
-def _opened(bench: Workbench, material: str, rows: int, template: Template) -> tuple[Prompts, Scorer]:
+def _opened(
+    bench: Workbench, model: str | None, material: str, rows: int, template: Template
+) -> tuple[Prompts, Scorer]:
     """Tokens and scorer of one order, made once in every process that works on it."""
+    used = bench if model is None else bench.with_model(model)
     examples = [Example.from_json(value) for value in read_lines(Path(material))]
-    prompts = Prompts(writer_of(bench, template), examples[:rows], examples[rows:])
-    return prompts, Scorer(bench.network, pad_id=bench.pad_id)
+    prompts = Prompts(writer_of(used, template), examples[:rows], examples[rows:])
+    return prompts, Scorer(used.network, pad_id=used.pad_id)

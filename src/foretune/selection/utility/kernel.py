@@ -68,6 +68,8 @@ class Utility:
     self_pairs: SelfPairs = "drop"
     computed_pairs: int = 0
     """Pairs that the call which gave this kernel had to compute"""
+    computed_tokens: int = 0
+    """Tokens that went through the model for them"""
 
     @cached_property
     def _keys(self) -> Keys:

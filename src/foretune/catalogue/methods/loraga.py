@@ -1,0 +1,19 @@
+"""LoRA-GA (Wang, Yu & Li 2024, 2407.05000): A and B start along the gradient of the full weight."""
+
+from __future__ import annotations
+
+from foretune.catalogue.methods.base import ADAPTER_TRAITS
+from foretune.catalogue.methods.recipes import lora_recipe
+from foretune.catalogue.space import Number
+
+LORAGA = lora_recipe(
+    "loraga",
+    "LoRA that starts along the gradient of the full weights on some training rows.",
+    "Wang, Yu & Li 2024 (2407.05000), section 3; multipliers as for LoRA",
+    Number("loraga.gamma", 1.0, 1024.0, 16.0, log=True, about="The start's size is √o / gamma of a unit update."),
+    traits=ADAPTER_TRAITS,
+    notes=(
+        "the start is taken off by a second, frozen pair instead of changing the base weights",
+        "without training rows it starts as LoRA",
+    ),
+)
