@@ -231,6 +231,20 @@ TOKEN_WEIGHTING = Declaration(
     kinds=("causal", "seq2seq"),
     fix="A classifier has one target a row: leave token-weighting out.",
 )
+TFEW = Declaration(
+    name="tfew",
+    about="For labelled rows: wrong labels become unlikely, and the right one likelier than they are.",
+    source="Liu et al. 2022 (T-Few), 2205.05638",
+    strength="weight",
+    space=Space(
+        (
+            _number("tfew.weight", 0.0, 100.0, 1.0, "Weight of the two losses beside the likelihood."),
+            _number("tfew.choices", 1, 100, 3, "Most wrong labels scored for a row: a pass each.", whole=True),
+        )
+    ),
+    kinds=("causal", "seq2seq"),
+    fix="A classifier's own loss compares all classes already: leave tfew out.",
+)
 
 REGULARIZERS: dict[str, Declaration] = {
     declaration.name: declaration
@@ -239,6 +253,7 @@ REGULARIZERS: dict[str, Declaration] = {
         DROPOUT,
         GAUSSIAN_DROPOUT,
         NEFTUNE,
+        TFEW,
     )
 }
 

@@ -15,12 +15,14 @@ from foretune.regularization.dropout import Dropout
 from foretune.regularization.gaussian_dropout import GaussianDropout
 from foretune.regularization.guided_dropout import GuidedDropout
 from foretune.regularization.neftune import Neftune
+from foretune.regularization.tfew import Tfew
 
 REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
     "guided-dropout": GuidedDropout,
     "dropout": Dropout,
     "gaussian-dropout": GaussianDropout,
     "neftune": Neftune,
+    "tfew": Tfew,
 }
 
 
