@@ -34,6 +34,7 @@ from foretune.catalogue.methods.loratrf import LORATRF
 from foretune.catalogue.methods.loreft import LOREFT
 from foretune.catalogue.methods.loretta import LORETTA
 from foretune.catalogue.methods.loretta_adp import LORETTA_ADP
+from foretune.catalogue.methods.mam import MAM
 from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
 from foretune.catalogue.methods.mtllora import MTLLORA
@@ -77,6 +78,7 @@ METHODS: dict[str, Declaration] = {
         ADALINK,
         LOFIT,
         CONTEXTPEFT,
+        MAM,
         LORETTA_ADP,
         LORAPLUS,
         LORAFA,
