@@ -20,6 +20,7 @@ from foretune.catalogue.methods.adalink import ADALINK
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.bottleneck import BOTTLENECK
 from foretune.catalogue.methods.contextpeft import CONTEXTPEFT
+from foretune.catalogue.methods.dept import DEPT
 from foretune.catalogue.methods.direft import DIREFT
 from foretune.catalogue.methods.dsee import DSEE
 from foretune.catalogue.methods.eva import EVA
@@ -79,6 +80,7 @@ METHODS: dict[str, Declaration] = {
         LOFIT,
         CONTEXTPEFT,
         MAM,
+        DEPT,
         LORETTA_ADP,
         LORAPLUS,
         LORAFA,

@@ -54,6 +54,35 @@ class PrefixUpdate(Update):
         return None
 
 
+class GivenPrefix(Update):
+    """Keys and values that somebody else makes for every call (`put`); seen by the attention while they are there."""
+
+    refuses_merge = "keys and values of a prompt are no weight of a layer"
+
+    def __init__(self, base: nn.Module) -> None:
+        nn.Module.__init__(self)
+        self.keys: torch.Tensor | None = None
+        self.values: torch.Tensor | None = None
+        if not hasattr(base, _ATTRIBUTE):
+            _switch(base)
+
+    def reset(self) -> None:
+        """Nothing to draw."""
+
+    def put(self, keys: torch.Tensor | None, values: torch.Tensor | None) -> None:
+        """(key heads, length, width) each, or None for no prefix."""
+        self.keys, self.values = keys, values
+
+    def before(self, base: nn.Module) -> None:
+        """The attention about to run is to see what was put here, if anything."""
+        if self.keys is not None:
+            base.__dict__[_ATTRIBUTE].append(self)
+
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
+        """None: nothing is added."""
+        return None
+
+
 def head_shape(attention: Any) -> tuple[int, int]:
     """(key heads, head width) of an attention module."""
     config = attention.config
