@@ -79,7 +79,10 @@ def test_padding_stays_hidden_and_answers_token_by_token_are_the_same(mam: Any) 
 
 
 def test_it_refuses_packed_streams_and_leaves_no_trace(mam: Any) -> None:
-    assert not Network(mam.model, "causal").packs
+    with torch.no_grad():
+        before = mam.model(input_ids=IDS).logits
+        assert not Network(mam.model, "causal").packs
+        assert torch.equal(mam.model(input_ids=IDS).logits, before)  # the refused trial left nothing behind
     base = mam.detach()
     assert base.model.layers[0].self_attn.config is base.config
     base.set_attn_implementation("sdpa")

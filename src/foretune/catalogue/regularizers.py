@@ -245,6 +245,20 @@ TFEW = Declaration(
     kinds=("causal", "seq2seq"),
     fix="A classifier's own loss compares all classes already: leave tfew out.",
 )
+PRUNE_REWIND = Declaration(
+    name="prune-rewind",
+    about="A learnt prefix loses the positions that matter least, and what is left begins again.",
+    source="Han et al. 2023 (E²VPT), 2307.13770",
+    strength="share",
+    space=Space(
+        (
+            _number("prune-rewind.share", 0.0, 0.99, 0.5, "Share of the learnt positions that go."),
+            _number("prune-rewind.at", 0.01, 0.9, 0.3, "Share of the run after which they go."),
+        )
+    ),
+    methods=("e2vpt",),
+    fix="Use it with method e2vpt.",
+)
 
 REGULARIZERS: dict[str, Declaration] = {
     declaration.name: declaration
@@ -254,6 +268,7 @@ REGULARIZERS: dict[str, Declaration] = {
         GAUSSIAN_DROPOUT,
         NEFTUNE,
         TFEW,
+        PRUNE_REWIND,
     )
 }
 

@@ -15,6 +15,7 @@ from foretune.regularization.dropout import Dropout
 from foretune.regularization.gaussian_dropout import GaussianDropout
 from foretune.regularization.guided_dropout import GuidedDropout
 from foretune.regularization.neftune import Neftune
+from foretune.regularization.prune_rewind import PruneRewind
 from foretune.regularization.tfew import Tfew
 
 REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
@@ -23,6 +24,7 @@ REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
     "gaussian-dropout": GaussianDropout,
     "neftune": Neftune,
     "tfew": Tfew,
+    "prune-rewind": PruneRewind,
 }
 
 

@@ -23,6 +23,7 @@ from foretune.catalogue.methods.contextpeft import CONTEXTPEFT
 from foretune.catalogue.methods.dept import DEPT
 from foretune.catalogue.methods.direft import DIREFT
 from foretune.catalogue.methods.dsee import DSEE
+from foretune.catalogue.methods.e2vpt import E2VPT
 from foretune.catalogue.methods.eva import EVA
 from foretune.catalogue.methods.full import FULL
 from foretune.catalogue.methods.lofit import LOFIT
@@ -81,6 +82,7 @@ METHODS: dict[str, Declaration] = {
         CONTEXTPEFT,
         MAM,
         DEPT,
+        E2VPT,
         LORETTA_ADP,
         LORAPLUS,
         LORAFA,

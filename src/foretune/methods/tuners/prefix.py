@@ -32,11 +32,18 @@ class PrefixUpdate(Update):
 
     refuses_merge = "learnt keys and values are no weight of a layer"
 
-    def __init__(self, base: nn.Module, length: int) -> None:
+    def __init__(self, base: nn.Module, length: int, *, prunable: bool = False) -> None:
         nn.Module.__init__(self)
         heads, width = head_shape(base)
         self.keys = nn.Parameter(torch.empty(heads, length, width))
         self.values = nn.Parameter(torch.empty(heads, length, width))
+        self.open: nn.Parameter | None = None
+        """(length,) 1 for a position that is there, 0 for a pruned one; its gradient is noted and never applied"""
+        self.asked: torch.Tensor | None = None
+        """(length,) float32: the gradient of ``open`` since somebody last took it"""
+        if prunable:
+            self.open = nn.Parameter(torch.ones(length))
+            self.open.register_hook(self._note)  # type: ignore[no-untyped-call]
         if not hasattr(base, _ATTRIBUTE):
             _switch(base)
 
@@ -44,6 +51,19 @@ class PrefixUpdate(Update):
         """Small normal keys and values."""
         nn.init.normal_(self.keys, std=START)
         nn.init.normal_(self.values, std=START)
+
+    def _note(self, gradient: torch.Tensor) -> torch.Tensor:
+        noted = gradient.detach().float()
+        self.asked = noted if self.asked is None else self.asked + noted
+        return torch.zeros_like(gradient)
+
+    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (key heads, positions that are there, width)."""
+        if self.open is None:
+            return self.keys, self.values
+        there = self.open != 0
+        factor = self.open[there, None]
+        return factor * self.keys[:, there], factor * self.values[:, there]
 
     def before(self, base: nn.Module) -> None:
         """The attention about to run is to see this prefix."""
@@ -68,6 +88,11 @@ class GivenPrefix(Update):
 
     def reset(self) -> None:
         """Nothing to draw."""
+
+    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (key heads, length, width)."""
+        assert self.keys is not None and self.values is not None
+        return self.keys, self.values
 
     def put(self, keys: torch.Tensor | None, values: torch.Tensor | None) -> None:
         """(key heads, length, width) each, or None for no prefix."""
@@ -126,17 +151,18 @@ def prefixed_attention(
     query: (batch, heads, queries, width); key, value: (batch, key heads, keys, width). Returns what the model's own
     function does: (batch, queries, heads, width) and weights or None.
     """
+    active = list(module.foretune_prefix)
+    module.foretune_prefix.clear()  # before anything can go wrong: the next call starts with none
     name = module.foretune_plain_config._attn_implementation
     if name not in WORKS_WITH:
         raise ValueError(f"a learnt prefix works with {' and '.join(WORKS_WITH)} attention, not with {name}")
     plain = ALL_ATTENTION_FUNCTIONS[name] if name != "eager" else _eager(module)
-    active = list(module.foretune_prefix)
-    module.foretune_prefix.clear()
     if not active:
         return plain(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
     batch = key.shape[0]
-    keys = [prefix.keys.to(key.dtype).expand(batch, -1, -1, -1) for prefix in active]
-    values = [prefix.values.to(value.dtype).expand(batch, -1, -1, -1) for prefix in active]
+    seen = [prefix.seen() for prefix in active]
+    keys = [part.to(key.dtype).expand(batch, -1, -1, -1) for part, _ in seen]
+    values = [part.to(value.dtype).expand(batch, -1, -1, -1) for _, part in seen]
     length = sum(part.shape[2] for part in keys)
     causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
