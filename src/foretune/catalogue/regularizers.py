@@ -225,11 +225,12 @@ TOKEN_WEIGHTING = Declaration(
             _number("token-weighting.sharpness", 0.0, 10.0, 1.0, "0 weighs all tokens alike."),
             Choice("token-weighting.by", ("surprise", "learned"), "surprise", about="Heuristic, or meta-learned."),
             _number("token-weighting.every", 1, 1000, 4, "Updates between two lessons of the weights.", whole=True),
-            _number("token-weighting.rate", 1e-5, 1.0, 1e-2, "Learning rate of the weights.", log=True),
+            _number("token-weighting.rate", 1e-5, 10.0, 0.1, "Learning rate of the weights.", log=True),
         )
     ),
+    needs_base=True,
     kinds=("causal", "seq2seq"),
-    fix="A classifier has one target a row: leave token-weighting out.",
+    fix="It asks the base how surprised it is: use --set training.method=lora on a language model, or leave it out.",
 )
 TFEW = Declaration(
     name="tfew",
@@ -252,7 +253,18 @@ REGULARIZERS: dict[str, Declaration] = {
         GUIDED_DROPOUT,
         DROPOUT,
         GAUSSIAN_DROPOUT,
+        L2_SP,
+        R_DROP,
+        KL_TO_BASE,
+        FLAT_LORA,
         NEFTUNE,
+        CHILD_TUNING,
+        REINIT_TOP,
+        MIXOUT,
+        SMART,
+        RECADAM,
+        EXTRAPOLATION,
+        TOKEN_WEIGHTING,
         TFEW,
     )
 }
