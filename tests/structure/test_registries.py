@@ -31,13 +31,16 @@ def _stem(name: str) -> str:
     return name.replace("-", "_")
 
 
+SHARED = ("base", "base_states", "compose", "lora_pairs", "registry", "row_noise")
+
+
 def test_every_regularizer_has_its_file():
     from foretune.catalogue.regularizers import REGULARIZERS as DECLARED
     from foretune.regularization.registry import REGULARIZERS
 
     where = {name: Path(inspect.getfile(build)).stem for name, build in REGULARIZERS.items()}
     assert where == {name: name.replace("-", "_") for name in REGULARIZERS}
-    assert _files("regularization", "base", "registry", "row_noise") == set(where.values())
+    assert _files("regularization", *SHARED) == set(where.values())
     assert set(REGULARIZERS) == set(DECLARED)
     for name, build in REGULARIZERS.items():
         regularizer = build()

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from foretune.catalogue.regularizer import Declaration
+from foretune.catalogue.regularizer import number as _number
+from foretune.catalogue.regularizers_of_recipes import PRUNE_REWIND, TFEW
 from foretune.catalogue.space import Choice, Mentions, Number, Parameter, Space, Text
 from foretune.errors import UsageError
 
@@ -24,35 +27,6 @@ DROPOUTS = ("guided-dropout", "dropout", "gaussian-dropout")
 """They set the rate of every place, an adapter's own dropout included."""
 SETTING = "regularizer"
 """The key of a configuration that names the regularizers."""
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What is known of a regularizer without loading it."""
-
-    name: str
-    about: str
-    source: str
-    strength: str
-    """The field that the strength in ``name:strength`` sets"""
-    space: Space
-    """Every setting, named ``"<regularizer>.<field>"``, with the default"""
-    menu: tuple[str, ...] = ()
-    """Words that a search may draw for ``regularizer``; empty where it should not choose this by itself"""
-    methods: tuple[str, ...] = ()
-    """The only methods it works with; empty for all"""
-    needs_base: bool = False
-    """Only with methods that give the base back when they are switched off"""
-    kinds: tuple[str, ...] = ("causal", "seq2seq", "encoder")
-    """Kinds of model it works with"""
-    fix: str = ""
-    """What to do where method or kind do not fit"""
-    conflicts: tuple[tuple[str, str], ...] = ()
-    """(another regularizer, why they cannot be used together and what to do)"""
-
-
-def _number(name: str, low: float, high: float, default: float, about: str, **more: Any) -> Number:
-    return Number(name, low, high, default, about=about, **more)
 
 
 SCHEDULES = ("linear", "log-proportional", "type-only", "uniform", "reversed", "random")
@@ -225,39 +199,12 @@ TOKEN_WEIGHTING = Declaration(
             _number("token-weighting.sharpness", 0.0, 10.0, 1.0, "0 weighs all tokens alike."),
             Choice("token-weighting.by", ("surprise", "learned"), "surprise", about="Heuristic, or meta-learned."),
             _number("token-weighting.every", 1, 1000, 4, "Updates between two lessons of the weights.", whole=True),
-            _number("token-weighting.rate", 1e-5, 1.0, 1e-2, "Learning rate of the weights.", log=True),
+            _number("token-weighting.rate", 1e-5, 10.0, 0.1, "Learning rate of the weights.", log=True),
         )
     ),
+    needs_base=True,
     kinds=("causal", "seq2seq"),
-    fix="A classifier has one target a row: leave token-weighting out.",
-)
-TFEW = Declaration(
-    name="tfew",
-    about="For labelled rows: wrong labels become unlikely, and the right one likelier than they are.",
-    source="Liu et al. 2022 (T-Few), 2205.05638",
-    strength="weight",
-    space=Space(
-        (
-            _number("tfew.weight", 0.0, 100.0, 1.0, "Weight of the two losses beside the likelihood."),
-            _number("tfew.choices", 1, 100, 3, "Most wrong labels scored for a row: a pass each.", whole=True),
-        )
-    ),
-    kinds=("causal", "seq2seq"),
-    fix="A classifier's own loss compares all classes already: leave tfew out.",
-)
-PRUNE_REWIND = Declaration(
-    name="prune-rewind",
-    about="A learnt prefix loses the positions that matter least, and what is left begins again.",
-    source="Han et al. 2023 (E²VPT), 2307.13770",
-    strength="share",
-    space=Space(
-        (
-            _number("prune-rewind.share", 0.0, 0.99, 0.5, "Share of the learnt positions that go."),
-            _number("prune-rewind.at", 0.01, 0.9, 0.3, "Share of the run after which they go."),
-        )
-    ),
-    methods=("e2vpt",),
-    fix="Use it with method e2vpt.",
+    fix="It asks the base how surprised it is: use --set training.method=lora on a language model, or leave it out.",
 )
 
 REGULARIZERS: dict[str, Declaration] = {
@@ -266,7 +213,18 @@ REGULARIZERS: dict[str, Declaration] = {
         GUIDED_DROPOUT,
         DROPOUT,
         GAUSSIAN_DROPOUT,
+        L2_SP,
+        R_DROP,
+        KL_TO_BASE,
+        FLAT_LORA,
         NEFTUNE,
+        CHILD_TUNING,
+        REINIT_TOP,
+        MIXOUT,
+        SMART,
+        RECADAM,
+        EXTRAPOLATION,
+        TOKEN_WEIGHTING,
         TFEW,
         PRUNE_REWIND,
     )

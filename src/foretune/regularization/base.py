@@ -95,6 +95,11 @@ class Runner(Protocol):
     training_attention: str | None
     """The attention function of padded batches in training, where a regularizer needs its own"""
 
+    @property
+    def noisy(self) -> bool:
+        """Whether any dropout of the model is active in training."""
+        ...
+
     def run(self, batch: MicroBatch) -> Forward:
         """A forward pass in the model's present mode."""
         ...
@@ -129,6 +134,19 @@ class Context:
     runner: Runner | None = None
     lay_out: Callable[[Sequence[int]], Update] | None = None
     """The micro-batches of any training rows, laid out as the loop does"""
+    others: tuple[str, ...] = ()
+    """Names of all regularizers of the run, in order"""
+
+    def quiet_pass(self, batch: MicroBatch) -> Forward:
+        """A forward pass in evaluation mode: without any noise."""
+        assert self.runner is not None
+        with self.runner.mode(packing=batch.layout is not None, training=False):
+            return self.runner.run(batch)
+
+    def base_pass(self, batch: MicroBatch) -> Forward:
+        """A forward pass of the base: the adapter switched off, no noise, no gradient."""
+        with torch.no_grad(), self.attachment.disabled():
+            return self.quiet_pass(batch)
 
 
 @dataclass(frozen=True)
@@ -159,6 +177,9 @@ class Regularizer:
 
     def setup(self, context: Context) -> None:
         """Edit modules, place hooks, remember where the weights began."""
+
+    def prepare(self, batch: MicroBatch) -> None:
+        """Once a micro-batch, before all passes of the update: what needs a pass of its own without gradients."""
 
     def pre_forward(self, step: int, batch: MicroBatch, generator: torch.Generator) -> None:
         """Before a micro-batch's forward pass; ``generator`` is the same for all micro-batches of an update.

@@ -11,18 +11,40 @@ from typing import Any
 
 from foretune.catalogue.regularizers import NONE, SETTING, named, with_strengths
 from foretune.regularization.base import Regularizer
+from foretune.regularization.child_tuning import ChildTuning
 from foretune.regularization.dropout import Dropout
+from foretune.regularization.extrapolation import Extrapolation
+from foretune.regularization.flat_lora import FlatLora
 from foretune.regularization.gaussian_dropout import GaussianDropout
 from foretune.regularization.guided_dropout import GuidedDropout
+from foretune.regularization.kl_to_base import KlToBase
+from foretune.regularization.l2_sp import L2Sp
+from foretune.regularization.mixout import Mixout
 from foretune.regularization.neftune import Neftune
 from foretune.regularization.prune_rewind import PruneRewind
+from foretune.regularization.r_drop import RDrop
+from foretune.regularization.recadam import Recadam
+from foretune.regularization.reinit_top import ReinitTop
+from foretune.regularization.smart import Smart
 from foretune.regularization.tfew import Tfew
+from foretune.regularization.token_weighting import TokenWeighting
 
 REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
     "guided-dropout": GuidedDropout,
     "dropout": Dropout,
     "gaussian-dropout": GaussianDropout,
+    "l2-sp": L2Sp,
+    "r-drop": RDrop,
+    "kl-to-base": KlToBase,
+    "flat-lora": FlatLora,
     "neftune": Neftune,
+    "child-tuning": ChildTuning,
+    "reinit-top": ReinitTop,
+    "mixout": Mixout,
+    "smart": Smart,
+    "recadam": Recadam,
+    "extrapolation": Extrapolation,
+    "token-weighting": TokenWeighting,
     "tfew": Tfew,
     "prune-rewind": PruneRewind,
 }

@@ -106,3 +106,10 @@ def _draw(part: torch.Tensor, rate: float, noise: Noise, generator: torch.Genera
         return
     keep = torch.empty(part.shape, device=part.device, dtype=part.dtype).bernoulli_(1.0 - rate, generator=generator)
     part.copy_(keep.div_(1.0 - rate))
+
+
+def on_device(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """A generator of the same stream that draws on ``device``."""
+    if device.type != "cuda":
+        return generator
+    return torch.Generator(device=device).manual_seed(generator.initial_seed())

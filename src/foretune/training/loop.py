@@ -20,11 +20,11 @@ import torch
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
 from foretune.data.update import MicroBatch, RowSource, StatefulRowSource, Update
-from foretune.errors import UsageError
 from foretune.methods.base import Attachment
 from foretune.regularization.base import Context, Regularizer, Term
+from foretune.regularization.compose import Composition
 from foretune.search.types import Status
-from foretune.seeding import derive, torch_generator
+from foretune.seeding import derive
 from foretune.training.forward import Network, Scored
 from foretune.training.guard import Guard
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
@@ -94,7 +94,7 @@ class Training:
         self.rows = rows
         self.source = source
         self.settings = settings
-        self.regularizers = list(regularizers)
+        self.regularizers = Composition(regularizers)
         self.backward = backward
         self.packing = settings.packing and network.packs
         self.share_head = not network.noisy and not regularizers
@@ -121,23 +121,15 @@ class Training:
             rows=self.rows,
             runner=self.network,
             lay_out=self._lay_out,
+            others=tuple(part.name for part in self.regularizers.parts),
         )
-        for regularizer in self.regularizers:
-            if (plan := regularizer.check(context)).refusal:
-                raise UsageError(f"{regularizer.name} cannot be used here: {plan.refusal}")
-            self.packing = self.packing and plan.packable
-        try:
-            for regularizer in self.regularizers:
-                regularizer.setup(context)
-                self.masters.optimizer = regularizer.wrap_optimizer(self.masters.optimizer)
-        except BaseException:
-            self.close()
-            raise
+        self.regularizers.check(context)
+        self.packing = self.packing and self.regularizers.packable
+        self.masters.optimizer = self.regularizers.setup(context, self.masters.optimizer)
 
     def close(self) -> None:
         """Remove what the regularizers placed; trained weights stay."""
-        for regularizer in reversed(self.regularizers):
-            regularizer.teardown()
+        self.regularizers.teardown()
 
     def run(
         self,
@@ -169,12 +161,10 @@ class Training:
         accepted = self.guard.accepts(loss, norm)
         rate = self.masters.rate(self.step)
         if accepted:
-            for regularizer in self.regularizers:
-                regularizer.pre_step(self.masters.masters, rate)
+            self.regularizers.pre_step(self.masters.masters, rate)
             clipped = self.masters.gradient_norm() if self.regularizers else norm  # masks change it
             self.masters.step(self.step, clipped)
-            for regularizer in self.regularizers:
-                regularizer.post_step(self.masters.masters, rate)
+            self.regularizers.post_step(self.masters.masters, rate)
             self.masters.publish()
         else:
             logger.warning("update %d skipped: loss %s, gradient norm %s", self.step + 1, loss, norm)
@@ -189,7 +179,7 @@ class Training:
         while True:
             update = self._lay_out(chosen)
             try:
-                weights, denominator = self._token_weights(update)
+                weights, denominator = self.regularizers.prepare(update, self.network.model.device)
                 losses = [
                     self._micro_batch(batch, weight, denominator, update.targets)
                     for batch, weight in zip(update.micro_batches, weights, strict=True)
@@ -202,8 +192,7 @@ class Training:
                 if len(update.micro_batches) == len(chosen):
                     raise OutOfMemory(f"one row of {update.tokens // len(chosen)} tokens does not fit") from error
             finally:
-                for regularizer in self.regularizers:
-                    regularizer.end_forward()
+                self.regularizers.end_forward()
             self._halve(update)
 
     def _lay_out(self, chosen: Sequence[int]) -> Update:
@@ -219,19 +208,6 @@ class Training:
             padded_rows=self.padded_rows,
             tasks=self.network.reads_tasks,
         )
-
-    def _token_weights(self, update: Update) -> tuple[list[torch.Tensor | None], float]:
-        """Weights of the token losses of every micro-batch (None for ones) and their sum over the update."""
-        weights: list[torch.Tensor | None] = []
-        for batch in update.micro_batches:
-            product: torch.Tensor | None = None
-            for regularizer in self.regularizers:
-                found = regularizer.token_weights(batch.to(self.network.model.device))
-                product = found if product is None or found is None else product * found
-            weights.append(product)
-        if all(weight is None for weight in weights):
-            return weights, update.targets
-        return weights, float(sum(weight.double().sum() for weight in weights if weight is not None))
 
     def _halve(self, update: Update) -> None:
         """Half the tokens a micro-batch; the update's rows, and so its gradient, stay the same."""
@@ -251,26 +227,20 @@ class Training:
             number = passes if fresh else 0
             passes += 1
             torch.manual_seed(derive(self.settings.seed, "dropout", self.step, number, *batch.rows[:1]))
-            for regularizer in self.regularizers:
-                again = (number,) if number else ()
-                generator = torch_generator(self.settings.seed, "noise", regularizer.name, self.step, *again)
-                regularizer.pre_forward(self.step, batch, generator)
+            self.regularizers.pre_forward(self.step, batch, self.settings.seed, number)
             return self.network.run(batch)
 
         scored = forward()
         losses = scored.nll()
         task = Term((losses if weights is None else losses * weights).sum(), denominator)
-        terms = [regularizer.loss(scored, forward, targets) for regularizer in self.regularizers]
-        total = task.value() + sum(term.value() for term in terms if term is not None)
+        total = task.value() + sum(term.value() for term in self.regularizers.terms(scored, forward, targets))
         self.backward(total)
         self.masters.collect()
         return float(task.value().detach())
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and JSON facts that `load_state` takes back: the whole state between two updates."""
-        tensors = self.masters.state()
-        for regularizer in self.regularizers:
-            tensors |= {f"regularizer/{regularizer.name}/{k}": v for k, v in regularizer.state_dict().items()}
+        tensors = self.masters.state() | self.regularizers.state_dict()
         if isinstance(self.source, StatefulRowSource):
             tensors |= {f"{SOURCE}{key}": value for key, value in self.source.state().items()}
         return tensors, {"guard": self.guard.state(), "micro_batch_tokens": self.micro_batch_tokens}
@@ -278,11 +248,7 @@ class Training:
     def load_state(self, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> None:
         """Continue as the run that was saved after ``step`` updates."""
         self.masters.load_state(tensors)
-        for regularizer in self.regularizers:
-            prefix = f"regularizer/{regularizer.name}/"
-            regularizer.load_state_dict(
-                {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-            )
+        self.regularizers.load_state_dict(tensors)
         if isinstance(self.source, StatefulRowSource):
             state = {name.removeprefix(SOURCE): value for name, value in tensors.items() if name.startswith(SOURCE)}
             self.source.load_state(state)
