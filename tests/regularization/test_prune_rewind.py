@@ -42,13 +42,13 @@ def test_the_least_needed_go_and_the_rest_begins_again() -> None:
     attachment, training = run_of(share=0.5, at=0.3)
     first = attachment.state()
     training.run(2)
-    by_hand = torch.cat(training.regularizers[0]._scores)  # type: ignore[attr-defined]
+    by_hand = torch.cat(training.regularizers.parts[0]._scores)  # type: ignore[attr-defined]
     assert float(by_hand.min()) > 0 and all(bool((p.open == 1).all()) for p in prefixes(attachment))
     training.run(3)
-    scores = torch.cat(training.regularizers[0]._scores)  # type: ignore[attr-defined]
+    scores = torch.cat(training.regularizers.parts[0]._scores)  # type: ignore[attr-defined]
     left = torch.cat([prefix.open.detach() for prefix in prefixes(attachment)])
     assert set(scores.argsort()[:4].tolist()) == set((left == 0).nonzero().flatten().tolist())
-    assert training.regularizers[0].report() == {"positions_left": 4.0}
+    assert training.regularizers.report()["prune-rewind"]["positions_left"] == 4.0
     state = attachment.state()
     assert all(torch.equal(value, first[name]) for name, value in state.items() if "open" not in name)
     training.run(10)

@@ -108,7 +108,7 @@ def test_training_with_it_moves_the_right_label_up_and_the_wrong_ones_down() -> 
         LoopSettings(OptimizerSettings(3e-3, 12, warmup_share=0.0), seed=0), [Tfew(choices=1)],
     )  # fmt: skip
     assert training.run(12) == "ok"
-    assert training.regularizers[0].report()["wrong_choices"] == 6
+    assert training.regularizers.report()["tfew"]["wrong_choices"] == 6
     training.close()
     assert expected(model, data) < before - 0.5
 

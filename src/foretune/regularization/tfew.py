@@ -22,6 +22,7 @@ from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
 from foretune.data.update import MicroBatch
 from foretune.regularization.base import Context, Forward, Plan, Regularizer, Rerun, Runner, Term
+from foretune.seeding import torch_generator
 
 SMALLEST = 1e-6
 """1 − p is held above this: a wrong token that is certain would otherwise give an infinite loss."""
@@ -64,14 +65,15 @@ class Tfew(Regularizer):
         return None
 
     def pre_forward(self, step: int, batch: MicroBatch, generator: torch.Generator) -> None:
-        """Draw the wrong choices of every row."""
+        """Draw the wrong choices of every row, whatever micro-batch it is in."""
         self._batch = batch
         self._wrong = {}
         for index in batch.rows:
             label = self._rows[index].label
             if isinstance(label, int):
                 others = sorted(set(self._answers) - {label})
-                order = torch.randperm(len(others), generator=generator, device=generator.device).tolist()
+                own = torch_generator(generator.initial_seed(), "choices", index)
+                order = torch.randperm(len(others), generator=own).tolist()
                 self._wrong[index] = [others[i] for i in order[: self.choices]]
 
     def loss(self, forward: Forward, rerun: Rerun, targets: int) -> Term | None:
