@@ -112,8 +112,8 @@ def test_mean_hidden_points_task_vectors_to_the_data_and_needs_it() -> None:
 
 def test_the_gradient_of_the_gate_is_that_of_autograd() -> None:
     torch.manual_seed(0)
-    hidden = torch.randn(7, 12, dtype=torch.float64, requires_grad=True)
-    task = torch.randn(12, dtype=torch.float64, requires_grad=True)
+    hidden = torch.randn(7, 12, requires_grad=True)
+    task = torch.randn(12, requires_grad=True)
     weights = torch.randn(7)
     ours = torch.autograd.grad((_Cosine.apply(hidden, task) * weights).sum(), (hidden, task))
     plain = torch.nn.functional.cosine_similarity(hidden, task[None], dim=-1)
