@@ -44,11 +44,16 @@ def run(
     if grid is None and output is None:
         raise UsageError("--resume needs to know where.", remedy="Say `foretune study run --output FOLDER --resume`.")
     time_s = None if limit is None else parse_duration(limit)
+    from foretune.study.kinds import ARMS, kind_of, module_of
     from foretune.study.run import run_study
     from foretune.study.tables import plain
 
     folder = output or Path(f"{Path(str(grid)).stem.replace(':', '-')}-study")
     shown = _Json() if as_json else _Lines()
+    if grid is not None and (kind := kind_of(grid)) != ARMS:
+        answer = module_of(kind).run(grid, folder, time_s=time_s, on_event=shown.event)
+        typer.echo(json.dumps(answer, ensure_ascii=False))
+        return
     result = run_study(grid, folder, resume=resume, workers=workers, time_s=time_s, on_event=shown.event)
     if as_json:
         facts = {"event": "finished", "folder": str(folder), "why": result.reason, "summary": result.summary.to_json()}
@@ -132,9 +137,13 @@ def list_studies(as_json: AsJson = False) -> None:
     """List the studies that are shipped."""
     from foretune.report.text import aligned
     from foretune.study.grid_file import load_grid, presets
+    from foretune.study.kinds import ARMS, kind_of, module_of
 
     rows: list[dict[str, Any]] = []
     for name in presets():
+        if (kind := kind_of(name)) != ARMS:
+            rows.append({"name": name, "runs": 0, "arms": [], "tasks": [], "about": module_of(kind).about(name)})
+            continue
         grid = load_grid(name)
         cells = len(grid.model) * len(grid.tasks) * len(grid.arms) * len(grid.sizes) * len(grid.seeds)
         rows.append(
