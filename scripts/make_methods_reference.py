@@ -88,9 +88,17 @@ class Columns(Update):
 define(Settings, Columns)
 add(
     Declaration(
-        name="columns", about="The first inputs of each layer get free weights.", knob="rank", formula="r·o",
-        space=Space((rank("columns", 8), targets("columns"))), menu=Space(()), traits=ADAPTER_TRAITS,
-        rate_multiplier=10.0, short_run_multiplier=1.0, source="an example", example={"rank": 4},
+        name="columns",
+        about="The first inputs of each layer get free weights.",
+        knob="rank",
+        formula="r·o",
+        space=Space((rank("columns", 8), targets("columns"))),
+        menu=Space(()),
+        traits=ADAPTER_TRAITS,
+        rate_multiplier=10.0,
+        short_run_multiplier=1.0,
+        source="an example",
+        example={"rank": 4},
         count=per_linear(lambda i, o, r, own: min(r, i) * o),
     ),
     AdapterMethod("columns", lambda request: Settings(**request.settings("rank"))),

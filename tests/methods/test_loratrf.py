@@ -14,7 +14,7 @@ from foretune.catalogue.methods import METHODS, resolve
 from foretune.errors import UsageError
 from foretune.methods.contract.checks import Case, broken_points
 from foretune.methods.contract.models import specimen
-from foretune.methods.loratrf import edits
+from foretune.methods.loratrf import _Cosine, edits
 from foretune.methods.registry import get
 from foretune.seeding import torch_generator
 
@@ -108,6 +108,18 @@ def test_mean_hidden_points_task_vectors_to_the_data_and_needs_it() -> None:
         assert attachment.statistics()["gate_open_share"] > 0.6  # half the tokens for a direction drawn at random
     with pytest.raises(UsageError, match="needs calibration rows"), attached("loratrf", trf_task_init="mean_hidden"):
         pass
+
+
+def test_the_gradient_of_the_gate_is_that_of_autograd() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 12, requires_grad=True)
+    task = torch.randn(12, requires_grad=True)
+    weights = torch.randn(7)
+    ours = torch.autograd.grad((_Cosine.apply(hidden, task) * weights).sum(), (hidden, task))
+    plain = torch.nn.functional.cosine_similarity(hidden, task[None], dim=-1)
+    theirs = torch.autograd.grad((plain * weights).sum(), (hidden, task))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_nothing_to_train_is_refused() -> None:

@@ -83,6 +83,37 @@ class Gate:
         self.open += int((values > OPEN_ABOVE).sum())
 
 
+class _Cosine(torch.autograd.Function):
+    """cos(h, t) for every token in float32, keeping ``h`` as it is: autograd would keep three float32 copies of it.
+
+    ∂cos/∂h = t/(‖h‖‖t‖) − cos·h/‖h‖²,  and the same with h and t exchanged.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        """hidden: (tokens, width); task: (width,). Returns (tokens,) float32."""
+        length = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+        size = torch.linalg.vector_norm(task, dtype=torch.float32)
+        norms = (length * size).clamp_min(SMALLEST_NORM)
+        cosine: torch.Tensor = (hidden.float() @ task.float()) / norms
+        ctx.save_for_backward(hidden, task, length, size, norms, cosine)
+        return cosine
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """gradients[0]: (tokens,) float32. Returns the gradients of ``hidden`` and ``task``."""
+        hidden, task, length, size, norms, cosine = ctx.saved_tensors
+        for_hidden = for_task = None
+        straight, turned = gradients[0] / norms, gradients[0] * cosine
+        if ctx.needs_input_grad[0]:
+            shrink = (turned / length.square().clamp_min(SMALLEST_NORM)).to(hidden.dtype)
+            for_hidden = torch.outer(straight.to(task.dtype), task).to(hidden.dtype).sub_(shrink[:, None] * hidden)
+        if ctx.needs_input_grad[1]:
+            pulled = straight.to(hidden.dtype) @ hidden
+            for_task = (pulled.float() - turned.sum() * task.float() / size.square()).to(task.dtype)
+        return for_hidden, for_task
+
+
 class Edit(nn.Module):
     """s_t · D ( g(h)·(C h) ) on hidden states of width ``width``."""
 
@@ -107,15 +138,15 @@ class Edit(nn.Module):
     def gate(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., 1) or (..., width) in [0, 1], float32."""
         assert self.task is not None
-        h, task = hidden.float(), self.task.float()
         if self.kind == "channel":
-            return torch.sigmoid(task).expand_as(h)
-        norms = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(task)
-        cosine: torch.Tensor = (h * task).sum(-1, keepdim=True) / norms.clamp_min(SMALLEST_NORM)
+            return torch.sigmoid(self.task.float()).expand(hidden.shape)
+        width = hidden.shape[-1]
+        flat: torch.Tensor = _Cosine.apply(hidden.reshape(-1, width), self.task)  # type: ignore[no-untyped-call]
+        cosine = flat.reshape(*hidden.shape[:-1], 1)
         if self.kind == "sigmoid":
-            return torch.sigmoid(math.sqrt(h.shape[-1]) * cosine)
+            return torch.sigmoid(math.sqrt(width) * cosine)
         if self.kind == "cos_scaled":
-            cosine = math.sqrt(h.shape[-1]) * cosine
+            cosine = math.sqrt(width) * cosine
         return cosine.clamp(0.0, 1.0)
 
     def _where(self, hidden: torch.Tensor) -> torch.Tensor | None:
