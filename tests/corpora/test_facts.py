@@ -31,6 +31,7 @@ def rows(script: ModuleType) -> list[dict[str, str]]:
 
 def test_the_committed_file_is_what_the_script_writes(script: ModuleType) -> None:
     assert script.FACTS.read_text(encoding="utf-8") == script.facts_text()
+    assert script.MORE_FACTS.read_text(encoding="utf-8") == script.facts_text(script.MORE_RELATIONS)
 
 
 def test_every_fact_has_ten_training_phrasings_and_one_each_for_validation_and_test(rows: list[dict[str, str]]) -> None:
@@ -83,10 +84,24 @@ def test_known_facts(rows: list[dict[str, str]], group: str, answer: str) -> Non
     assert {row["answer"] for row in rows if row["group"] == group} == {answer}
 
 
-def test_a_phrasing_used_twice_is_refused(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_phrasing_used_twice_is_refused(script: ModuleType) -> None:
     from dataclasses import replace
 
     doubled = replace(script.ALPHA_CODE, test=script.ALPHA_CODE.training[0])
-    monkeypatch.setattr(script, "RELATIONS", (doubled,))
     with pytest.raises(ValueError, match="twelve different phrasings"):
-        script.facts_text()
+        script.facts_text((doubled,))
+
+
+def test_every_kind_of_fact_is_a_task_of_its_own(script: ModuleType, tmp_path: Path) -> None:
+    from foretune.catalogue.datasets import FACT_FAMILIES
+    from foretune.data.corpora import facts
+
+    built = facts.build(tmp_path, print)
+    assert set(built) == {f"facts-{family}" for family in FACT_FAMILIES}
+    assert {relation.name for relation in (*script.RELATIONS, *script.MORE_RELATIONS)} == set(FACT_FAMILIES)
+    for rows in built.values():
+        by_split = Counter(row["split"] for row in rows)
+        assert by_split["train"] == 10 * by_split["validation"] == 10 * by_split["test"] >= 300
+        assert len({row["question"] for row in rows}) == len(rows)
+        assert len({row["answer"] for row in rows}) >= 25, "a task of few answers tests no recall"
+        assert max(len(row["answer"]) for row in rows) <= 5

@@ -10,7 +10,7 @@ from pathlib import Path
 from foretune.experience.records import RunRecord
 from foretune.experience.store import Store
 
-RUNS = 24
+RUNS = 32
 STEPS = (3, 6, 12, 25)
 LEASE_S = 1.5
 
@@ -40,7 +40,7 @@ def work(path: Path, log: Path) -> None:
                     store.record_observation(name, step, "validation", scores, train_s=1.0, tokens=10)
                     acknowledged.write(f"{name} {step}\n")
                     acknowledged.flush()
-                    time.sleep(0.005)
+                    time.sleep(0.03)
                 store.finish_run(name, "finished")
             if not open_runs:
                 return

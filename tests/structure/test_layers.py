@@ -26,6 +26,7 @@ LAYERS = (
     ("execution",),
     ("report", "export"),
     ("fit", "study"),
+    ("collect",),
     ("cli",),
     ("__main__",),
 )

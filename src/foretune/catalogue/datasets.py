@@ -57,6 +57,20 @@ SENTIMENT_DOMAINS = {
     "product": "3,708 sentences of product reviews",
     "news": "5,190 sentences of newspaper editorials",
 }
+FACT_FAMILIES = {
+    "element-discovery-year": "the year in which a chemical element was discovered",
+    "element-atomic-number": "the atomic number of a chemical element",
+    "country-numeric-code": "the ISO 3166 number of a country",
+    "country-alpha-3": "the ISO 3166 three-letter code of a country",
+    "currency-code": "the ISO 4217 code of a country's currency",
+    "currency-number": "the ISO 4217 number of a currency",
+    "language-code": "the ISO 639-3 code of a language",
+    "script-code": "the ISO 15924 code of a script",
+    "region-code": "the ISO 3166-2 code of a Japanese prefecture",
+    "element-melting-point": "the melting point of a chemical element",
+}
+"""Kinds of facts by name. The first five make up the fact set ``facts``."""
+PRODUCT_LANGUAGES = ("en", "de", "es")
 INTERFACE_LANGUAGES = {
     "de": "German", "es": "Spanish", "cs": "Czech", "sv": "Swedish", "hu": "Hungarian", "tr": "Turkish",
     "ja": "Japanese", "ko": "Korean",
@@ -75,6 +89,16 @@ DATASETS: dict[str, KnownDataset] = {
             "generation",
             "Apache-2.0",
             "150 facts on elements and countries, each asked in 12 ways; ships with Foretune",
+        ),
+        *(
+            KnownDataset(
+                f"facts-{family}",
+                "facts",
+                "generation",
+                "Apache-2.0",
+                f"{what}, each fact asked in 12 ways: 10 train, 1 validates, 1 tests; ships with Foretune",
+            )
+            for family, what in FACT_FAMILIES.items()
         ),
         KnownDataset(
             "foldoc",
@@ -117,6 +141,27 @@ DATASETS: dict[str, KnownDataset] = {
                 INTERFACE_EDITION,
             )
             for code, language in INTERFACE_LANGUAGES.items()
+        ),
+        KnownDataset(
+            "interface-language",
+            "interface",
+            "classification",
+            "Apache-2.0",
+            "interface texts of Home Assistant in nine languages: which language is it",
+            HOMEASSISTANT,
+            INTERFACE_EDITION,
+        ),
+        *(
+            KnownDataset(
+                f"interface-product-{code}",
+                "interface",
+                "classification",
+                "Apache-2.0",
+                f"interface texts of ten components of Home Assistant ({code}): which component is it",
+                HOMEASSISTANT,
+                INTERFACE_EDITION,
+            )
+            for code in PRODUCT_LANGUAGES
         ),
         KnownDataset(
             "interface-parents",

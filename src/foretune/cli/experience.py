@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.cli.experience_collect import collect
 from foretune.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
     from foretune.experience.records import ObservationRow, RunRow
     from foretune.experience.store import Store
 
-app = typer.Typer(no_args_is_help=True, help="The runs Foretune remembers: list, count, take elsewhere.")
+app = typer.Typer(no_args_is_help=True, help="The runs Foretune remembers: list, count, collect, take elsewhere.")
+app.command()(collect)
 
 StorePath = Annotated[
     Path | None,

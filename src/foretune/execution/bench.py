@@ -90,6 +90,7 @@ class Bench:
         self.network.verify()
         self.prefixes = prefixes or PrefixStore(task.prefix_cache_bytes)
         self._splits: dict[str, Split] = {}
+        self._base_scores: dict[str, dict[int, RowScore]] = {}
         self._others: dict[str, Bench] = {}
         self.mask_reports: dict[str, MaskReport] = {}
 
@@ -197,8 +198,24 @@ class Bench:
     def score(
         self, network: Network, split: str, chosen: Sequence[int], on_chunk: Callable[[int], bool] = lambda done: True
     ) -> list[RowScore]:
-        """Teacher-forced scores of rows of a split."""
-        return self.score_encoded(network, self.split(split).rows, chosen, on_chunk)
+        """Teacher-forced scores of rows of a split; those of the untouched base are remembered for `base_scores`."""
+        scores = self.score_encoded(network, self.split(split).rows, chosen, on_chunk)
+        if network is self.network:
+            self._base_scores.setdefault(split, {}).update({score.row: score for score in scores})
+        return scores
+
+    def base_scores(
+        self, split: str, chosen: Sequence[int], on_chunk: Callable[[int], bool] = lambda done: True
+    ) -> dict[int, RowScore]:
+        """Scores of rows by the untouched base model, by row: each row is scored once in a bench's life.
+
+        Only while nothing is attached.
+        """
+        known = self._base_scores.get(split, {})
+        missing = [row for row in chosen if row not in known]
+        if missing:
+            self.score(self.network, split, missing, on_chunk)
+        return self._base_scores[split]
 
     def score_encoded(
         self,
@@ -239,7 +256,10 @@ class Bench:
             longer = [examples[i] for i in chosen]
             encoded = dict(zip(chosen, with_tasks(self.encode(longer), longer, self.task.tasks), strict=True))
             rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
-        scores = self.score_encoded(network, rows, chosen, on_chunk)
+        if shots is None:
+            scores = self.score(network, split, chosen, on_chunk)
+        else:
+            scores = self.score_encoded(network, rows, chosen, on_chunk)
         texts: dict[int, str | None] = {}
         if generation and self.kind != "encoder":
             done = [score.row for score in scores]

@@ -33,17 +33,16 @@ def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None
 def answer_test(
     bench: Bench,
     network: Network,
-    attachment: Attachment,
-    run_folder: Path,
     test: FinalTest,
     *,
     step: int,
     best: int,
+    restore: Callable[[int], None],
     on_chunk: Callable[[int], bool],
 ) -> bool:
     """Answer the test rows with the chosen checkpoint of a run that stands at ``step``; False when told to stop.
 
-    ``best`` is the step with the lowest validation loss.
+    ``best`` is the step with the lowest validation loss, ``restore`` gives the attachment the weights of a step.
 
     The attachment keeps the weights it answered with. Nothing is done where the answers are there already.
     """
@@ -51,7 +50,7 @@ def answer_test(
     if output.exists():
         return True
     if test.checkpoint == "best" and best != step:
-        load_checkpoint(attachment, run_folder, best)
+        restore(best)
         step = best
     chosen = subset(test.rows, len(bench.split("test").rows), bench.task.seed)
     answers = bench.answers(network, "test", chosen, generation=test.generation, on_chunk=on_chunk)

@@ -44,6 +44,9 @@ class TrialOrder:
     """The rows to train on, or None for all."""
     test: FinalTest | None = None
     """Test rows to answer when the lease's last step is reached; None for none."""
+    checkpoints: bool = True
+    """Whether checkpoints are written. Without, a run that is stopped begins anew: for short runs that nobody
+    continues, where writing would cost more than training."""
     selection_seed: int = 0
     """The seed of the selection, where the configuration has one."""
 
@@ -56,6 +59,7 @@ class TrialOrder:
             "metric_rows": {str(step): list(rows) for step, rows in self.metric_rows.items()},
             "train_rows": None if self.train_rows is None else list(self.train_rows),
             "test": None if self.test is None else self.test.to_json(),
+            "checkpoints": self.checkpoints,
             "selection_seed": self.selection_seed,
         }
 
@@ -69,6 +73,7 @@ class TrialOrder:
             metric_rows={int(step): tuple(rows) for step, rows in value["metric_rows"].items()},
             train_rows=None if value["train_rows"] is None else tuple(value["train_rows"]),
             test=None if value["test"] is None else FinalTest(**value["test"]),
+            checkpoints=bool(value.get("checkpoints", True)),
             selection_seed=int(value.get("selection_seed", 0)),
         )
 

@@ -12,16 +12,18 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from foretune.evaluation.base import Answer
+from foretune.evaluation.gain import GAIN, gain
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.base_rates import ensure_rates
 from foretune.execution.bench import Bench, peak_memory_bytes
-from foretune.execution.final import answer_test
+from foretune.execution.final import answer_test, load_checkpoint
 from foretune.execution.kept import Kept, kept
 from foretune.execution.orders import TrialOrder
 from foretune.execution.row_source import row_source
@@ -55,9 +57,13 @@ class Trial:
         self.order = order
         self.report = report
         self.stopped = stopped
-        self.train_s = 0.0
-        self.eval_s = 0.0
+        self.train_s = self.eval_s = 0.0
+        self.train_cpu_s = self.eval_cpu_s = 0.0
         self.tokens = 0
+        self.base: Mapping[int, RowScore] = {}
+        """The untouched base model's scores of the validation rows"""
+        self.best_weights: dict[str, Any] = {}
+        """The weights of the lowest validation loss, where no checkpoints are written"""
         self.seen: dict[int, Observation] = {}
         """Observations at rungs, of earlier leases and attempts too."""
         self.last_saved = time.perf_counter()
@@ -66,6 +72,7 @@ class Trial:
         """The final observation of the lease; failures are statuses, never scores."""
         lease = self.order.lease
         self.order.folder.mkdir(parents=True, exist_ok=True)
+        self._score_base()
         ensure_rates(self.bench, lease.config, lambda: self.report("beat", {}))
         try:
             chosen = self._kept()
@@ -137,9 +144,33 @@ class Trial:
             training.load_state(saved.step, saved.tensors(), saved.facts)
             seen = [Observation.from_json(value) for value in saved.facts["seen"]]
             self.seen = {observation.step: observation for observation in seen}
-            self.train_s, self.tokens = saved.facts["since_s"], saved.facts["since_tokens"]
+            self.train_s, self.tokens = saved.facts["since_s"], saved.facts["since_tokens"]  # not told yet
+            self.train_cpu_s = saved.facts.get("since_cpu_s", 0.0)
         elif lease.from_step > 0:
             logger.warning("run %s has no valid checkpoint; it starts again", lease.run)
+
+    def _score_base(self) -> None:
+        """Have the base's scores of all rows that the lease will be scored on, to say the gain over it."""
+        with self._evaluating():
+            rows = sorted({row for chosen in self.order.evaluation_rows.values() for row in chosen})
+            self.base = self.bench.base_scores("validation", rows, self._alive("base"))
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """Book the time inside as evaluation."""
+        started, busy = time.perf_counter(), time.process_time()
+        yield
+        self.eval_s += time.perf_counter() - started
+        self.eval_cpu_s += time.process_time() - busy
+
+    def _alive(self, what: str) -> Callable[[int], bool]:
+        """Tells the overseer how many rows are done, and the scorer whether to go on."""
+
+        def on_chunk(done: int) -> bool:
+            self.report("beat", {what: done})
+            return not self.stopped()
+
+        return on_chunk
 
     def _train_to(self, training: Training, rung: int) -> Status:
         lease = self.order.lease
@@ -153,30 +184,29 @@ class Trial:
                 self._save(training)
             return not self.stopped()
 
+        busy = time.process_time()
         status = training.run(rung, on_step=on_step)
+        self.train_cpu_s += time.process_time() - busy
         return status
 
     def _evaluate(self, network: Network, rung: int) -> dict[str, Score] | None:
         """Scores at a rung, or None when told to stop."""
-        started = time.perf_counter()
         chosen = self.order.evaluation_rows[rung]
         answered = self.order.metric_rows.get(rung, ())
-
-        def on_chunk(done: int) -> bool:
-            self.report("beat", {"evaluated": done})
-            return not self.stopped()
-
-        scores = self.bench.score(network, "validation", chosen, on_chunk)
-        if len(scores) < len(chosen):
-            return None
-        metrics = {"loss": loss_of(scores)}
-        if answered:
-            answers = self.bench.answers(network, "validation", answered, generation=True, on_chunk=on_chunk)
-            if len(answers) < len(answered) or any(answer.prediction is None for answer in answers):
+        on_chunk = self._alive("evaluated")
+        with self._evaluating():
+            scores = self.bench.score(network, "validation", chosen, on_chunk)
+            if len(scores) < len(chosen):
                 return None
-            result = METRICS[self.bench.task.metric].score(answers)
-            metrics[self.bench.task.metric] = Score(result.value, result.standard_error, len(answered))
-        self.eval_s += time.perf_counter() - started
+            metrics = {"loss": loss_of(scores)}
+            if (gained := gain(self.base.values(), scores)) is not None:
+                metrics[GAIN] = gained
+            if answered:
+                answers = self.bench.answers(network, "validation", answered, generation=True, on_chunk=on_chunk)
+                if len(answers) < len(answered) or any(answer.prediction is None for answer in answers):
+                    return None
+                result = METRICS[self.bench.task.metric].score(answers)
+                metrics[self.bench.task.metric] = Score(result.value, result.standard_error, len(answered))
         return metrics
 
     def _tested(self, training: Training, network: Network) -> bool:
@@ -184,34 +214,38 @@ class Trial:
         test = self.order.test
         if test is None:
             return True
-        started = time.perf_counter()
 
-        def on_chunk(done: int) -> bool:
-            self.report("beat", {"tested": done})
-            return not self.stopped()
+        def restore(step: int) -> None:
+            if self.order.checkpoints:
+                load_checkpoint(training.attachment, self.order.folder, step)
+            else:
+                training.masters.load_state(self.best_weights)
 
-        done = answer_test(
-            self.bench,
-            network,
-            training.attachment,
-            self.order.folder,
-            test,
-            step=training.step,
-            best=best_of(self.seen.values()),
-            on_chunk=on_chunk,
-        )
-        self.eval_s += time.perf_counter() - started
-        return done
+        with self._evaluating():
+            return answer_test(
+                self.bench,
+                network,
+                test,
+                step=training.step,
+                best=best_of(self.seen.values()),
+                restore=restore,
+                on_chunk=self._alive("tested"),
+            )
 
     def _save(self, training: Training) -> None:
         lease = self.order.lease
+        self.last_saved = time.perf_counter()
+        if not self.order.checkpoints:
+            if self.seen and best_of(self.seen.values()) == training.step:
+                kept = training.masters.state().items()
+                self.best_weights = {name: tensor.clone() for name, tensor in kept if name.startswith("master/")}
+            return
         tensors, facts = training.state()
         fence = {"lease": lease.id, "attempt": lease.attempt, "run": lease.run, "seed": lease.seed}
         seen = [observation.to_json() for _, observation in sorted(self.seen.items())]
-        since = {"since_s": self.train_s, "since_tokens": self.tokens}  # trained since the last observation
+        since = {"since_s": self.train_s, "since_cpu_s": self.train_cpu_s, "since_tokens": self.tokens}
         facts = {**facts, **fence, **since, "seen": seen, "config": dict(lease.config)}
         checkpoint.save(self.order.folder, training.step, tensors, facts)
-        self.last_saved = time.perf_counter()
         checkpoint.retain(self.order.folder, retained(self.seen.values(), training.step))
 
     def _paused(self, training: Training, reached: int) -> Observation:
@@ -230,8 +264,10 @@ class Trial:
             status=status,
             tokens=self.tokens,
             detail=detail,
+            train_cpu_s=self.train_cpu_s,
+            eval_cpu_s=self.eval_cpu_s,
         )
-        self.train_s = self.eval_s = 0.0
+        self.train_s = self.eval_s = self.train_cpu_s = self.eval_cpu_s = 0.0
         self.tokens = 0
         return observation
 

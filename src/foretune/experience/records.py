@@ -69,6 +69,39 @@ class ObservationRow:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What was seen of a run at one step on one split, to be stored. Seconds and tokens are those since the one before.
+
+    A metric ``base.loss`` is the untouched base model's on the same rows.
+    """
+
+    step: int
+    split: str
+    scores: Mapping[str, tuple[float, float, int]]
+    """``metric: (value, standard error, rows)``"""
+    train_s: float = 0.0
+    eval_s: float = 0.0
+    tokens: int = 0
+    train_cpu_s: float | None = None
+    eval_cpu_s: float | None = None
+
+    def rows(self, run: str) -> list[tuple[Any, ...]]:
+        """One row of the table a metric, checked. Raises `UsageError`."""
+        spent = (
+            number("train_s", self.train_s),
+            number("eval_s", self.eval_s),
+            self.tokens,
+            None if self.train_cpu_s is None else number("train_cpu_s", self.train_cpu_s),
+            None if self.eval_cpu_s is None else number("eval_cpu_s", self.eval_cpu_s),
+        )
+        at = (run, self.step, name("split", self.split))
+        return [
+            (*at, name("metric", metric), number(metric, value), number(f"{metric}'s error", error), rows, *spent)
+            for metric, (value, error, rows) in self.scores.items()
+        ]
+
+
+@dataclass(frozen=True)
 class Throughput:
     """What a machine did with a model and a method, over all its runs."""
 

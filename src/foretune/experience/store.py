@@ -15,7 +15,8 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,6 +28,7 @@ from foretune.experience.records import (
     ObservationRow,
     RunRecord,
     RunRow,
+    Seen,
     Throughput,
     features,
     name,
@@ -108,34 +110,15 @@ class Store:
 
     def record_config(self, config: Mapping[str, Any]) -> str:
         """Keep a complete flat configuration; returns its fingerprint."""
-        stored = settings(config)
-        key = fingerprint(stored)
-        values = (key, str(config.get("method", "")), canonical_json(stored))
-        self._write("INSERT OR IGNORE INTO config VALUES (?, ?, ?)", values)
-        return key
+        with self._transaction() as connection:
+            return self._insert_config(connection, config)
 
     # -- runs
 
     def record_run(self, record: RunRecord) -> bool:
         """Keep a run as started; False when it is there already. Raises `UsageError` if it is another one there."""
-        for what in ("id", "task", "model", "hardware", "config"):
-            name(what, getattr(record, what))
-        for what in ("arm", "study", "pair"):
-            name(what, getattr(record, what), empty=True)
-        values = {**vars(record), "versions": features("version", record.versions)}
-        columns = ", ".join(values)
         with self._transaction() as connection:
-            row = connection.execute(f"SELECT {columns} FROM run WHERE id = ?", (record.id,)).fetchone()
-            if row is not None:
-                if row[:-1] != tuple(values.values())[:-1]:  # all but the versions, its last column
-                    raise UsageError(f"run {record.id} is in the store already with other settings.")
-                return False
-            marks = ", ".join("?" * len(values))
-            connection.execute(
-                f"INSERT INTO run ({columns}, status, started_s) VALUES ({marks}, ?, ?)",
-                (*values.values(), RUNNING, int(self._clock())),
-            )
-        return True
+            return self._insert_run(connection, record)
 
     def record_observation(
         self,
@@ -150,41 +133,49 @@ class Store:
         train_cpu_s: float | None = None,
         eval_cpu_s: float | None = None,
     ) -> int:
-        """Keep ``metric: (value, standard error, rows)`` at a step; returns how many were new.
+        """Keep ``metric: (value, standard error, rows)`` at a step; returns how many were new (see `Seen`).
 
-        Seconds and tokens are those since the observation before. A metric ``base.loss`` is the untouched base
-        model's on the same rows.
         Raises `UsageError` for a number that is not finite or a run that was not recorded.
         """
-        name("split", split)
-        rows = [
-            (run, step, split, name("metric", metric), number(metric, value), number(f"{metric}'s error", error), n)
-            for metric, (value, error, n) in scores.items()
-        ]
-        spent = (
-            number("train_s", train_s),
-            number("eval_s", eval_s),
-            tokens,
-            None if train_cpu_s is None else number("train_cpu_s", train_cpu_s),
-            None if eval_cpu_s is None else number("eval_cpu_s", eval_cpu_s),
-        )
+        rows = Seen(step, split, scores, train_s, eval_s, tokens, train_cpu_s, eval_cpu_s).rows(run)
         with self._transaction() as connection:
-            before = connection.total_changes
-            connection.executemany(
-                "INSERT INTO observation VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-                [(*row, *spent) for row in rows],
-            )
-            return connection.total_changes - before
+            return self._insert_observations(connection, rows)
+
+    def record_ended(
+        self,
+        record: RunRecord,
+        config: Mapping[str, Any],
+        seen: Sequence[Seen],
+        status: str,
+        *,
+        peak_bytes: int = 0,
+        lease: tuple[str, int] | None = None,
+    ) -> bool:
+        """Keep a whole run that has ended, in one transaction: all of it or nothing.
+
+        ``record.config`` is filled in from ``config``. False, and nothing is kept, when the run has ended already or
+        ``lease`` (owner, attempt) is no longer who holds it: another process works on it, or has finished it.
+        """
+        record = replace(record, config=fingerprint(settings(config)))
+        rows = [row for part in seen for row in part.rows(record.id)]
+        with self._transaction() as connection:
+            if lease is not None:
+                held = connection.execute("SELECT owner, attempt FROM lease WHERE run = ?", (record.id,)).fetchone()
+                if held != lease:
+                    return False
+            self._insert_config(connection, config)
+            self._insert_run(connection, record)
+            self._insert_observations(connection, rows)
+            return self._finish(connection, record.id, status, peak_bytes)
 
     def finish_run(self, run: str, status: str, *, peak_bytes: int = 0) -> bool:
         """Keep how a run ended and free its lease; False when that is known already."""
         with self._transaction() as connection:
-            changed = connection.execute(
-                "UPDATE run SET status = ?, finished_s = ?, peak_bytes = ? WHERE id = ? AND status = ?",
-                (name("status", status), int(self._clock()), peak_bytes, run, RUNNING),
-            ).rowcount
-            connection.execute("DELETE FROM lease WHERE run = ?", (run,))
-        return changed == 1
+            return self._finish(connection, run, status, peak_bytes)
+
+    def ended(self, study: str) -> set[str]:
+        """The ids of a study's runs that have ended, however they did."""
+        return {row[0] for row in self._read("SELECT id FROM run WHERE study = ? AND status <> ?", (study, RUNNING))}
 
     def runs(
         self, *, task: str | None = None, model: str | None = None, study: str | None = None, status: str | None = None
@@ -230,6 +221,10 @@ class Store:
         """Hold a claimed run longer; False when it was lost to another."""
         query = "UPDATE lease SET until_s = ? WHERE run = ? AND owner = ? AND attempt = ?"
         return self._write(query, (self._clock() + seconds, run, owner, attempt)) == 1
+
+    def release(self, run: str, owner: str) -> None:
+        """Give a claimed run back unfinished; its attempts stay counted."""
+        self._write("UPDATE lease SET until_s = 0 WHERE run = ? AND owner = ?", (run, owner))
 
     # -- forecasts
 
@@ -306,6 +301,46 @@ class Store:
         return columns, self._read(f"SELECT * FROM {table} ORDER BY {', '.join(keys)}")
 
     # -- inside
+
+    def _insert_config(self, connection: sqlite3.Connection, config: Mapping[str, Any]) -> str:
+        stored = settings(config)
+        key = fingerprint(stored)
+        values = (key, str(config.get("method", "")), canonical_json(stored))
+        connection.execute("INSERT OR IGNORE INTO config VALUES (?, ?, ?)", values)
+        return key
+
+    def _insert_run(self, connection: sqlite3.Connection, record: RunRecord) -> bool:
+        for what in ("id", "task", "model", "hardware", "config"):
+            name(what, getattr(record, what))
+        for what in ("arm", "study", "pair"):
+            name(what, getattr(record, what), empty=True)
+        values = {**vars(record), "versions": features("version", record.versions)}
+        columns = ", ".join(values)
+        row = connection.execute(f"SELECT {columns} FROM run WHERE id = ?", (record.id,)).fetchone()
+        if row is not None:
+            if row[:-1] != tuple(values.values())[:-1]:  # all but the versions, its last column
+                raise UsageError(f"run {record.id} is in the store already with other settings.")
+            return False
+        marks = ", ".join("?" * len(values))
+        connection.execute(
+            f"INSERT INTO run ({columns}, status, started_s) VALUES ({marks}, ?, ?)",
+            (*values.values(), RUNNING, int(self._clock())),
+        )
+        return True
+
+    def _insert_observations(self, connection: sqlite3.Connection, rows: list[tuple[Any, ...]]) -> int:
+        before = connection.total_changes
+        marks = ", ".join("?" * len(ObservationRow.__dataclass_fields__))
+        connection.executemany(f"INSERT INTO observation VALUES ({marks}) ON CONFLICT DO NOTHING", rows)
+        return connection.total_changes - before
+
+    def _finish(self, connection: sqlite3.Connection, run: str, status: str, peak_bytes: int) -> bool:
+        changed = connection.execute(
+            "UPDATE run SET status = ?, finished_s = ?, peak_bytes = ? WHERE id = ? AND status = ?",
+            (name("status", status), int(self._clock()), peak_bytes, run, RUNNING),
+        ).rowcount
+        connection.execute("DELETE FROM lease WHERE run = ?", (run,))
+        return changed == 1
 
     def _record(self, table: str, key: str, values: Mapping[str, Any]) -> str:
         self._write(

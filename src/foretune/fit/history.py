@@ -121,6 +121,8 @@ class Recorder:
                 train_s=observation.train_s,
                 eval_s=observation.eval_s,
                 tokens=observation.tokens,
+                train_cpu_s=observation.train_cpu_s,
+                eval_cpu_s=observation.eval_cpu_s,
             )
         except ForetuneError as error:
             self._give_up(error)

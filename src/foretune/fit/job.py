@@ -220,6 +220,7 @@ class _Fit:
             model_features={
                 "name": Path(self.plan.model.source).name,
                 "kind": self.plan.model.shapes.kind,
+                "family": self.plan.model.shapes.architecture,
                 "parameters": self.plan.model.shapes.parameters,
                 "width": self.plan.model.shapes.width,
                 "layers": self.plan.model.shapes.layers,

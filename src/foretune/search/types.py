@@ -79,6 +79,9 @@ class Observation:
     status: Status = "ok"
     tokens: int = 0
     detail: str = ""
+    train_cpu_s: float | None = None
+    """Processor seconds of ``train_s``, over all threads: what other load on the machine does not change."""
+    eval_cpu_s: float | None = None
     final: bool = True
     """Whether this ends the lease (a rung inside a lease is reported with ``final=False``)."""
 

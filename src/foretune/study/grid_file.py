@@ -27,11 +27,11 @@ def load_grid(source: str | Path) -> GridSpec:
         spec = GridSpec.model_validate(values)
     except ValidationError as error:
         raise _explained(error, path, places) from error
-    beside = {name: _beside(task, path.parent) for name, task in spec.tasks.items()}
-    return spec.model_copy(update={"tasks": beside})
+    tasks = {name: beside(task, path.parent) for name, task in spec.tasks.items()}
+    return spec.model_copy(update={"tasks": tasks})
 
 
-def _beside(task: TaskSettings, folder: Path) -> TaskSettings:
+def beside(task: TaskSettings, folder: Path) -> TaskSettings:
     """Files that lie beside the grid's own are meant by names that are relative to it."""
     found = {
         key: str((folder / value).resolve())

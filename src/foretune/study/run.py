@@ -321,7 +321,7 @@ class _Study:
                 model=_model_key(probes, cell.model),
                 model_features=task.facts["model"],
                 machine=machine,
-                versions=_versions(),
+                versions=versions(),
                 study=study,
             )  # fmt: skip
         return found
@@ -346,7 +346,8 @@ def _model_key(probes: Mapping[Pair, Mapping[str, Any]], model: str) -> str:
     return next(str(probe["weights_hash"])[:16] for (name, _), probe in probes.items() if name == model)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """The versions of Foretune and of the libraries that decide results."""
     found = {"foretune": __version__}
     for name in VERSIONED:
         try:

@@ -108,6 +108,7 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
             "model": {
                 "name": Path(made.model.source).name,
                 "kind": shapes.kind,
+                "family": shapes.architecture,
                 "parameters": shapes.parameters,
                 "width": shapes.width,
                 "layers": shapes.layers,

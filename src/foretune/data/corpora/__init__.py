@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.datasets import DATASETS, REASONING_PREFIX, KnownDataset, known_dataset
-from foretune.data.corpora import foldoc, interface, reasoning, sentiment
+from foretune.data.corpora import facts, foldoc, interface, reasoning, sentiment
+from foretune.data.corpora.facts import FACTS
 from foretune.errors import DataError, UsageError
 from foretune.files import (
     MANIFEST,
@@ -30,13 +31,13 @@ from foretune.packages import Progress, silent, sole, workspace
 
 DATA = "data.jsonl"
 SOURCE = "source.json"
-FACTS = Path(__file__).parent / "facts.jsonl"
 
 Row = Mapping[str, Any]
 Builder = Callable[[Path, Progress], Mapping[str, list[dict[str, Any]]]]
 """Fills a work folder and returns rows by data set name: one download may serve several data sets."""
 
 BUILDERS: dict[str, Builder] = {
+    "facts": facts.build,
     "foldoc": foldoc.build,
     "sentiment": sentiment.build,
     "interface": interface.build,

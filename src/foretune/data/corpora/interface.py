@@ -9,6 +9,8 @@ dropped in every language. Placeholders such as ``{name}`` stay, and a row whose
 ``interface-parents`` holds the same texts in other languages, for models that are pre-trained and then tuned on the
 pairs: training components only, and nothing whose English text or translation the pairs hold out.
 
+The same texts give two kinds of classification: ``interface-language`` and ``interface-product-…``.
+
 It is the language of buttons and settings: short, terse, full of product names. No claim about prose follows from it.
 """
 
@@ -17,11 +19,11 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.datasets import HOMEASSISTANT, INTERFACE_LANGUAGES, PARENT_LANGUAGES
+from foretune.catalogue.datasets import HOMEASSISTANT, INTERFACE_LANGUAGES, PARENT_LANGUAGES, PRODUCT_LANGUAGES
 from foretune.data.example import normalised
 from foretune.data.parallel import leaves
 from foretune.errors import DataError, Place
@@ -33,6 +35,10 @@ FEWEST_PARENT_WORDS = 2
 """Pre-training takes shorter texts too, as long as they are more than a name."""
 LONGEST = 600
 """Characters of a text in either language; longer ones are whole help pages."""
+PRODUCTS = (
+    "habitica", "hassio", "home_connect", "knx", "miele", "mqtt", "teslemetry", "victron_gx", "zha", "zwave_js",
+)  # fmt: skip
+"""The components with the most texts in all languages: 140 to 450 each."""
 _TENTHS = 10
 _HELD_OUT = {8: "validation", 9: "test"}
 """Of ten equal shares of the components, the ninth validates and the tenth tests."""
@@ -64,8 +70,25 @@ def build(folder: Path, progress: Progress) -> Mapping[str, list[dict[str, Any]]
         ]
         for code in INTERFACE_LANGUAGES
     }
+    products = {f"interface-product-{code}": product_rows(split, code) for code in PRODUCT_LANGUAGES}
     held_out = {normalised(text) for _, part, segment in split if part != "train" for text in segment.values()}
-    return {**pairs, "interface-parents": parent_rows(parent_segments(wheel), held_out)}
+    parents = parent_rows(parent_segments(wheel), held_out)
+    return {**pairs, "interface-parents": parents, "interface-language": language_rows(split), **products}
+
+
+def language_rows(split: Sequence[tuple[str, str, Segment]]) -> list[dict[str, Any]]:
+    """Every segment in one of the nine languages, in turn: no text is there twice in two languages."""
+    codes = ("en", *INTERFACE_LANGUAGES)
+    return [
+        {"text": segment[code], "label": code, "group": component, "split": part}
+        for number, (component, part, segment) in enumerate(split)
+        for code in (codes[number % len(codes)],)
+    ]
+
+
+def product_rows(split: Sequence[tuple[str, str, Segment]], code: str) -> list[dict[str, Any]]:
+    """The texts of the `PRODUCTS` in one language with their component; split by row, as every component is a class."""
+    return [{"text": segment[code], "label": component} for component, _, segment in split if component in PRODUCTS]
 
 
 def parent_rows(found: Iterable[tuple[str, Segment]], held_out: Collection[str]) -> list[dict[str, Any]]:
