@@ -36,7 +36,7 @@ def observed(strategy: Transfer, runs: Sequence[Run]) -> Points:
                 continue
             if GAIN in scores:
                 rows.append((place, level, LOSS, scores[GAIN].value, scores[GAIN].standard_error, number))
-            elif strategy.metric in scores:
+            elif strategy.metric in scores and (strategy.loss_channel or level == LAST_LEVEL):
                 score = scores[strategy.metric]
                 loss = max(score.value, TINY_LOSS)
                 gain = math.log(strategy.base_losses[level] / loss)
