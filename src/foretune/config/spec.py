@@ -166,6 +166,8 @@ class SearchSettings(Section):
     """What may be drawn for a setting of a trial: a list of values, or a range like 1e-4..1e-3."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Trials that run at the same time."""
+    ray: str | None = None
+    """Train on a Ray cluster: its address (auto, ray://host:10001), or local; in local processes when not given."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Same seed, data, store and budget in trials: same trials."""
     max_trials: Annotated[Count, Field(ge=1)] | None = None

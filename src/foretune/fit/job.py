@@ -20,6 +20,7 @@ from foretune.errors import Interrupted, OutputError, Place
 from foretune.execution.drive import Stopped, Watch, run_job
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
+from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, fingerprint, write_json
 from foretune.fit.account import VERSIONED, Outcome, environment, record, tested
@@ -83,12 +84,7 @@ def run_fit(
         started = _start(folder, plan, request, command)
         clock = Clock(output / "clock.json")
         watch = Watch(interrupted.is_set, clock.tick, on_event)
-        executor = LocalExecutor(
-            folder.logs,
-            workers=plan.resolution.spec.search.workers,
-            plugins=[Path(plugin) for plugin in request.plugins],
-            command=worker,
-        )
+        executor = _executor(plan, request, folder, worker)
         job = _Fit(plan, folder, clock, watch, executor, on_event, command, started)
         try:
             with executor:
@@ -99,6 +95,15 @@ def run_fit(
                 place=Place(output),
                 remedy=f"Continue with: foretune fit --resume {output}",
             ) from None
+
+
+def _executor(
+    plan: Plan, request: FitRequest, folder: RunFolder, worker: list[str] | None
+) -> LocalExecutor | RayExecutor:
+    settings, plugins = plan.resolution.spec.search, [Path(plugin) for plugin in request.plugins]
+    if settings.ray is not None:
+        return RayExecutor(folder.logs, address=settings.ray, workers=settings.workers, plugins=plugins)
+    return LocalExecutor(folder.logs, workers=settings.workers, plugins=plugins, command=worker)
 
 
 def _check_same(folder: RunFolder, request: FitRequest) -> None:
