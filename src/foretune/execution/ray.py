@@ -21,7 +21,8 @@ from typing import Any
 from foretune.errors import UsageError
 from foretune.execution.local import SILENCE_ALLOWANCE_S, START_ALLOWANCE_S
 from foretune.execution.types import Event, Job
-from foretune.execution.worker import Worker, job_from_json, load_plugins
+from foretune.execution.worker import Worker, job_from_json
+from foretune.plugins import load as load_plugins
 
 LOCAL = "local"
 """Instead of a cluster's address: a cluster of this machine alone, which ends with the executor."""
