@@ -198,7 +198,11 @@ class _Fit:
             exported=exported,
             phases=self.clock.phases,
             used_s=self.clock.used(),
-            notes=[note for note in (search.horizon.why, end.note, f"The search ended: {reason}.") if note],
+            notes=[
+                note
+                for note in (search.horizon.why, end.note, f"The search ended: {reason}.", candidates[0].get("why", ""))
+                if note
+            ],
             warnings=self._warnings(search),
             started=self.started,
             generation=generation,
