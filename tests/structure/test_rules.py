@@ -25,6 +25,8 @@ MAY_WRITE = {
     ("models.gguf", "dequantise"): ASIDE,
     ("methods.full", "FullAttachment.save"): ASIDE,
     ("methods.attachment", "PeftAttachment.save"): ASIDE,
+    ("study.parents", "vocabulary_of"): ASIDE,
+    ("study.parent_training", "ParentTraining.save"): ASIDE,
     ("training.checkpoint", "save"): ASIDE,
     ("execution.bench", "forget_peak"): "a switch of the kernel under /proc, no file",
     ("training.checkpoint", "_set_aside"): "renames a damaged checkpoint so that nobody takes it for a good one",
