@@ -1,9 +1,9 @@
 """How fast the search decides and learns: `transfer` against the deep-kernel pair of Quick-Tune, in one run.
 
 Asking: processor time of one proposal with 500 observations and 1,000 candidates, against one of ``quick-tune`` with
-``refit: full`` (fifty steps of refitting before it decides). Meta-training: processor time from 1,800 runs of ten points
-to a surrogate, against that of the deep-kernel pair on the same runs. The runs are made by a formula: speed is measured
-here, not quality (`foretune study run search:replay` judges that).
+``refit: full`` (fifty steps of refitting before it decides). Meta-training: processor time from 1,800 runs of ten
+points to a surrogate, against that of the deep-kernel pair on the same runs. The runs are made by a formula: speed is
+measured here, not quality (`foretune study run search:replay` judges that).
 """
 
 from __future__ import annotations
