@@ -24,6 +24,7 @@ MAY_WRITE = {
     ("models.fetch", "_join_parts"): WORKSPACE,
     ("models.gguf", "dequantise"): ASIDE,
     ("methods.full", "FullAttachment.save"): ASIDE,
+    ("export.approximate", "_write"): ASIDE,
     ("methods.attachment", "PeftAttachment.save"): ASIDE,
     ("study.parents", "vocabulary_of"): ASIDE,
     ("study.parent_training", "ParentTraining.save"): ASIDE,

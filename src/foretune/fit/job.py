@@ -27,6 +27,7 @@ from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chos
 from foretune.fit.folder import Clock, RunFolder
 from foretune.fit.hindsight import learnt_rows
 from foretune.fit.history import Recorder
+from foretune.fit.method_choice import method_notes
 from foretune.fit.outlook import replan
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared, prepare
@@ -198,7 +199,11 @@ class _Fit:
             exported=exported,
             phases=self.clock.phases,
             used_s=self.clock.used(),
-            notes=[note for note in (search.horizon.why, end.note, f"The search ended: {reason}.") if note],
+            notes=[
+                note
+                for note in (search.horizon.why, end.note, f"The search ended: {reason}.", *self._method_notes(winner))
+                if note
+            ],
             warnings=self._warnings(search),
             started=self.started,
             generation=generation,
@@ -334,6 +339,10 @@ class _Fit:
 
     def _warnings(self, search: Search) -> list[str]:
         return [f"Trial {run.id} ended as {run.status}: {run.detail}" for run in search.core.runs if run.failed]
+
+    def _method_notes(self, winner: Run) -> list[str]:
+        done = self.folder.once("export", dict)  # written by the export before
+        return method_notes(winner.config, done.get("statistics", {}))
 
     def _exported(self, prepared: Prepared, winner: Run, step: int) -> list[ExportInfo]:
         def export() -> dict[str, Any]:

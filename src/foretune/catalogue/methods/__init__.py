@@ -41,6 +41,8 @@ from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
 from foretune.catalogue.methods.mtllora import MTLLORA
 from foretune.catalogue.methods.nola import NOLA
+from foretune.catalogue.methods.partial import SELECTIONS
+from foretune.catalogue.methods.peft_rows import PEFT
 from foretune.catalogue.methods.red import RED
 from foretune.catalogue.methods.ssf import SSF
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
@@ -79,6 +81,8 @@ METHODS: dict[str, Declaration] = {
         SSF,
         ADALINK,
         LOFIT,
+        *SELECTIONS.values(),
+        *(row.declaration for row in PEFT.values()),
         CONTEXTPEFT,
         MAM,
         DEPT,
