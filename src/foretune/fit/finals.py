@@ -99,6 +99,12 @@ def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], en
     return [{**rows[0], "why": why}, *rows[1:]] if why else rows
 
 
+def on_rows(answers: Sequence[Answer], rows: Sequence[int]) -> Sequence[Answer]:
+    """The answers to ``rows``, or all where time ended before they were scored."""
+    wanted = set(rows)
+    return [answer for answer in answers if answer.row in wanted] or answers
+
+
 def checkpoint_of(folder: RunFolder, run: Any, step: int) -> dict[str, Any]:
     """What a worker needs to load a run's checkpoint."""
     return {

@@ -23,7 +23,7 @@ from foretune.execution.local import LocalExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, fingerprint, write_json
 from foretune.fit.account import VERSIONED, Outcome, environment, record, tested
-from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation
+from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation, on_rows
 from foretune.fit.folder import Clock, RunFolder
 from foretune.fit.hindsight import learnt_rows
 from foretune.fit.history import Recorder
@@ -330,7 +330,7 @@ class _Fit:
             content = evaluator.answers("validation-base", payload)
             answers = [Answer(**value) for value in content["answers"]]
             result = METRICS["loss"].score(answers)
-            rungs = [METRICS["loss"].score(_on_rows(answers, chosen)).value for chosen in schedule.rungs_rows()]
+            rungs = [METRICS["loss"].score(on_rows(answers, chosen)).value for chosen in schedule.rungs_rows()]
             return {"loss": [result.value, result.standard_error, len(answers)], "rungs": rungs}
 
         return dict(self.folder.once("base", measure))
@@ -394,9 +394,3 @@ class _Fit:
             kept = {result.winner.best_step} if result.winner is not None and run.id == result.winner.run else set()
             checkpoint.retain(self.folder.trial(run.id), {step for step in kept if step is not None})
         return result
-
-
-def _on_rows(answers: list[Any], rows: tuple[int, ...]) -> list[Any]:
-    """The answers to ``rows``, or all where time ended before they were scored."""
-    wanted = set(rows)
-    return [answer for answer in answers if answer.row in wanted] or answers
