@@ -9,7 +9,7 @@ import pytest
 
 from foretune.cli.fit import selection_options
 from foretune.errors import UsageError
-from foretune.execution.kept import RANKING, SELECTIONS, kept
+from foretune.execution.kept import BLOCKS, RANKING, SELECTIONS, kept
 from foretune.files import read_json
 from foretune.report.html import REPORT
 from foretune.selection.base import SelectionStopped
@@ -70,11 +70,14 @@ def test_a_ranking_that_was_stopped_goes_on(make_bench):
 
     with pytest.raises(SelectionStopped):
         kept(bench, config, stopped=stopped)
-    blocks = list(Path(bench.task.folder).glob(f"{SELECTIONS}/*/blocks/*.safetensors"))
+    blocks = list(Path(bench.task.folder).glob(f"{SELECTIONS}/{BLOCKS}/*.safetensors"))
     assert 1 <= len(blocks) <= 3
     before = {path: path.stat().st_mtime_ns for path in blocks}
-    assert kept(bench, config).rows == kept(other, config).rows
+    found = kept(bench, config)
+    assert found.rows == kept(other, config).rows
     assert {path: path.stat().st_mtime_ns for path in blocks} == before
+    assert found.manifest["blocks_reused"] == len(blocks)
+    assert found.seconds >= found.manifest["reused_ms"] / 1000  # what a stopped attempt scored is still paid for
 
 
 def test_a_smaller_share_is_the_beginning_of_a_larger_one(make_bench):

@@ -51,6 +51,12 @@ def test_the_settings_reference_has_every_key():
     assert sorted(listed) == sorted(named)
 
 
+def test_the_table_of_selectors_is_what_the_catalogue_says():
+    script = REPOSITORY / "scripts" / "make_selector_table.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_readme_lists_every_command():
     named = set()
     for row in re.findall(r"^\| `foretune ([^`]+)`", _text("README.md"), re.MULTILINE):

@@ -63,6 +63,7 @@ def run_folder(tmp_path: Path, record: RunRecord) -> Path:
         ("plan", "facts", "--time", "1h", "--json"),
         ("models", "list"),
         ("data", "list"),
+        ("select", "--list"),
         ("experience", "list"),
         ("experience", "stats", "--json"),
     ],

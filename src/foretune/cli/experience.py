@@ -139,9 +139,10 @@ def show_stats(store: StorePath = None, as_json: AsJson = False) -> None:
 def export_store(
     folder: Annotated[Path, typer.Argument(help="A new or empty folder, or an earlier export, which is replaced.")],
     store: StorePath = None,
+    study: Annotated[str | None, typer.Option(help="Only the ended runs of this study or task list.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write everything that is remembered as Parquet, one file a table."""
+    """Write what is remembered as Parquet, one file a table, with where it comes from."""
     from foretune.errors import Place, StoreError
     from foretune.experience.parquet import export
     from foretune.experience.store import default_path
@@ -152,9 +153,32 @@ def export_store(
             "there is no store here.", place=Place(store or default_path()), remedy="Run `foretune fit` first."
         )
     with opened:
-        provenance = export(opened, folder)
+        provenance = export(opened, folder, study=study)
     total = sum(provenance["rows"].values())
     typer.echo(json.dumps(provenance, indent=2) if as_json else f"{folder}: {format_count(total)} rows.")
+
+
+@app.command("import")
+def import_results(
+    source: Annotated[
+        Path, typer.Argument(help="An exported folder, peft's comparison results (JSON), a sweep (CSV), or a folder.")
+    ],
+    store: StorePath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Add the runs of another store or of public results; importing the same again changes nothing."""
+    from foretune.experience.importers import import_into
+    from foretune.experience.store import Store
+
+    with Store(store) as opened:
+        done = import_into(opened, source)
+    if as_json:
+        typer.echo(json.dumps(asdict(done)))
+        return
+    how = ", ".join(f"{format_count(count)} {status}" for status, count in sorted(done.by_status.items()))
+    typer.echo(
+        f"{format_count(done.runs)} runs in {format_count(done.files)} files ({how}); {format_count(done.new)} new."
+    )
 
 
 @app.command("set-aside")

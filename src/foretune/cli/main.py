@@ -18,6 +18,7 @@ from foretune.cli.evaluate import evaluate
 from foretune.cli.export import export
 from foretune.cli.fit import fit
 from foretune.cli.predict import predict
+from foretune.cli.rank_tasks import rank_tasks
 from foretune.cli.report import report
 from foretune.cli.runs import runs
 from foretune.cli.select import select
@@ -52,6 +53,7 @@ def _root(
 app.command()(fit)
 app.command()(plan.plan)
 app.command()(select)
+app.command()(rank_tasks)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(chat)

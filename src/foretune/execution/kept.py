@@ -24,13 +24,12 @@ from foretune.selection.run import select
 
 SELECTIONS = "selections"
 RANKING = "ranking.json"
-SPENT = "spent.json"
+BLOCKS = "blocks"
+"""Scores by content, which all rankings of a task share; what they took is charged to each that uses them."""
 TARGET, PREVIOUS = "target", "previous"
 VALIDATION = "validation"
 """What stands for a target file that is the task's own validation rows."""
 WAIT_S = 0.5
-SAVE_S = 2.0
-"""How often the seconds spent are written: what a kill can make them forget."""
 
 Stopped = Callable[[], bool]
 OnProgress = Callable[[str, int, int], None]
@@ -149,7 +148,7 @@ def _ranking(bench: Bench, text: str, request: Request, nested: bool) -> dict[st
         try:
             with FolderLock(folder):
                 if not path.exists():
-                    _compute(text, replace(request, folder=folder / "blocks"), folder)
+                    _compute(text, replace(request, folder=folder.parent / BLOCKS), folder)
         except OutputError as error:
             if "another Foretune process" not in error.what:
                 raise
@@ -159,31 +158,15 @@ def _ranking(bench: Bench, text: str, request: Request, nested: bool) -> dict[st
 
 
 def _compute(text: str, request: Request, folder: Path) -> None:
-    """Select and write the ranking, with the seconds that all attempts took together."""
-    spent = folder / SPENT
-    before = float(read_json(spent)["seconds"]) if spent.exists() else 0.0
-    started = saved = time.monotonic()
-    told = request.on_progress
-
-    def on_progress(what: str, done: int, total: int) -> None:
-        nonlocal saved
-        now = time.monotonic()
-        if now - saved > SAVE_S:
-            write_json(spent, {"seconds": before + now - started})
-            saved = now
-        told(what, done, total)
-
-    try:
-        chosen = select(replace(request, on_progress=on_progress), text)
-    except SelectionStopped:
-        write_json(spent, {"seconds": before + time.monotonic() - started})
-        raise
+    """Select and write the ranking, with what it takes where no scores are there to reuse."""
+    started = time.monotonic()
+    chosen = select(request, text)
     value = {
         "indices": list(chosen.indices),
         "scores": None if chosen.scores is None else [_finite(score) for score in chosen.scores],
         "n_positive": chosen.n_positive,
         "objective": chosen.objective,
-        "seconds": before + time.monotonic() - started,
+        "seconds": time.monotonic() - started + request.tally["reused_ms"] / 1000,
         "manifest": dict(chosen.manifest),
     }
     write_json(folder / RANKING, value)

@@ -7,7 +7,8 @@ handed over: the kept rows, best first, in a file that ``fit`` reads; beside it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +34,7 @@ from foretune.selection.declared import cost_of, pool_of
 from foretune.selection.portrait import portrait
 from foretune.selection.run import answer_tokens, check_request
 from foretune.selection.run import select as select_rows
+from foretune.selection.task_ranking import TaskScore, rank_tasks
 
 TRAINING_SPLITS = (None, "train")
 _CONTEXT_TOKENS = 2048
@@ -131,11 +133,44 @@ def run_selection(
     if not job.needs_model and loaded is None and job.model is None:
         request = job.request(None)
         return _carried_out(job, replace(request, on_progress=on_progress, stopped=stopped))
+    with _open_bench(job, loaded) as bench:
+        request = job.request(bench)
+        return _carried_out(job, replace(request, on_progress=on_progress, stopped=stopped))
+
+
+@contextmanager
+def _open_bench(job: SelectionJob, loaded: LoadedModel | None = None) -> Iterator[Bench]:
+    """A bench in a folder of its own, whose splits are empty: selectors encode what they are given."""
     with TemporaryDirectory(prefix="foretune-select-") as folder:
         for split in SPLITS:
             write_text(Path(folder) / f"{split}.jsonl", "")
-        request = job.request(_bench(job, Path(folder), loaded))
-        return _carried_out(job, replace(request, on_progress=on_progress, stopped=stopped))
+        yield _bench(job, Path(folder), loaded)
+
+
+def rank_sources(
+    target: str | Path,
+    sources: Sequence[str | Path],
+    *,
+    method: str = "insta",
+    model: str | None = None,
+    seed: int = 0,
+    context_tokens: int = _CONTEXT_TOKENS,
+    epochs: float = 1.0,
+) -> list[TaskScore]:
+    """Data sets from the most to the least helpful for ``target``; see `selection.task_ranking`.
+
+    Raises `UsageError` for an unknown method, `DataError` for a source that cannot be read or is of another task.
+    """
+    found, wanted = read_pool(target)
+    pools = {str(source): other_rows(source, found.task) for source in sources}
+    job = SelectionJob(
+        wanted, found.task, "random", Keep("rows", 0), model=model, seed=seed, context_tokens=context_tokens
+    )
+    with _open_bench(job) as bench:
+        request = Request((), 0, seed=seed, bench=bench, folder=job.folder)
+        return rank_tasks(
+            wanted, pools, bench=bench, method=method, seed=seed, epochs=epochs, request=request  # type: ignore[arg-type]
+        )  # fmt: skip
 
 
 def _carried_out(job: SelectionJob, request: Request) -> tuple[Selection, dict[str, Any]]:
@@ -186,7 +221,6 @@ def _cut(request: Request) -> dict[str, Any]:
 
 
 def _bench(job: SelectionJob, folder: Path, loaded: LoadedModel | None) -> Bench:
-    """A bench whose splits are empty: selectors encode what they are given."""
     if loaded is None:
         where = bring(job.model or DEFAULT_MODEL)
         kind = infer_kind(read_config(where))

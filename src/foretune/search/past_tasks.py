@@ -58,6 +58,13 @@ class PastCurve:
     seed: int = 0
     error: float = 0.0
     """Standard error of the last gain"""
+    tested: float = math.nan
+    """Gain on the test rows, NaN where they were not answered"""
+    tested_level: int = LAST_LEVEL
+    """The rung at which they were"""
+    arm: str = ""
+    """The configuration's name in a design shared by tasks"""
+    horizon: int = 0
 
     @property
     def failed(self) -> bool:
@@ -139,8 +146,12 @@ def _curve(run: PastRun, facts: Facts, metric: str, reference: float | None) -> 
     if run.status in FAILED:
         gains[LAST_LEVEL] = math.nan
     row = described(run.config, Facts(facts.task, facts.model, run.horizon))
+    tests = [(point, gain) for point in run.on("test") if (gain := _gain(point, reference)) is not None]
+    tested = tests[-1][1][0] if tests else math.nan
+    tested_level = _level(tests[-1][0].step, run.horizon) if tests else None
     return PastCurve(
-        run.config, row, run.status, gains, metrics, seconds, trained, float(tokens), run.peak_bytes, run.seed, error
+        run.config, row, run.status, gains, metrics, seconds, trained, float(tokens), run.peak_bytes, run.seed, error,
+        tested, LAST_LEVEL if tested_level is None else tested_level, run.arm, run.horizon,
     )  # fmt: skip
 
 

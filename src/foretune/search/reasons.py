@@ -46,8 +46,8 @@ def because(prior: TaskPrior, place: int) -> str:
     return ""
 
 
-def going_on(belief: Belief, run: Run, place: int, number: int, step: int) -> str:
-    """Why a paused run goes on to ``step``."""
+def going_on(belief: Belief, run: Run, place: int, number: int) -> str:
+    """Why a paused run goes on to its next rung."""
     low, mean, high = belief.interval(place, number, LAST_LEVEL)
     level = next_level(run.horizon, run.step)
     return f"most expected improvement per second; {expected(low, mean, high)}; on to {RUNG_PERCENT[level]} %"

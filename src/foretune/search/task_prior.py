@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ class TaskPrior:
     verdicts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     """For the best looking: (similar tasks on which the nearest run was better than the median, of how many)"""
 
-    @property
+    @cached_property
     def places(self) -> dict[str, int]:
         """Pool members by the fingerprint of their configuration."""
         return {fingerprint(dict(config)): place for place, config in enumerate(self.pool)}

@@ -8,6 +8,7 @@ one entry a row along their first axis.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from foretune.selection.base import Request
 BLOCK_ROWS = 64
 """Rows between two files, and two looks at the clock: a few seconds for short rows of a small model."""
 _DIGEST = "digest"
+_SECONDS = "block_seconds"
+"""What a block took: whoever reuses it can still say what the selection costs where nothing is there to reuse."""
 _KEY_LENGTH = 32
 
 Arrays = dict[str, NDArray[Any]]
@@ -50,12 +53,14 @@ def in_blocks(
             path = request.folder / f"{what}-{name}.safetensors"
         arrays = None if path is None else read(path)
         if arrays is None:
+            started = time.perf_counter()
             arrays = {key: np.ascontiguousarray(value) for key, value in compute(rows).items()}
             request.tally["blocks_computed"] += 1
             if path is not None:
-                write(path, arrays)
+                write(path, {**arrays, _SECONDS: np.asarray([time.perf_counter() - started])})
         else:
             request.tally["blocks_reused"] += 1
+            request.tally["reused_ms"] += round(1000 * float(arrays.pop(_SECONDS)[0]))
         found.append(arrays)
         request.on_progress(what, rows[-1] + 1, len(keys))
     if not found:

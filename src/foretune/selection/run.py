@@ -83,7 +83,6 @@ def select(request: Request, text: str, keep: Keep | None = None, *, blocks: Blo
     chosen = replace(chosen, indices=tuple(able.rows[i] for i in chosen.indices), method=text)
     if tokens is not None and keep is not None:
         chosen = within(chosen, tokens, int(keep.amount))
-    _check(chosen, len(request.examples), wanted)
     manifest = {
         **chosen.manifest,
         "rows": len(request.examples),
@@ -139,6 +138,7 @@ def _stages(request: Request, stages: Sequence[Stage], blocks: BlockMap) -> Sele
         if not last:
             part = replace(part, budget_tokens=None)
         found = _stage(part, stage, blocks)
+        _check(found, len(part.examples), part.count)
         told.update({f"{'&'.join(stage.names)}": dict(found.manifest)} if found.manifest else {})
         cost = _sum(cost, found.cost)
         found = replace(found, indices=tuple(rows[i] for i in found.indices))

@@ -1,0 +1,208 @@
+"""Who takes part in a replay: the literal table of contestants, each made for one world from the other tasks.
+
+A contestant never sees the task it is judged on: the trees, the portfolio and the cost model come from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.files import fingerprint
+from foretune.search.baselines.halving import Asha, Hyperband
+from foretune.search.baselines.listed import Listed
+from foretune.search.baselines.random_search import RandomSearch
+from foretune.search.encoding import RATE, Encoding, Facts, Floats, described, features
+from foretune.search.horizon import EARLY_LEVEL
+from foretune.search.past_tasks import LARGEST_Z, PastTask
+from foretune.search.peers.optuna_tpe import OptunaTpe
+from foretune.search.quick_tune.strategy import QuickTune, Refit
+from foretune.search.replay.adversaries import ADVERSARIES
+from foretune.search.replay.world import HORIZON, World
+from foretune.search.runs import Strategy
+from foretune.search.task_prior import TaskPrior, build
+from foretune.search.transfer import Transfer
+
+LONGEST_PORTFOLIO = 8
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A world with the tasks that may be learnt from."""
+
+    world: World
+    others: tuple[PastTask, ...]
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def pool(self) -> tuple[Mapping[str, Any], ...]:
+        """The world's configurations."""
+        return tuple(entry.config for entry in self.world.entries)
+
+    @cached_property
+    def informed(self) -> TaskPrior:
+        """What the others say."""
+        return self.prior(self.others, self.world.task.facts)
+
+    @cached_property
+    def blank(self) -> TaskPrior:
+        """The pool without experience."""
+        return self.prior((), self.world.task.facts)
+
+    def prior(self, others: Sequence[PastTask], facts: Facts) -> TaskPrior:
+        """What ``others`` say of the world; its steps are shares of a run, whatever the settings."""
+        return replace(build(others, facts, self.pool, self.seed), amount=np.ones(len(self.pool)))
+
+    def costs(self, prior: TaskPrior) -> dict[str, float]:
+        """Forecast factors by configuration, their median one."""
+        factors = prior.cost / max(float(np.median(prior.cost)), 1e-9)
+        return {fingerprint(dict(config)): float(f) for config, f in zip(prior.pool, factors, strict=True)}
+
+    def nearest(self, config: Mapping[str, Any]) -> int:
+        """The pool member most like ``config``."""
+        facts = self.world.task.facts
+        rows = [described(member, facts) for member in self.pool]
+        encoding = Encoding.of([*rows, described(config, facts)])
+        places = encoding.dense([*rows, described(config, facts)])
+        return int(np.argmin(((places[:-1] - places[-1]) ** 2).sum(1)))
+
+
+Maker = Callable[[Draw], tuple[Strategy, TaskPrior]]
+
+
+def _own(**options: Any) -> Maker:
+    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
+        return Transfer(draw.informed, HORIZON, equal_steps=True, **options), draw.informed
+
+    return make
+
+
+def _without_features(draw: Draw) -> tuple[Strategy, TaskPrior]:
+    facts = Facts({}, draw.world.task.facts.model, draw.world.task.facts.steps)
+    prior = draw.prior(ADVERSARIES["no-features"](draw.others, draw.seed), facts)
+    return Transfer(prior, HORIZON, equal_steps=True), prior
+
+
+def _no_transfer(draw: Draw) -> tuple[Strategy, TaskPrior]:
+    rule = by_rule(draw)
+    return Transfer(draw.blank, HORIZON, equal_steps=True, portfolio=rule[:3]), draw.blank
+
+
+def _spoiled(name: str) -> Maker:
+    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
+        prior = draw.prior(ADVERSARIES[name](draw.others, draw.seed), draw.world.task.facts)
+        return Transfer(prior, HORIZON, equal_steps=True), prior
+
+    return make
+
+
+def by_rule(draw: Draw) -> tuple[int, ...]:
+    """The pool members nearest to the rule's learning rate, LoRA first."""
+    facts = draw.world.task.facts
+    rates = np.asarray([float(described(config, facts)[RATE]) for config in draw.pool])
+    lora = np.asarray([config.get("method") == DEFAULT_LORA["method"] for config in draw.pool])
+    off = np.where(np.isfinite(rates), np.abs(rates), 9.0) + np.where(lora | ~lora.any(), 0.0, 10.0)
+    return tuple(int(place) for place in np.argsort(off, kind="stable"))
+
+
+def agnostic_portfolio(draw: Draw) -> tuple[int, ...]:
+    """Members that are together best over the other tasks, as they were measured there: no features of this task.
+
+    Greedy on the mean over tasks of the best scaled gain; a member that a task never tried counts there as its nearest.
+    """
+    kind = draw.world.task.facts.kind
+    same = [task for task in draw.others if task.facts.kind == kind] or list(draw.others)
+    if not same:
+        return by_rule(draw)[:LONGEST_PORTFOLIO]
+    scores = np.stack([_measured(draw, task) for task in same])
+    chosen: list[int] = []
+    best = np.full(len(same), -np.inf)
+    for _ in range(min(LONGEST_PORTFOLIO, len(draw.pool))):
+        gain = np.maximum(scores, best[:, None]).mean(0)
+        gain[chosen] = -np.inf
+        chosen.append(int(np.argmax(gain)))
+        best = np.maximum(best, scores[:, chosen[-1]])
+    return tuple(chosen)
+
+
+def _measured(draw: Draw, task: PastTask) -> Floats:
+    """(pool,): scaled gain of each member, or of the nearest run, on an earlier task; failures are as bad as can be."""
+    rows = [described(config, task.facts) for config in draw.pool]
+    encoding = Encoding.of([*rows, *(curve.row for curve in task.curves)])
+    own, theirs = encoding.dense(rows), encoding.dense([curve.row for curve in task.curves])
+    nearest = np.argmin(((own[:, None, :] - theirs[None, :, :]) ** 2).sum(2), axis=1)
+    scaled = task.scaled(np.asarray([curve.final for curve in task.curves]))
+    return np.asarray(np.where(np.isfinite(scaled), scaled, -LARGEST_Z)[nearest])
+
+
+def _portfolio(count: int) -> Maker:
+    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
+        order = agnostic_portfolio(draw)[:count]
+        return Listed(draw.blank, HORIZON, equal_steps=True, order=order), draw.blank
+
+    return make
+
+
+def _portfolio_halving(draw: Draw) -> tuple[Strategy, TaskPrior]:
+    order = agnostic_portfolio(draw)
+    rest = [place for place in range(len(draw.pool)) if place not in order]
+    return Asha(draw.blank, HORIZON, equal_steps=True, order=(*order, *rest), first_level=EARLY_LEVEL), draw.blank
+
+
+CONTESTANTS: dict[str, Maker] = {
+    "transfer": _own(),
+    "default-lora": lambda draw: (
+        Listed(draw.blank, HORIZON, equal_steps=True, order=(draw.nearest(DEFAULT_LORA),)), draw.blank),
+    "rule": lambda draw: (Listed(draw.blank, HORIZON, equal_steps=True, order=by_rule(draw)[:1]), draw.blank),
+    "portfolio-1": _portfolio(1),
+    "portfolio-2": _portfolio(2),
+    "portfolio-3": _portfolio(3),
+    "portfolio-halving": _portfolio_halving,
+    "random": lambda draw: (RandomSearch(draw.blank, HORIZON, equal_steps=True), draw.blank),
+    "random-one-rung": lambda draw: (RandomSearch(draw.blank, HORIZON, equal_steps=True, rung=EARLY_LEVEL), draw.blank),
+    "asha": lambda draw: (Asha(draw.blank, HORIZON, equal_steps=True), draw.blank),
+    "hyperband": lambda draw: (Hyperband(draw.blank, HORIZON, equal_steps=True), draw.blank),
+}  # fmt: skip
+ABLATIONS: dict[str, Maker] = {
+    "no-transfer": _no_transfer,
+    "no-features-at-all": _without_features,
+    "no-loss-channel": _own(loss_channel=False),
+    "no-residual": _own(residual=False),
+    "no-guard": _own(guard=False),
+    "end-only": _own(randomised=False),
+}
+SPOILED: dict[str, Maker] = {name: _spoiled(name) for name in ADVERSARIES}
+DETERMINISTIC = frozenset({"default-lora", "rule", "portfolio-1", "portfolio-2", "portfolio-3", "portfolio-halving"})
+"""One seed says all."""
+
+
+def _quick_tune(refit: Refit) -> Maker:
+    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
+        from foretune.search.quick_tune.surrogate import fit
+
+        own = features(draw.world.task.facts)
+        strategy = QuickTune(
+            draw.informed, HORIZON, equal_steps=True, surrogate=fit(draw.others, draw.seed), features=own, refit=refit
+        )
+        return strategy, draw.informed
+
+    return make
+
+
+PEERS: dict[str, Maker] = {
+    "quick-tune": _quick_tune("none"),
+    "quick-tune-refit": _quick_tune("full"),
+    "optuna-tpe": lambda draw: (OptunaTpe(draw.blank, HORIZON, equal_steps=True), draw.blank),
+}
+"""The published system, which needs torch, and other packages' searchers, from the extra ``peers``."""
+
+
+def every() -> dict[str, Maker]:
+    """Every contestant by name."""
+    return {**CONTESTANTS, **ABLATIONS, **SPOILED, **PEERS}

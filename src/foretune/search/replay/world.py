@@ -1,0 +1,134 @@
+"""A task's stored runs as a world to search: every configuration once, its curve, its seconds, its test score.
+
+Choosing is by validation, scoring by test. Where a run was tested at one rung only, its test score at another is that
+one moved by the difference of the validation gains; where it was never tested the validation gain stands in, and the
+world says so. Seconds missing at a rung are interpolated by steps. Further seeds of a configuration measure the noise.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from foretune.files import fingerprint
+from foretune.search.encoding import Floats
+from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT
+from foretune.search.past_tasks import PastCurve, PastTask
+
+HORIZON = 200
+"""Virtual steps of a whole run: every rung is a step of its own."""
+FEWEST_CONFIGS = 8
+"""A smaller world is no search."""
+FULL_RUNS = 20
+"""The budget is the cost of so many whole runs."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One configuration of a world."""
+
+    config: Mapping[str, Any]
+    gains: Floats
+    """(6,): validation gain at each rung"""
+    errors: float
+    tested: Floats
+    """(6,): test gain at each rung"""
+    seconds: Floats
+    """(6,): until each rung, evaluation included"""
+    fails_at: int | None
+    """The rung before which it fails, None for a run that ends well"""
+
+
+@dataclass(frozen=True)
+class World:
+    """A task to search."""
+
+    task: PastTask
+    entries: tuple[Entry, ...]
+    best: float
+    """Test gain of the whole run that is best on validation"""
+    reference: float
+    """Median test gain of the whole runs that did not fail"""
+    noise: float
+    """Median difference in normalised regret between two seeds of one configuration; NaN where there is one seed"""
+    has_test: bool
+
+    @property
+    def budget_s(self) -> float:
+        """The cost of `FULL_RUNS` whole runs."""
+        whole = [entry.seconds[LAST_LEVEL] for entry in self.entries if entry.fails_at is None]
+        return FULL_RUNS * float(np.mean(whole))
+
+    def regret(self, tested: float) -> float:
+        """(best − tested) / (best − reference): 0 is the best by validation, 1 the median run."""
+        return (self.best - tested) / (self.best - self.reference)
+
+
+def world_of(task: PastTask) -> World | None:
+    """The world of a task; None where too few configurations end well or all are alike."""
+    grouped: dict[str, list[PastCurve]] = {}
+    for curve in task.curves:
+        grouped.setdefault(fingerprint(dict(curve.config)), []).append(curve)
+    entries = [entry for curves in grouped.values() if (entry := _entry(curves[0])) is not None]
+    whole = [entry for entry in entries if entry.fails_at is None]
+    if len(whole) < FEWEST_CONFIGS:
+        return None
+    best = max(whole, key=lambda entry: float(entry.gains[LAST_LEVEL])).tested[LAST_LEVEL]
+    reference = float(np.median([entry.tested[LAST_LEVEL] for entry in whole]))
+    if best - reference <= 1e-6:
+        return None
+    pairs = [
+        abs(_tested(one)[LAST_LEVEL] - _tested(other)[LAST_LEVEL])
+        for curves in grouped.values()
+        for one, other in itertools.pairwise(curves)
+        if math.isfinite(one.final) and math.isfinite(other.final)
+    ]
+    noise = float(np.median(pairs)) / (best - reference) if pairs else math.nan
+    has_test = any(math.isfinite(curve.tested) for curve in task.curves)
+    return World(task, tuple(entries), float(best), reference, noise, has_test)
+
+
+def _entry(curve: PastCurve) -> Entry | None:
+    gains = _filled(curve.gains)
+    seconds = _seconds(curve)
+    if curve.failed:
+        seen = [level for level in range(LEVELS) if math.isfinite(curve.gains[level])]
+        return Entry(curve.config, gains, curve.error, gains, seconds, (seen[-1] + 1) if seen else 0)
+    if not math.isfinite(curve.final):
+        return None
+    return Entry(curve.config, gains, curve.error, _tested(curve), seconds, None)
+
+
+def _tested(curve: PastCurve) -> Floats:
+    gains = _filled(curve.gains)
+    if not math.isfinite(curve.tested):
+        return gains
+    return np.asarray(curve.tested + gains - gains[curve.tested_level])
+
+
+def _filled(gains: Floats) -> Floats:
+    """A gain at every rung: what is missing is read off between its neighbours, in log steps, from no gain at first."""
+    known = [level for level in range(LEVELS) if math.isfinite(gains[level])]
+    if not known:
+        return np.zeros(LEVELS)
+    shares = np.log(np.asarray(RUNG_PERCENT, dtype=float))
+    return np.asarray(np.interp(shares, shares[known], gains[known]))
+
+
+def _seconds(curve: PastCurve) -> Floats:
+    """Seconds until every rung; proportional to the steps where they were not measured."""
+    shares = np.asarray(RUNG_PERCENT, dtype=float) / RUNG_PERCENT[LAST_LEVEL]
+    known = [level for level in range(LEVELS) if math.isfinite(curve.seconds[level]) and curve.seconds[level] > 0]
+    if not known:
+        total = curve.train_s if curve.train_s > 0 else 1.0
+        return np.asarray(total * shares)
+    x, y = np.concatenate([[0.0], shares[known]]), np.concatenate([[0.0], curve.seconds[known]])
+    last = known[-1]
+    beyond = float(curve.seconds[last]) * shares / shares[last]
+    found = np.where(shares <= shares[last], np.interp(shares, x, y), beyond)
+    return np.asarray(np.maximum.accumulate(np.maximum(found, 1e-6)))

@@ -1,0 +1,87 @@
+"""``foretune study run`` of a replay: resumable, a last line of JSON, a report; and the list of studies."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from foretune.cli.main import app
+from foretune.errors import UsageError
+from foretune.experience.records import RunRecord
+from foretune.experience.store import Store
+from foretune.files import read_lines
+from foretune.study.replay import experience, read_spec
+from tests.search import synthetic
+
+SPEC = """
+kind: replay
+name: small
+about: A replay in a test
+source: store
+contestants: [transfer, rule, random]
+workers: [1, 2]
+asking_time: [false, true]
+seeds: 1
+learning_seeds: 1
+tasks: 2
+"""
+
+
+@pytest.fixture
+def filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FORETUNE_STORE", str(tmp_path / "store.sqlite"))
+    with Store() as store:
+        for run in synthetic.experience(3, 10):
+            store.record_task(run.task, run.task_features)
+            store.record_model(run.model, run.model_features)
+            store.record_hardware(run.hardware, {})
+            config = store.record_config(run.config)
+            store.record_run(RunRecord(run.run, run.task, run.model, run.hardware, config, run.seed, run.horizon))
+            for point in run.points:
+                scores = {**point.metrics, **{f"base.{name}": score for name, score in point.base.items()}}
+                store.record_observation(run.run, point.step, point.split, scores, train_s=point.train_s,
+                                         eval_s=point.eval_s, tokens=point.tokens)  # fmt: skip
+            store.finish_run(run.run, run.status, peak_bytes=run.peak_bytes)
+    (tmp_path / "small.yaml").write_text(SPEC)
+    return tmp_path
+
+
+def test_a_replay_runs_reports_and_resumes(filled: Path) -> None:
+    arguments = ["study", "run", str(filled / "small.yaml"), "--output", str(filled / "out")]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    last = json.loads(done.output.splitlines()[-1])
+    assert set(last["regret"]) == {"transfer", "rule", "random"} and set(last["regret"]["transfer"]) >= {"5%", "100%"}
+    assert set(last["settings"]) == {"W=1", "W=2", "W=1, asking takes time", "W=2, asking takes time"}
+    lines = read_lines(filled / "out" / "results.jsonl")
+    assert len(lines) == 2 * 4 * 3
+    table = (filled / "out" / "table.md").read_text()
+    assert "| transfer |" in table and "first run" in table
+    assert "<svg" in (filled / "out" / "report.html").read_text()
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 0 and read_lines(filled / "out" / "results.jsonl") == lines
+
+
+def test_unknown_kinds_and_contestants_are_refused(filled: Path) -> None:
+    bad = filled / "bad.yaml"
+    bad.write_text(SPEC.replace("rule", "rulle"))
+    with pytest.raises(UsageError, match="no contestant 'rulle'"):
+        read_spec(bad)
+    bad.write_text("kind: relpay\n")
+    done = CliRunner().invoke(app, ["study", "run", str(bad), "--output", str(filled / "x")])
+    assert done.exit_code != 0
+
+
+def test_without_experience_the_replay_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORETUNE_STORE", str(tmp_path / "none.sqlite"))
+    with pytest.raises(UsageError, match=r"no task|no experience"):
+        experience("store")
+
+
+def test_the_list_names_the_replays() -> None:
+    done = CliRunner().invoke(app, ["study", "list", "--json"])
+    names = {row["name"] for row in json.loads(done.output)}
+    assert {"search:replay", "search:replay-quick", "search:replay-peers"} <= names
