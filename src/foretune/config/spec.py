@@ -157,9 +157,14 @@ class BudgetSettings(Section):
 class SearchSettings(Section):
     """How configurations are chosen."""
 
-    strategy: Literal["auto", "transfer", "zero-shot"] = "auto"
+    strategy: Literal["auto", "transfer", "zero-shot", "quick-tune", "random", "asha", "hyperband", "optuna-tpe"] = (
+        "auto"
+    )
     """transfer: what earlier runs say, corrected by what is seen; zero-shot: the rule's learning rates, then halving;
-    auto: transfer where earlier runs of this kind of model are known, else zero-shot."""
+    auto: transfer where earlier runs of this kind of model are known, else zero-shot. The others are what they are
+    compared with."""
+    refit: Literal["none", "full"] = "none"
+    """quick-tune: whether its models are trained on with what is seen on the task."""
     methods: tuple[str, ...] | None = None
     """Methods to choose among; a curated list when not given."""
     menu: dict[str, Any] = Field(default_factory=dict)
