@@ -85,7 +85,7 @@ def run_fit(
         started = _start(folder, plan, request, command)
         clock = Clock(output / "clock.json")
         watch = Watch(interrupted.is_set, clock.tick, on_event)
-        executor = _executor(plan, request, folder, worker)
+        executor = _executor(plan, request, folder.logs, worker)
         job = _Fit(plan, folder, clock, watch, executor, on_event, command, started)
         try:
             with executor:
@@ -98,13 +98,11 @@ def run_fit(
             ) from None
 
 
-def _executor(
-    plan: Plan, request: FitRequest, folder: RunFolder, worker: list[str] | None
-) -> LocalExecutor | RayExecutor:
+def _executor(plan: Plan, request: FitRequest, logs: Path, worker: list[str] | None) -> LocalExecutor | RayExecutor:
     settings, plugins = plan.resolution.spec.search, [Path(plugin) for plugin in request.plugins]
     if settings.ray is not None:
-        return RayExecutor(folder.logs, address=settings.ray, workers=settings.workers, plugins=plugins)
-    return LocalExecutor(folder.logs, workers=settings.workers, plugins=plugins, command=worker)
+        return RayExecutor(logs, address=settings.ray, workers=settings.workers, plugins=plugins)
+    return LocalExecutor(logs, workers=settings.workers, plugins=plugins, command=worker)
 
 
 def _check_same(folder: RunFolder, request: FitRequest) -> None:
