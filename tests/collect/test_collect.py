@@ -82,7 +82,7 @@ def test_every_rung_is_recorded_with_the_base_and_a_second_session_finds_nothing
         assert sum(point.tokens for point in points) <= 2000
         (test,) = run.on("test")
         best = min(points, key=lambda point: (point.metrics["loss"][0], -point.step))
-        assert test.step == best.step and set(test.metrics) == {"loss", "accuracy", "gain"}
+        assert test.step == best.step and set(test.metrics) >= {"loss", "accuracy", "gain"}
         assert run.peak_bytes > 0 and run.hardware_features["threads"] == 1
         assert run.model_features["family"] == "bert"
         assert run.task_features["rows.train"] in (40, 60) and run.task_features["base_loss"] > 0
