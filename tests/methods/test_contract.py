@@ -7,9 +7,11 @@ import warnings
 import pytest
 
 from foretune.catalogue.methods import METHODS
+from foretune.errors import UsageError
 from foretune.methods.contract.checks import broken_points, case
 from foretune.methods.contract.models import ARCHITECTURES, specimen
 from foretune.methods.registry import get
+from foretune.methods.trainable import count
 from foretune.training.packing_contract import packs
 
 
@@ -20,6 +22,11 @@ def test_the_contract_is_kept(method: str, architecture: str) -> None:
     kind = ARCHITECTURES[architecture][0]
     if kind not in declared.kinds:
         pytest.skip(f"{method} is not for {kind} models")
+    if declared.expression:
+        try:
+            count(specimen(architecture).shapes, {"method": method})
+        except UsageError as error:
+            pytest.skip(error.what)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         broken = broken_points(case(get(method), declared, specimen(architecture)), (packs,))

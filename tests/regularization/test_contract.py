@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from foretune.regularization.recadam import Recadam
 from foretune.regularization.registry import REGULARIZERS
 from foretune.regularization.reinit_top import ReinitTop
 from foretune.regularization.smart import Smart
+from foretune.regularization.tfew import Tfew
 from foretune.regularization.token_weighting import TokenWeighting
 from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, Training
@@ -53,6 +55,7 @@ LORA: dict[str, Make] = {
     "smart": lambda: [Smart(1.0, radius=0.5)],
     "recadam": lambda: [Recadam(50.0)],
     "extrapolation": lambda: [Extrapolation(1.0)],
+    "tfew": lambda: [Tfew(1.0, choices=1)],
     "token-weighting": lambda: [TokenWeighting(1.0)],
     "token-weighting learned": lambda: [TokenWeighting(1.0, by="learned", every=1, rate=3.0)],
     "all that go together": lambda: [Dropout(0.2), Neftune(5.0), FlatLora(0.3), RDrop(1.0), KlToBase(1.0), L2Sp(5.0)],
@@ -66,6 +69,7 @@ FULL: dict[str, Make] = {
 }
 EVERY = {**LORA, **FULL}
 STEPS = 6
+ROWS = [replace(row, label=i % 3) for i, row in enumerate(random_rows(12))]
 
 
 def attach(model: Any, name: str) -> Any:
@@ -80,7 +84,7 @@ def training(name: str, *, seed: int = 3, parts: list[Regularizer] | None = None
     attachment = attach(model, name)
     settings = LoopSettings(OptimizerSettings(1e-2, STEPS, warmup_share=0.0), seed=seed, **fields)
     made = EVERY[name]() if parts is None else parts
-    return Training(Network(attachment.model, "causal"), attachment, random_rows(12), Epochs(12, 4, 3), settings, made)
+    return Training(Network(attachment.model, "causal"), attachment, ROWS, Epochs(12, 4, 3), settings, made)
 
 
 def trained(run: Training, steps: int = STEPS) -> list[torch.Tensor]:
@@ -89,7 +93,8 @@ def trained(run: Training, steps: int = STEPS) -> list[torch.Tensor]:
 
 
 def test_every_registered_regularizer_is_among_these() -> None:
-    assert set(REGULARIZERS) <= {part.name for make in EVERY.values() for part in make()}
+    elsewhere = {"prune-rewind"}  # works on prefixes only, which do not pack: test_prune_rewind.py has its points
+    assert set(REGULARIZERS) - elsewhere <= {part.name for make in EVERY.values() for part in make()}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -155,7 +160,7 @@ def test_teardown_leaves_trained_weights_and_nothing_else(name: str) -> None:
     network = Network(attachment.model, "causal")
     assert network.packs
     before = fingerprint(attachment.model)
-    run = Training(network, attachment, random_rows(12), Epochs(12, 4, 3), settings, EVERY[name]())
+    run = Training(network, attachment, ROWS, Epochs(12, 4, 3), settings, EVERY[name]())
     weights = trained(run, 3)
     run.close()
     run.close()

@@ -279,3 +279,25 @@ def test_a_run_that_is_ahead_and_whose_end_cannot_be_paid_goes_as_far_as_the_bud
     assert budget.spent == pytest.approx(300 + 1.2 * 150)
     best, second = strategy.finalists(search.runs, 2)
     assert (best.run.id, second.run.id, second.step) == ("r001", "r002", 150)  # both are evaluated again
+
+
+def test_advice_is_where_the_portfolio_starts_and_what_it_avoids_is_not_tried():
+    from foretune.search.budget import Budget
+    from foretune.search.zero_shot import plan
+
+    def made(**changes):
+        strategy, _ = plan(width=64, kind="encoder", train_rows=64, budget=Budget("trials", 8.0),
+                           cost=lambda config, start, stop: float(stop - start), **changes)  # fmt: skip
+        return strategy
+
+    plain = made()
+    advised = made(advised={"method": "full", "weight_decay": 0.1, "rows_per_update": 64})
+    assert advised.baseline == plain.baseline and advised.horizon == plain.horizon
+    first = advised.portfolio[0].config
+    assert (first["method"], first["weight_decay"]) == ("full", 0.1)
+    assert first["rows_per_update"] == plain.baseline["rows_per_update"], "all runs share the amount of training"
+    assert {entry.config["method"] for entry in advised.portfolio} == {"lora", "full"}
+    assert advised.fixed == {}, "advice may be left by the search"
+    assert {entry.config["method"] for entry in made(avoid=("full",)).portfolio} == {"lora"}
+    assert made(fixed={"method": "full"}, avoid=("full",)).portfolio[0].config["method"] == "full"
+    assert made(advised={"method": "lora"}).portfolio == plain.portfolio

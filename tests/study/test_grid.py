@@ -8,6 +8,7 @@ import pytest
 
 from foretune.errors import UsageError
 from foretune.study.grid_file import load_grid, presets
+from foretune.study.kinds import ARMS, kind_of, module_of
 
 GOOD = """name: x
 tasks: {f: facts}
@@ -69,6 +70,55 @@ def test_a_mistake_is_told_with_its_line_and_what_was_meant(
     assert f"grid.yaml:{line}:" in str(error.value)
 
 
+def test_factors_are_a_product_of_arms_beside_those_written_out(tmp_path: Path) -> None:
+    found = grid(
+        tmp_path, GOOD + "factors: {method: [lora, bottleneck], trainable: [0.5%, 2%]}\nbase: {bottleneck.width: 8}\n"
+    )
+    made = ["lora-0.5pct", "lora-2pct", "bottleneck-0.5pct", "bottleneck-2pct"]
+    assert list(found.arms) == ["a", "b", *made] and list(found.product) == made
+    assert (found.share("lora-2pct"), found.share("a")) == (0.02, None)
+    assert found.config("bottleneck-0.5pct")["bottleneck.width"] == 8 and "trainable" not in found.config("lora-2pct")
+    assert type(found).model_validate(found.model_dump(mode="json")) == found, "a saved study reads back as itself"
+
+
+def test_a_share_sets_the_knob_for_each_model_or_says_what_is_nearest(tmp_path: Path) -> None:
+    from foretune.cost.shapes import ModelShapes
+    from foretune.study.arms import on_model
+
+    shapes = ModelShapes.from_config({
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 3000, "max_position_embeddings": 50,
+    })  # fmt: skip
+    found = grid(tmp_path, GOOD)
+    arm = on_model(found.config("b"), 0.02, shapes)
+    assert arm.share == pytest.approx(0.02, rel=0.02) and arm.config["lora.rank"] != 16
+    assert arm.config["lora.alpha"] == 2 * arm.config["lora.rank"], "the update keeps its scale"
+    with pytest.raises(UsageError, match="nearest share"):
+        on_model(found.config("b"), 1e-5, shapes)
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ("factors: {method: [lora], trainable: [0.5%, half]}", "factors.trainable"),
+        ("factors: {method: lora}", "a list of values"),
+        ("learning_rate: {factors: [1]}", "at least two"),
+        ("learning_rate: {factors: [1, 3], sweep: [1e-3, 1e-2]}", "both given"),
+    ],
+)
+def test_mistakes_in_factors_and_sweeps(tmp_path: Path, added: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        grid(tmp_path, GOOD + added)
+
+
+def test_a_grid_on_other_data_and_models(tmp_path: Path) -> None:
+    from foretune.study.grid_file import replaced
+
+    found = replaced(load_grid("methods-fair:nightly"), ["math=MetaMathQA.jsonl", "other rows.jsonl"], ["Llama-3.2-3B"])
+    assert list(found.tasks) == ["math", "other-rows"] and found.tasks["math"].path == "MetaMathQA.jsonl"
+    assert list(found.model) == ["Llama-3.2-3B"] and found.learning_rate.pilot == "math"
+
+
 def test_files_beside_the_grid_are_found_from_anywhere(write_grid: Callable[..., Path]) -> None:
     path = write_grid()
     assert load_grid(path).tasks["near"].path == str(path.parent.resolve() / "near.jsonl")
@@ -77,7 +127,8 @@ def test_files_beside_the_grid_are_found_from_anywhere(write_grid: Callable[...,
 def test_every_shipped_study_can_be_read() -> None:
     assert "smoke" in presets()
     for name in presets():
-        assert load_grid(name).about
+        kind = kind_of(name)
+        assert load_grid(name).about if kind == ARMS else module_of(kind).about(name)
 
 
 def test_an_unknown_study_names_the_nearest() -> None:

@@ -185,6 +185,52 @@ def test_rates_are_swept_per_arm_on_the_pilot_task_by_validation_alone(write_gri
     assert all("at least 2 needed" in d.claim for block in result.summary.blocks for d in block.differences)
 
 
+def test_sweeps_per_method_widen_survive_a_stop_and_are_shown(write_grid: WriteGrid, places: Path) -> None:
+    from foretune.experience.store import Store
+
+    arms = {"r2": {"lora": {"rank": 2}}, "r4": {"lora": {"rank": 4}}, "all": {"method": "full"}}
+    rates = {"factors": [0.3, 1], "per": "method", "widen": 2, "size": 8}
+    grid = write_grid(arms=arms, learning_rate=rates, tasks={"near": "near.jsonl"}, evaluation={
+        "validation_rows": 4, "test_rows": 5, "checkpoint": "last"})  # fmt: skip
+    study = places / "study"
+    seen: list[str] = []
+
+    def interrupt(kind: str, payload: Any) -> None:
+        seen.append(kind)
+        if kind == "observation" and payload["observation"]["final"] and seen.count("ended") == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        if kind == "observation" and payload["observation"]["final"]:
+            seen.append("ended")
+
+    with pytest.raises(Interrupted):
+        run_study(grid, study, on_event=interrupt)
+    first = len(read_lines(study / "rates.jsonl"))
+    result = run_study(None, study, resume=True)
+    swept = read_lines(study / "rates.jsonl")
+    assert {line["arm"] for line in swept} == {"r2", "all"}, "one arm for each method"
+    assert 4 <= first < len(swept) == len({line["cell"] for line in swept}) <= 8, "stopped while it was widened"
+    used: dict[str, set[float]] = {}
+    for line in read_lines(study / "results.jsonl"):
+        used.setdefault(line["arm"], set()).add(line["config"]["learning_rate"])
+        assert line["parameters"] > line["trainable"] or line["arm"] == "all"
+    assert used["r2"] == used["r4"] and len(used["r2"]) == 1
+    for method, arm in (("lora", "r2"), ("full", "all")):
+        losses = {x["config"]["learning_rate"]: x["scores"]["validation"]["loss"][0]
+                  for x in swept if x["config"]["method"] == method}  # fmt: skip
+        assert used[arm] == {min(losses, key=lambda rate: losses[rate])}
+    with Store() as store:
+        kept = [row for row in store.runs() if (row.record.study or "").startswith("tiny:rates")]
+    assert len(kept) == len(swept), "runs of later rounds are no runs of the first"
+    tests = [d.rows for block in result.summary.blocks for d in block.differences]
+    assert len(tests) == 2 and all(test is not None and test.n == 5 and "groups" in test.method for test in tests)
+    page = (study / "report.html").read_text()
+    assert "Learning rates</h2>" in page and "<script" not in page
+    before = (study / "row-tests.json").read_bytes()
+    (study / "answers").rename(study / "moved")
+    assert run("report", study).exit_code == 0, "what was compared is kept, even without the answers"
+    assert (study / "row-tests.json").read_bytes() == before
+
+
 def test_failures_are_lines_with_a_status_and_no_score(write_grid: WriteGrid, places: Path) -> None:
     arms = {"r2": {"lora": {"rank": 2}}, "wild": {"learning_rate": 1.0, "max_gradient_norm": 1000.0, "method": "full"}}
     study = places / "study"

@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+from foretune.catalogue.regularizer import Declaration
+from foretune.catalogue.regularizer import number as _number
+from foretune.catalogue.regularizers_of_recipes import PRUNE_REWIND, TFEW
 from foretune.catalogue.space import Choice, Mentions, Number, Parameter, Space, Text
 from foretune.errors import UsageError
 
@@ -24,35 +27,6 @@ DROPOUTS = ("guided-dropout", "dropout", "gaussian-dropout")
 """They set the rate of every place, an adapter's own dropout included."""
 SETTING = "regularizer"
 """The key of a configuration that names the regularizers."""
-
-
-@dataclass(frozen=True)
-class Declaration:
-    """What is known of a regularizer without loading it."""
-
-    name: str
-    about: str
-    source: str
-    strength: str
-    """The field that the strength in ``name:strength`` sets"""
-    space: Space
-    """Every setting, named ``"<regularizer>.<field>"``, with the default"""
-    menu: tuple[str, ...] = ()
-    """Words that a search may draw for ``regularizer``; empty where it should not choose this by itself"""
-    methods: tuple[str, ...] = ()
-    """The only methods it works with; empty for all"""
-    needs_base: bool = False
-    """Only with methods that give the base back when they are switched off"""
-    kinds: tuple[str, ...] = ("causal", "seq2seq", "encoder")
-    """Kinds of model it works with"""
-    fix: str = ""
-    """What to do where method or kind do not fit"""
-    conflicts: tuple[tuple[str, str], ...] = ()
-    """(another regularizer, why they cannot be used together and what to do)"""
-
-
-def _number(name: str, low: float, high: float, default: float, about: str, **more: Any) -> Number:
-    return Number(name, low, high, default, about=about, **more)
 
 
 SCHEDULES = ("linear", "log-proportional", "type-only", "uniform", "reversed", "random")
@@ -251,6 +225,8 @@ REGULARIZERS: dict[str, Declaration] = {
         RECADAM,
         EXTRAPOLATION,
         TOKEN_WEIGHTING,
+        TFEW,
+        PRUNE_REWIND,
     )
 }
 

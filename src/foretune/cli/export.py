@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,6 +18,13 @@ def export(
         bool, typer.Option("--merge", help="A whole Hugging Face model with the adapter folded in.")
     ] = False,
     gguf: Annotated[bool, typer.Option("--gguf", help="One file for llama.cpp (Llama architecture).")] = False,
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate", help="LoRATRF as a plain LoRA with mean gates; alone, or with --merge or --gguf."
+        ),
+    ] = False,
+    most_kl: Annotated[float, typer.Option(help="Largest KL divergence, in nats, that --approximate may cost.")] = 0.05,
     dtype: Annotated[
         str, typer.Option(help="auto (as the base model), float32, float16 or bfloat16.", show_default=True)
     ] = "auto",
@@ -26,22 +33,30 @@ def export(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Export a finished run as merged weights or as GGUF.
+    """Export a finished run as merged weights, as GGUF, or a gated adapter as a plain LoRA.
 
     The export is loaded again and must give the same greedy tokens and top logits on test prompts, through the chat
     template; otherwise it is removed and the command fails.
     """
-    if merge == gguf:
-        raise UsageError("say what to export.", remedy="Use either --merge or --gguf.")
+    if (merge and gguf) or not (merge or gguf or approximate):
+        raise UsageError("say what to export.", remedy="Use --merge or --gguf, or --approximate.")
     from transformers.utils import logging
 
-    from foretune.export.job import export_run
+    from foretune.export.job import export_plain_lora, export_run
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    path, check = export_run(folder, output, "gguf" if gguf else "merged", dtype=dtype, base=base)
+    form: Literal["gguf", "merged"] = "gguf" if gguf else "merged"
+    if approximate:
+        near, check = export_plain_lora(folder, output, form if merge or gguf else None, dtype, base, most_kl)
+        path = output
+        if not as_json:
+            typer.echo(f"{near.detail}.")
+    else:
+        path, check = export_run(folder, output, form, dtype=dtype, base=base)
     if as_json:
         checked = {"probes": check.probes, "tokens": check.tokens, "ties": check.ties, "largest": check.largest}
-        typer.echo(json.dumps({"path": str(path), "verified": True, "check": checked}))
+        lost = {"kl": near.kl, "top1": near.top1, "positions": near.positions} if approximate else None
+        typer.echo(json.dumps({"path": str(path), "verified": True, "check": checked, "approximate": lost}))
         return
     typer.echo(f"{path}\nIt answers as evaluated: {check.detail}.")

@@ -45,13 +45,15 @@ def facts(item: Declaration) -> dict[str, Any]:
     """What is known of a method, as JSON."""
     from dataclasses import asdict
 
+    from foretune.methods.trainable import countable
+
     return {
         "name": item.name,
         "about": item.about,
         "family": item.family,
         "knob": item.knob or None,
         "formula": item.formula,
-        "counted": "closed form" if item.count is not None or item.family == "whole" else "instantiation",
+        "counted": "closed form" if countable(item) else "when attached",
         "kinds": list(item.kinds),
         "traits": asdict(item.traits),
         "rate_multiplier": item.rate_multiplier,

@@ -1,4 +1,4 @@
-"""``foretune regularize list | rates | show``: regularizers, and the dropout rates of a base model."""
+"""``foretune regularize list | rates | show | probe``: regularizers, and the dropout rates of a base model."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foretune.catalogue.models import DEFAULT_MODEL, ModelReference
+from foretune.cli.probe import probe
 
 if TYPE_CHECKING:
     from foretune.regularization.places.rates import RatesFile
 
 app = typer.Typer(name="regularize", help="Regularizers: what there is, dropout rates, probes.", no_args_is_help=True)
+app.command("probe")(probe)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BAR = 24
 """Characters of the longest bar."""

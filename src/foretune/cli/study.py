@@ -25,6 +25,10 @@ def run(
     grid: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped study.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the study [default: NAME-study].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study begun in the output folder.")] = False,
+    data: Annotated[
+        list[str] | None, typer.Option(help="Your data instead of the grid's tasks: a file, or NAME=FILE; repeatable.")
+    ] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Models instead of the grid's; repeatable.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     limit: Annotated[
         str | None, typer.Option("--time", help="Stop after this long, like 2h; --resume goes on.")
@@ -51,10 +55,19 @@ def run(
     folder = output or Path(f"{Path(str(grid)).stem.replace(':', '-')}-study")
     shown = _Json() if as_json else _Lines()
     if grid is not None and (kind := kind_of(grid)) != ARMS:
+        if data or model:
+            raise UsageError(f"a study of the kind {kind} has no data or model to change.")
         answer = module_of(kind).run(grid, folder, time_s=time_s, on_event=shown.event)
         typer.echo(json.dumps(answer, ensure_ascii=False))
         return
-    result = run_study(grid, folder, resume=resume, workers=workers, time_s=time_s, on_event=shown.event)
+    asked: Any = grid
+    if data or model:
+        if grid is None:
+            raise UsageError("--data and --model change a grid.", remedy="Name the grid they change.")
+        from foretune.study.grid_file import load_grid, replaced
+
+        asked = replaced(load_grid(grid), data or (), model or ())
+    result = run_study(asked, folder, resume=resume, workers=workers, time_s=time_s, on_event=shown.event)
     if as_json:
         facts = {"event": "finished", "folder": str(folder), "why": result.reason, "summary": result.summary.to_json()}
         typer.echo(json.dumps(facts, ensure_ascii=False))

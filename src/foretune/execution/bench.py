@@ -28,6 +28,7 @@ from foretune.data.layout import TurnLayout, layout_of
 from foretune.data.mask_check import MaskReport, check_encoding
 from foretune.data.tasks import task_number, with_tasks
 from foretune.data.template import answer_text, prompt_with_examples, stop_ids
+from foretune.errors import UsageError
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
@@ -164,6 +165,7 @@ class Bench:
         """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before."""
         method = get_method(str(config["method"]))
         generator = torch_generator(seed, "init")
+        self._check_tasks(config)
         attachment = method.attach(self.model, config, generator=generator, calibration=self.calibration)
         try:
             yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))
@@ -171,6 +173,15 @@ class Bench:
             self.model = attachment.detach()
             self.network = Network(self.model, self.kind)
             give_back_memory()
+
+    def _check_tasks(self, config: Mapping[str, Any]) -> None:
+        """Refuse a multi-task method with fewer tasks than the rows have."""
+        setting = f"{config['method']}.tasks"
+        if len(self.task.tasks) > int(config.get(setting, len(self.task.tasks))):
+            raise UsageError(
+                f"{setting} is {config[setting]}, and the rows are of {len(self.task.tasks)} tasks.",
+                remedy=f"Set training.{setting} to {len(self.task.tasks)}: {', '.join(map(repr, self.task.tasks))}.",
+            )
 
     @cached_property
     def calibration(self) -> Calibration | None:

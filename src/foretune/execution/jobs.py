@@ -37,6 +37,8 @@ PROBE_UPDATES = 3
 """Updates that the probe times; the first warms up and is not counted."""
 PROBE_ANSWERS = 16
 """Answers that the probe times: a batch, as the evaluation writes them."""
+OBSERVED_ROWS = 32
+"""Validation rows that a method's statistics (the gates of LoRATRF) are counted on."""
 NOT_VERIFIED = "encoder\u2013decoders and 4-bit bases are not loaded again to compare"
 
 
@@ -186,6 +188,9 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
     with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
         load_checkpoint(attachment, Path(payload["run_folder"]), int(payload["step"]))
         export_adapter(attachment, output, tokenizer=bench.tokenizer, base_model=payload["base"])
+        with attachment.observed():
+            validation = len(bench.split("validation").rows)
+            bench.score(network, "validation", subset(min(OBSERVED_ROWS, validation), validation, bench.task.seed))
         statistics = attachment.statistics()
         if bench.kind == "seq2seq" or bench.quantized:
             return {"output": str(output), "statistics": statistics, "verified": None, "detail": NOT_VERIFIED}

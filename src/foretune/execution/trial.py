@@ -99,7 +99,7 @@ class Trial:
                 metrics = self._evaluate(network, rung)
                 if metrics is None:
                     return self._paused(training, rung - 1)  # a rung counts once it is evaluated
-                self.seen[rung] = self._observation(rung, "ok", metrics)
+                self.seen[rung] = self._observation(rung, "ok", metrics, detail=training.regularizers.sentence())
                 self._save(training)
             if rung >= lease.to_step and not self._tested(training, network):
                 return self._paused(training, rung - 1)

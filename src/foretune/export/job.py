@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from foretune.catalogue.models import known_model
-from foretune.errors import ModelError, OutputError, Place
+from foretune.errors import ModelError, OutputError, Place, UsageError
 from foretune.export import loading
+from foretune.export.approximate import Agreement, approximate
 from foretune.export.gguf import FILE, export_gguf, refuse_unsupported
 from foretune.export.merge import export_merged, write_model
 from foretune.export.verify import DEFAULT_PROBES, ProbeAnswer, Verification, answer_probes, verify
@@ -25,6 +26,8 @@ from foretune.report.record import RESULT, ExportInfo, RunRecord, read_record
 
 Form = Literal["merged", "gguf"]
 MOST_PROBES = 8
+MOST_PROMPTS = 64
+"""Prompts that the gates of an adapter are measured and checked on."""
 LONGEST_PROBE = 1500  # characters: enough of any prompt to notice a difference
 
 
@@ -97,8 +100,7 @@ def export_run(
     ``dtype`` auto keeps the base's number type. Raises `OutputError` when ``destination`` is in use, `ModelError`
     when something is missing or the export answers differently, `UsageError` when the form cannot hold the model.
     """
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise OutputError("this exists already.", place=Place(destination), remedy="Choose another --output.")
+    _check_free(destination)
     source = find_source(folder, base)
     weights = source.base or source.trained
     target = str(loading.torch_dtype(dtype, weights)).removeprefix("torch.")
@@ -110,6 +112,37 @@ def export_run(
         _merged(source, destination, target, card)
         return destination, verify(reference, destination, source.probes)
     return _gguf(source, destination, target, card, reference)
+
+
+def export_plain_lora(
+    folder: Path, destination: Path, form: Form | None, dtype: str, base: Path | None, most_kl: float
+) -> tuple[Agreement, Verification]:
+    """A LoRATRF adapter as a plain LoRA at ``destination``, or that LoRA as ``form``; how near it is, and the check.
+
+    Raises as `export_run` does, and `UsageError` when the LoRA is further than ``most_kl`` nats from the adapter.
+    """
+    _check_free(destination)
+    source = find_source(folder, base)
+    if source.base is None:
+        raise UsageError("whole weights have no gates to approximate.", place=Place(folder))
+    prompts = [pair.prompt[:LONGEST_PROBE] for pair in source.record.examples] if source.record is not None else []
+    prompts = list(dict.fromkeys(prompt for prompt in prompts if prompt.strip()))[:MOST_PROMPTS] or [*DEFAULT_PROBES]
+    settings: dict[str, Any] = {"labels": source.labels, "most_kl": most_kl}
+    if form is None:
+        near = approximate(source.base, source.trained, destination, prompts, **settings)
+        plain = replace(source, trained=destination)
+        reference = _reference(plain)
+        target = str(loading.torch_dtype(dtype, source.base)).removeprefix("torch.")
+        return near, verify(reference, destination, source.probes, dtype=target, base=source.base, labels=source.labels)
+    with tempfile.TemporaryDirectory(prefix=".plain-lora-") as name:
+        near = approximate(source.base, source.trained, Path(name) / "lora", prompts, **settings)
+        _, check = export_run(Path(name) / "lora", destination, form, dtype=dtype, base=source.base)
+    return near, check
+
+
+def _check_free(destination: Path) -> None:
+    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
+        raise OutputError("this exists already.", place=Place(destination), remedy="Choose another --output.")
 
 
 def _reference(source: Source) -> tuple[ProbeAnswer, ...]:

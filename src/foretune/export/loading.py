@@ -95,7 +95,8 @@ def load_plain(
 
 def load_adapted(base: Path, adapter: Path, dtype: torch.dtype, *, labels: Sequence[str] = ()) -> nn.Module:
     """The base with the adapter attached, both in ``dtype``, in evaluation mode. Raises `ModelError`."""
-    import peft
+    from foretune.methods import registry  # noqa: F401 -- makes our methods known to peft
+    from foretune.methods.attachment import load_adapter
 
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise ModelError(f"there is no {ADAPTER_WEIGHTS} here.", place=Place(adapter))
@@ -103,7 +104,7 @@ def load_adapted(base: Path, adapter: Path, dtype: torch.dtype, *, labels: Seque
     classes = None if labels or kind != "classifier" else _classes(adapter)
     model = load_plain(base, kind, dtype, labels=labels, classes=classes)
     try:
-        adapted: nn.Module = peft.PeftModel.from_pretrained(model, str(adapter), local_files_only=True)
+        adapted: nn.Module = load_adapter(model, adapter)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         what = f"the adapter does not fit the base model in {base}: {_first_line(error)}."
         raise ModelError(what, place=Place(adapter)) from error

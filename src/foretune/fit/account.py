@@ -20,6 +20,7 @@ from foretune.fit.hindsight import Seen, forecast_rows
 from foretune.fit.method_choice import trainable_parameters
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
+from foretune.fit.regularized import regularizer_notes
 from foretune.fit.selected import selection_info
 from foretune.report import record as r
 from foretune.search.runs import Run
@@ -118,7 +119,7 @@ def record(outcome: Outcome) -> r.RunRecord:
         examples=_examples(outcome, scored),
         settings=_settings(plan, outcome.runs, winner["run"]),
         exports=tuple(outcome.exported),
-        notes=tuple(outcome.notes),
+        notes=(*outcome.notes, *regularizer_notes(outcome.runs, winner)),
         warnings=tuple(outcome.warnings),
         seeds={"search": prepared.task.seed},
         environment=environment(plan),

@@ -13,7 +13,7 @@ from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.methods.share import settings_for
 from foretune.methods.targets import config_targets
-from foretune.methods.trainable import count
+from foretune.methods.trainable import count, countable
 from foretune.units import format_share
 
 
@@ -55,7 +55,9 @@ def check_method(resolution: Resolution, shapes: ModelShapes) -> None:
         raise UsageError(
             f"{declared.name} is not for {shapes.kind} models.", remedy="`foretune methods` lists what each is for."
         )
-    if declared.count is not None:  # words about layers that this model has not are refused before it is loaded
+    if declared.expression:
+        count(shapes, fixed)
+    elif declared.count is not None:  # words about layers that this model has not are refused before it is loaded
         config_targets(shapes, declared.own(fixed), str(fixed.get("layers", "all")))
     deploy = resolution.spec.output.deploy
     if deploy != "adapter" and declared.traits.merge == "no":
@@ -73,9 +75,24 @@ def trainable_parameters(shapes: ModelShapes, config: Mapping[str, Any]) -> tupl
     declared = declaration(str(config["method"]))
     if declared.family == "whole":
         return shapes.parameters, True
-    return count(shapes, DEFAULT_LORA if declared.count is None else config), False
+    return count(shapes, config if countable(declared) else DEFAULT_LORA), False
 
 
 def adapter_rank(config: Mapping[str, Any]) -> int:
     """The rank by which a configuration's adapter is forecast: its own, or the default LoRA's."""
     return int(config.get(f"{config['method']}.rank", DEFAULT_LORA["lora.rank"]))
+
+
+def method_notes(config: Mapping[str, Any], statistics: Mapping[str, float]) -> list[str]:
+    """What the report says of the winner's method: that it is a reconstruction, its cautions, its gates."""
+    declared = declaration(str(config["method"]))
+    notes = []
+    if declared.evidence == "reconstruction":
+        notes.append(f"{declared.name} is a reconstruction ({declared.source}).")
+    if "gate_mean" in statistics:
+        notes.append(
+            f"Gates of {declared.name} on validation rows: mean {statistics['gate_mean']:.3g}, open for "
+            f"{100 * statistics['gate_open_share']:.0f} % of tokens and layers; mean by layer from "
+            f"{statistics['gate_lowest_layer']:.3g} to {statistics['gate_highest_layer']:.3g}."
+        )
+    return notes

@@ -10,6 +10,7 @@ from foretune.catalogue.selection import kept_rows
 from foretune.errors import TrainingError
 from foretune.execution.drive import Watch, drive
 from foretune.execution.types import Executor
+from foretune.fit.advice import starting_settings
 from foretune.fit.folder import Clock
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
@@ -59,6 +60,7 @@ def first_plan(
     spec = plan.resolution.spec
     decided = remember(name, lambda: {key: getattr(budget, key) for key in DECIDED})
     at_first = replace(budget, **decided)
+    advised = remember(f"{name}-advice", lambda: _advice(plan))
     first, horizon = zero_shot_plan(
         width=plan.model.shapes.width,
         kind=prepared.task.model.kind,
@@ -67,8 +69,16 @@ def first_plan(
         cost=lambda config, start, stop: schedule.cost(config, start, stop, stop),
         fixed=plan.resolution.fixed_training(),
         max_trials=spec.search.max_trials,
+        advised=advised["settings"],
+        avoid=tuple(advised["avoid"]),
     )
     return first, horizon, at_first
+
+
+def _advice(plan: Plan) -> dict[str, Any]:
+    """What rules advise the search to start from; remembered, so that rules that change do not change a run."""
+    settings, _ = starting_settings(plan.advice, plan.model.shapes, plan.resolution.fixed_training())
+    return {"settings": settings, "avoid": list(plan.advice.avoid)}
 
 
 def open_search(

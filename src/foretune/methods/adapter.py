@@ -31,6 +31,7 @@ from foretune.methods.targets import model_targets
 class Request:
     """What a method's ``build`` sees."""
 
+    method: str
     model: Any
     own: Mapping[str, Any]
     """The method's settings without their prefix"""
@@ -119,6 +120,7 @@ class AdapterMethod:
         request = self.request(model, fields, generator.initial_seed(), calibration)
         try:
             attachment = PeftAttachment(model, self.build(request), self.traits, seed=request.seed)
+            self.settle(attachment)
             if self.start is not None:
                 self.start(attachment, request)
             self._assert_count(attachment, request)
@@ -129,12 +131,17 @@ class AdapterMethod:
                 remedy="Change its settings, or choose another method; `foretune methods` lists them.",
             ) from error
 
+    def settle(self, attachment: PeftAttachment) -> None:
+        """What a method does to its fresh adapter before it is counted and trained; nothing as a rule."""
+
     def _assert_count(self, attachment: PeftAttachment, request: Request) -> None:
         """Hold the closed form to what was built: a plan and a share promise it."""
         declared, config = self.declaration, request.model.config
-        if declared.count is None or getattr(config, "model_type", None) not in BUILDERS:
+        if not solver.countable(declared) or getattr(config, "model_type", None) not in BUILDERS:
             return
-        said = declared.count(request.targets, ModelShapes.from_config(config.to_dict()), request.own)
+        own = {f"{self.name}.{key}": value for key, value in request.own.items()}
+        shapes = ModelShapes.from_config(config.to_dict())
+        said = solver.count(shapes, {"method": self.name, "layers": request.layers, **own})
         built = attachment.adapter_parameters
         if built != said:
             attachment.detach()
@@ -148,9 +155,9 @@ class AdapterMethod:
         """Settings, targets and task of an attachment. Raises `UsageError`."""
         own, layers = self.declaration.own(fields), str(fields.get("layers", "all"))
         which = str(own.get("targets", "all-linear"))
-        targets = tuple(model_targets(model, which, layers))
+        targets = () if self.declaration.expression else tuple(model_targets(model, which, layers))
         knob = self.declaration.knob
-        return Request(model, own, targets, layers, task_type_of(model), seed, knob, calibration)
+        return Request(self.name, model, own, targets, layers, task_type_of(model), seed, knob, calibration)
 
 
 def task_type_of(model: Any) -> TaskType:

@@ -31,15 +31,17 @@ class PeftAttachment:
         self.traits = traits
         self._base = base
         self._gradients = {name: weight.requires_grad for name, weight in base.named_parameters()}
+        known = {id(tensor) for tensor in (*base.parameters(), *base.buffers())}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.peft_model: PeftModel = get_peft_model(base, config)
         self.peft_model.train(base.training)  # peft's new modules, and their dropout, come in training mode
-        compute = _compute_dtype(base)
-        for weight in self.peft_model.parameters():
-            if weight.requires_grad and weight.is_floating_point():
-                weight.data = weight.data.to(compute)
+        for tensor in (*self.peft_model.parameters(), *self.peft_model.buffers()):
+            if id(tensor) not in known and tensor.is_floating_point():  # frozen parts of the adapter too
+                tensor.data = tensor.data.to(_compute_dtype(base))
         fuse(self.peft_model)
+        self.restores: Mapping[str, torch.Tensor] = {}
+        """Weights of the base that attaching has changed, as they were."""
         self.rate_factor: Callable[[str], float] = lambda name: 1.0
         """A tensor's learning rate as a multiple of the run's, by its name"""
 
@@ -101,7 +103,13 @@ class PeftAttachment:
         """Trainable parameters and the norm of all trainable tensors."""
         weights = [weight.detach().float() for _, weight in self.trainable()]
         norm = float(torch.linalg.vector_norm(torch.stack([weight.norm() for weight in weights])))
-        return {"trainable_parameters": float(sum(weight.numel() for weight in weights)), "norm": norm}
+        count = float(sum(weight.numel() for weight in weights))
+        own = getattr(self.peft_model.base_model, "statistics", dict)
+        return {"trainable_parameters": count, "norm": norm, **own()}
+
+    def observed(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, the method counts what its layers see, for `statistics`."""
+        return getattr(self.peft_model.base_model, "observing", contextlib.nullcontext)()
 
     def detach(self) -> nn.Module:
         """Remove the adapter; the base is bitwise as before, and asks for gradients where it did."""
@@ -115,6 +123,8 @@ class PeftAttachment:
             base.set_submodule(name, original)
         if hasattr(base, "peft_config"):
             del base.peft_config
+        for name, before in self.restores.items():
+            base.get_submodule(name).weight.data = before
         for name, weight in base.named_parameters():
             weight.requires_grad_(self._gradients.get(name, False))
         return base

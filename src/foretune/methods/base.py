@@ -7,6 +7,7 @@ After ``detach`` the base model is bitwise what it was, so one loaded base serve
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,6 +73,10 @@ class Attachment(Protocol):
 
     def statistics(self) -> dict[str, float]:
         """Numbers for the report, such as the norm of the update."""
+        ...
+
+    def observed(self) -> AbstractContextManager[Any]:
+        """Inside, the method may count what its layers see, for `statistics`."""
         ...
 
     def detach(self) -> nn.Module:

@@ -76,6 +76,10 @@ class FullAttachment:
         count = sum(weight.numel() for weight in self.model.parameters())
         return {"trainable_parameters": float(count), "norm": float(torch.linalg.vector_norm(torch.stack(moves)))}
 
+    def observed(self) -> contextlib.AbstractContextManager[Any]:
+        """Nothing is counted."""
+        return contextlib.nullcontext()
+
     def detach(self) -> nn.Module:
         """Put the base's weights back, bitwise."""
         with torch.no_grad():

@@ -15,13 +15,17 @@ With t ~ N(0, I) the cosine is about 1/√o in size and half the tokens are clam
 
     W' = W₀ + s B A + s_t D C W₀        b' = b + s_t D C b
 
-Otherwise the gate depends on the token and merging is refused; `foretune.export.approximate` measures the mean gate.
+The same holds for ``channel``, a gate for each output that no token moves: C·diag(σ(t)) stands in place of C. Otherwise
+the gate depends on the token and merging is refused; `foretune.export.approximate` measures the mean gate.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -29,13 +33,19 @@ from torch import nn
 from torch.nn.functional import linear
 
 from foretune.catalogue.methods.loratrf import edit_rank
+from foretune.errors import UsageError
 from foretune.methods.adapter import AdapterMethod, Request
+from foretune.methods.attachment import PeftAttachment
 from foretune.methods.tuners.config import AdapterConfig
 from foretune.methods.tuners.layer import Update, widths_of
 from foretune.methods.tuners.model import AdapterModel, define
 
 SMALLEST_NORM = 1e-6
 """ε of the cosine: a hidden state shorter than this has no direction."""
+TOKENLESS = ("none", "channel")
+"""Gates that are the same for every token, so that the edit is linear."""
+CALIBRATION_ROWS = 32
+"""Rows that ``trf_task_init=mean_hidden`` looks at."""
 OPEN_ABOVE = 1e-3
 """A gate above this counts as open in the statistics."""
 
@@ -73,6 +83,37 @@ class Gate:
         self.open += int((values > OPEN_ABOVE).sum())
 
 
+class _Cosine(torch.autograd.Function):
+    """cos(h, t) for every token in float32, keeping ``h`` as it is: autograd would keep three float32 copies of it.
+
+    ∂cos/∂h = t/(‖h‖‖t‖) − cos·h/‖h‖²,  and the same with h and t exchanged.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
+        """hidden: (tokens, width); task: (width,). Returns (tokens,) float32."""
+        length = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
+        size = torch.linalg.vector_norm(task, dtype=torch.float32)
+        norms = (length * size).clamp_min(SMALLEST_NORM)
+        cosine: torch.Tensor = (hidden.float() @ task.float()) / norms
+        ctx.save_for_backward(hidden, task, length, size, norms, cosine)
+        return cosine
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """gradients[0]: (tokens,) float32. Returns the gradients of ``hidden`` and ``task``."""
+        hidden, task, length, size, norms, cosine = ctx.saved_tensors
+        for_hidden = for_task = None
+        straight, turned = gradients[0] / norms, gradients[0] * cosine
+        if ctx.needs_input_grad[0]:
+            shrink = (turned / length.square().clamp_min(SMALLEST_NORM)).to(hidden.dtype)
+            for_hidden = torch.outer(straight.to(task.dtype), task).to(hidden.dtype).sub_(shrink[:, None] * hidden)
+        if ctx.needs_input_grad[1]:
+            pulled = straight.to(hidden.dtype) @ hidden
+            for_task = (pulled.float() - turned.sum() * task.float() / size.square()).to(task.dtype)
+        return for_hidden, for_task
+
+
 class Edit(nn.Module):
     """s_t · D ( g(h)·(C h) ) on hidden states of width ``width``."""
 
@@ -97,15 +138,15 @@ class Edit(nn.Module):
     def gate(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., 1) or (..., width) in [0, 1], float32."""
         assert self.task is not None
-        h, task = hidden.float(), self.task.float()
         if self.kind == "channel":
-            return torch.sigmoid(task).expand_as(h)
-        norms = torch.linalg.vector_norm(h, dim=-1, keepdim=True) * torch.linalg.vector_norm(task)
-        cosine: torch.Tensor = (h * task).sum(-1, keepdim=True) / norms.clamp_min(SMALLEST_NORM)
+            return torch.sigmoid(self.task.float()).expand(hidden.shape)
+        width = hidden.shape[-1]
+        flat: torch.Tensor = _Cosine.apply(hidden.reshape(-1, width), self.task)  # type: ignore[no-untyped-call]
+        cosine = flat.reshape(*hidden.shape[:-1], 1)
         if self.kind == "sigmoid":
-            return torch.sigmoid(math.sqrt(h.shape[-1]) * cosine)
+            return torch.sigmoid(math.sqrt(width) * cosine)
         if self.kind == "cos_scaled":
-            cosine = math.sqrt(h.shape[-1]) * cosine
+            cosine = math.sqrt(width) * cosine
         return cosine.clamp(0.0, 1.0)
 
     def _where(self, hidden: torch.Tensor) -> torch.Tensor | None:
@@ -146,7 +187,7 @@ class LoratrfUpdate(Update):
         self.scale = config.alpha / rank
         edit = edit_rank({"trf_rank": config.trf_rank}, rank) if config.trf_site == "module" else 0
         self.edit = Edit(outputs, edit, config) if edit else None
-        exact = self.edit is None or (config.trf_gate == "none" and config.trf_positions == "all")
+        exact = self.edit is None or (config.trf_gate in TOKENLESS and config.trf_positions == "all")
         self.refuses_merge = "" if exact else _GATED
 
     def reset(self) -> None:
@@ -171,14 +212,27 @@ class LoratrfUpdate(Update):
         """W₀ + s B A + s_t D C W₀ and b + s_t D C b; raises `ValueError` behind a gate."""
         if self.refuses_merge:
             raise ValueError(self.refuses_merge)
-        added = torch.zeros_like(weight)
+        down, up, shift = self.as_lora(weight, bias)
+        return weight + up @ down, bias if bias is None or shift is None else bias + shift
+
+    def as_lora(
+        self, weight: torch.Tensor, bias: torch.Tensor | None, gate: float = 1.0
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """A' (ranks, inputs), B' (outputs, ranks) and the change of the bias, float32, with ``gate`` for the gate.
+
+        Exact where the gate depends on no token: ``none`` (1), and ``channel``, whose own values are used.
+        """
+        downs, ups, shift = [], [], None
         if self.a is not None and self.b is not None:
-            added = self.scale * self.b.float() @ self.a.float()
+            downs, ups = [self.a.float()], [self.scale * self.b.float()]
         if self.edit is not None:
-            edit = self.edit.scale * self.edit.up.float() @ self.edit.down.float()
-            added = added + edit @ weight
-            bias = None if bias is None else bias + edit @ bias
-        return weight + added, bias
+            down = self.edit.down.float()
+            if self.edit.kind == "channel" and self.edit.task is not None:
+                down = down * torch.sigmoid(self.edit.task.float())
+            downs.append(down @ weight.float())
+            ups.append(gate * self.edit.scale * self.edit.up.float())
+            shift = None if bias is None else ups[-1] @ (down @ bias.float())
+        return torch.cat(downs).detach(), torch.cat(ups, dim=1).detach(), None if shift is None else shift.detach()
 
 
 _GATED = (
@@ -218,6 +272,33 @@ class LoratrfBase(AdapterModel):
         inputs, outputs = widths_of(base)
         return LoratrfUpdate(base, inputs, outputs, config, name)
 
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Inside, gates count what passes them."""
+        found = edits(self.model)
+        for edit in found.values():
+            edit.seen = Gate()
+        try:
+            yield
+        finally:
+            self._seen = {name: edit.seen for name, edit in found.items() if edit.seen is not None and edit.seen.tokens}
+            for edit in found.values():
+                edit.seen = None
+
+    def statistics(self) -> dict[str, float]:
+        """The gates seen while observing: their mean, the share of open ones, and the least and most open layer."""
+        seen: list[Gate] = list(getattr(self, "_seen", {}).values())
+        if not seen:
+            return {}
+        means = [gate.total / gate.tokens for gate in seen]
+        tokens = sum(gate.tokens for gate in seen)
+        return {
+            "gate_mean": sum(gate.total for gate in seen) / tokens,
+            "gate_open_share": sum(gate.open for gate in seen) / tokens,
+            "gate_lowest_layer": min(means),
+            "gate_highest_layer": max(means),
+        }
+
 
 def edits(model: nn.Module) -> dict[str, Edit]:
     """Every edit in a model, by its module's name."""
@@ -228,6 +309,8 @@ def build(request: Request) -> LoratrfConfig:
     """The peft configuration."""
     fields = ("rank", "alpha", "dropout", "trf_rank", "trf_alpha", "trf_site", "trf_gate", "trf_task_init",
               "trf_positions", "use_lora")  # fmt: skip
+    if not request.own["use_lora"] and request.own["trf_rank"] == 0:
+        raise UsageError("loratrf with neither its LoRA branch nor its edit trains nothing.")
     settings = request.settings(*fields)
     blocks: list[str] = []
     if request.own["trf_site"] == "block" and request.own["trf_rank"] != 0:
@@ -244,5 +327,55 @@ def _block_of(name: str) -> str:
     return "" if number is None else ".".join(parts[: number + 1])
 
 
+def point_to_mean_hidden(model: Any, calibration: Iterable[Mapping[str, Any]]) -> None:
+    """Set every task vector to the mean hidden state over calibration rows, stretched to the norm √width.
+
+    ``calibration`` yields keyword arguments of the model. The edits are still zero, so they see the base's states.
+    """
+    sums: dict[Edit, torch.Tensor] = {}
+
+    def add(edit: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+        hidden = arguments[0].detach().float()
+        mean = hidden.reshape(-1, hidden.shape[-1]).mean(0)
+        sums[edit] = sums.get(edit, torch.zeros_like(mean)) + mean
+
+    handles = [edit.register_forward_pre_hook(add) for edit in edits(model).values() if edit.task is not None]
+    try:
+        with torch.no_grad():
+            for batch in islice(calibration, CALIBRATION_ROWS):
+                model(**{key: value for key, value in batch.items() if key != "labels"})
+            for edit, total in sums.items():
+                assert edit.task is not None
+                norm = torch.linalg.vector_norm(total).clamp_min(SMALLEST_NORM)
+                edit.task.copy_((total / norm * math.sqrt(total.numel())).to(edit.task.dtype))
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Loratrf(AdapterMethod):
+    """The method ``loratrf``: an adapter whose task vectors may start from data."""
+
+    def attach(
+        self,
+        model: nn.Module,
+        fields: Mapping[str, Any],
+        *,
+        generator: torch.Generator,
+        calibration: Iterable[Any] | None = None,
+    ) -> PeftAttachment:
+        """As every adapter; with ``trf_task_init=mean_hidden`` task vectors start as mean hidden states.
+
+        Raises `UsageError` when that is asked for and there are no calibration rows.
+        """
+        attachment = super().attach(model, fields, generator=generator, calibration=calibration)
+        if self.declaration.own(fields)["trf_task_init"] == "mean_hidden":
+            if calibration is None:
+                attachment.detach()
+                raise UsageError("trf_task_init=mean_hidden needs calibration rows.", remedy="Use normal here.")
+            point_to_mean_hidden(attachment.model, calibration)
+        return attachment
+
+
 define(LoratrfConfig, LoratrfUpdate, model=LoratrfBase)
-METHOD = AdapterMethod("loratrf", build)
+METHOD = Loratrf("loratrf", build)

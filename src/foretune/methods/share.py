@@ -17,7 +17,7 @@ from foretune.catalogue.space import Choice, Number
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.methods.base import Infeasible, KnobChoice
-from foretune.methods.trainable import count, knob_for
+from foretune.methods.trainable import count, countable, knob_for
 from foretune.units import format_share
 
 PREFERRED = ("lora", "vera", "fourierft", "bitfit")
@@ -50,7 +50,10 @@ class Missed:
 
 def size(declared: Declaration, shapes: ModelShapes, trainable: float, fixed: Mapping[str, Any]) -> Sized | Missed:
     """One method at the share ``trainable``, on fewer layers where it must be; ``fixed`` are the user's settings."""
-    first = knob_for(declared, shapes, trainable, fixed)
+    try:
+        first = knob_for(declared, shapes, trainable, fixed)
+    except UsageError as error:  # such parameters are not in this model
+        return Missed(declared.name, error.what.rstrip("."), None)
     if isinstance(first, KnobChoice):
         return Sized(declared.name, first.fields, first.parameters, first.share)
     for changes, words in _fewer_layers(declared, shapes, fixed):
@@ -132,9 +135,9 @@ def _settled(found: Sized, shapes: ModelShapes, fixed: Mapping[str, Any]) -> Siz
 def _refusal(missed: Missed, shapes: ModelShapes, trainable: float) -> UsageError:
     others = []
     for name, declared in METHODS.items():
-        if name == missed.method or declared.family == "whole" or declared.count is None:
+        if name == missed.method or declared.family == "whole" or not countable(declared):
             continue
-        if shapes.kind in declared.kinds and isinstance(knob_for(declared, shapes, trainable, {}), KnobChoice):
+        if shapes.kind in declared.kinds and isinstance(size(declared, shapes, trainable, {}), Sized):
             others.append(name)
     nearest = missed.nearest
     near = "" if nearest is None else f"Its nearest share is {format_share(nearest.share)}. "

@@ -20,6 +20,7 @@ from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.methods.base import Infeasible, KnobChoice
 from foretune.methods.targets import config_targets
+from foretune.models.shape_parameters import picked_size
 
 TOLERANCE = 0.02
 """A share is met when the count is this close to it, or within one step of the knob."""
@@ -33,10 +34,26 @@ def count(shapes: ModelShapes, config: Mapping[str, Any]) -> int:
     declared = declaration(str(config["method"]))
     if declared.family == "whole":
         return shapes.parameters
+    own, layers = declared.own(config), str(config.get("layers", "all"))
+    if declared.expression:
+        return _picked(declared, shapes, own, layers)
     if declared.count is None:
         raise UsageError(f"{declared.name} has no closed count; it is counted when it is attached.")
-    own, layers = declared.own(config), str(config.get("layers", "all"))
     return declared.count(config_targets(shapes, own, layers), shapes, own)
+
+
+def countable(declared: Declaration) -> bool:
+    """Whether `count` knows the method without attaching it."""
+    return declared.family == "whole" or bool(declared.expression) or declared.count is not None
+
+
+def _picked(declared: Declaration, shapes: ModelShapes, own: Mapping[str, Any], layers: str) -> int:
+    size = picked_size(shapes, declared.selector(own, layers))
+    if size == 0:
+        raise UsageError(
+            f"{declared.name} picks no parameter of a {shapes.architecture} model.", remedy="Choose another method."
+        )
+    return size
 
 
 @dataclass(frozen=True)
@@ -46,10 +63,13 @@ class _Sizes:
     declared: Declaration
     shapes: ModelShapes
     own: Mapping[str, Any]
+    layers: str
     targets: Sequence[Target]
 
     def at(self, knob: int | None, raised: int = 0) -> int:
         changes: dict[str, Any] = {} if knob is None else {self.declared.knob: knob}
+        if self.declared.expression:
+            return _picked(self.declared, self.shapes, {**self.own, **changes}, self.layers)
         assert self.declared.count is not None
         return self.declared.count(self.targets, self.shapes, {**self.own, **changes, RAISED: raised})
 
@@ -66,10 +86,10 @@ def knob_for(
     if declared.family == "whole":
         whole = KnobChoice({}, shapes.parameters, 1.0)
         return whole if trainable == 1.0 else Infeasible(f"{declared.name} trains every parameter", (whole,))
-    if declared.count is None:
+    if not countable(declared):
         return Infeasible(f"{declared.name} has no closed count")
     own, layers = declared.own(fields), str(fields.get("layers", "all"))
-    sizes = _Sizes(declared, shapes, own, config_targets(shapes, own, layers))
+    sizes = _Sizes(declared, shapes, own, layers, () if declared.expression else config_targets(shapes, own, layers))
     wanted = trainable * shapes.parameters
     if not declared.knob:
         return _fixed(sizes, wanted)

@@ -132,6 +132,14 @@ class Composition:
             own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
             part.load_state_dict(own)
 
+    def sentence(self) -> str:
+        """The report in words: for every one its numbers and the seconds in its own hooks; empty without any."""
+        parts = []
+        for name, found in self.report().items():
+            numbers = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in found.items())
+            parts.append(f"{name} ({numbers})")
+        return "; ".join(parts)
+
     def report(self) -> dict[str, dict[str, float]]:
         """What each did, in numbers, with the seconds in its own hooks."""
         return {part.name: {**part.report(), "seconds": self.seconds[part.name]} for part in self.parts}

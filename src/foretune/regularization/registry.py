@@ -21,10 +21,12 @@ from foretune.regularization.kl_to_base import KlToBase
 from foretune.regularization.l2_sp import L2Sp
 from foretune.regularization.mixout import Mixout
 from foretune.regularization.neftune import Neftune
+from foretune.regularization.prune_rewind import PruneRewind
 from foretune.regularization.r_drop import RDrop
 from foretune.regularization.recadam import Recadam
 from foretune.regularization.reinit_top import ReinitTop
 from foretune.regularization.smart import Smart
+from foretune.regularization.tfew import Tfew
 from foretune.regularization.token_weighting import TokenWeighting
 
 REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
@@ -43,6 +45,8 @@ REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
     "recadam": Recadam,
     "extrapolation": Extrapolation,
     "token-weighting": TokenWeighting,
+    "tfew": Tfew,
+    "prune-rewind": PruneRewind,
 }
 
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 
+from foretune.models.fresh import draw_anew
 from foretune.models.modules import describe
 from foretune.regularization.base import Context, Plan, Regularizer
 from foretune.seeding import derive
 
 _POOLER = re.compile(r"(?:^|\.)pooler(?:\.|$)")
-_FLAG = "_is_hf_initialized"
-"""What transformers sets on tensors that it must not draw again."""
 
 
 class ReinitTop(Regularizer):
@@ -63,19 +62,9 @@ class ReinitTop(Regularizer):
         """Draw the blocks anew, in the model and in the masters."""
         model: Any = context.model
         names, _ = self._modules(model)
-        modules = dict(model.named_modules())
-        flags: list[tuple[Any, bool]] = []
-        devices = [model.device] if model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(derive(context.seed, "reinit-top"))
-            for name in names:
-                for thing in (modules[name], *modules[name].parameters(recurse=False)):
-                    flags.append((thing, getattr(thing, _FLAG, False)))
-                    setattr(thing, _FLAG, False)
-                model._init_weights(modules[name])
-                self._drawn += sum(weight.numel() for weight in modules[name].parameters(recurse=False))
-        for thing, before in flags:
-            setattr(thing, _FLAG, before)
+        modules = [model.get_submodule(name) for name in names]
+        draw_anew(model, modules, derive(context.seed, "reinit-top"))
+        self._drawn = sum(weight.numel() for module in modules for weight in module.parameters(recurse=False))
         for weight, master in zip(context.weights, context.masters, strict=True):
             if weight is not master:
                 master.copy_(weight)

@@ -122,6 +122,7 @@ class Ledger:
             self._account(order, run, seen)
         if advanced:
             order.step, order.stalls = seen.step, 0
+            run.detail = seen.detail or run.detail
             run.step = run.step if failed else seen.step
         if failed or seen.status == "stopped":
             run.detail = seen.detail

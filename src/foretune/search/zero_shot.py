@@ -214,20 +214,30 @@ def plan(
     methods: tuple[str, ...] | None = None,
     max_trials: int | None = None,
     metric: str = "loss",
+    advised: Mapping[str, Any] | None = None,
+    avoid: tuple[str, ...] = (),
 ) -> tuple[ZeroShot, Horizon]:
     """The strategy for a model of hidden ``width`` on ``train_rows`` kept rows, and its horizon with the reason.
 
     ``cost`` is the probe's forecast; settings in ``fixed`` are kept out of the search. The default LoRA keeps its own
-    settings except the amount of training and its rows, which all runs share. Raises `UsageError` and `BudgetError`.
+    settings except the amount of training and its rows, which all runs share. ``advised`` settings (of rules) are where
+    the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed. Raises `UsageError` and
+    `BudgetError`.
     """
     settings = dict(fixed or {})
-    chosen = methods_for(methods or DEFAULT_METHODS[kind], settings)
+    hints = {name: value for name, value in (advised or {}).items() if name not in settings}
+    hints = {name: value for name, value in hints.items() if name not in shared_settings(hints)}
+    listed = [name for name in methods or DEFAULT_METHODS[kind] if name not in avoid] or ["lora"]
+    if "method" in hints:
+        listed = [str(hints["method"]), *(name for name in listed if name != hints["method"])]
+    chosen = methods_for(tuple(listed), settings)
+    start = {**{name: value for name, value in hints.items() if name != "method"}, **settings}
     baseline = resolve({**DEFAULT_LORA, **shared_settings(settings)})
     asked = total_steps(train_rows, baseline)
 
     def entries(steps: int) -> tuple[Recommendation, ...]:
         first, *others = chosen
-        own = portfolio(first, width=width, kind=kind, steps=steps, fixed=fixed_for(first, chosen, settings))
+        own = portfolio(first, width=width, kind=kind, steps=steps, fixed=fixed_for(first, chosen, start))
         return own + tuple(
             recommended(name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, settings))
             for name in others

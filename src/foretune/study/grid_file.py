@@ -6,7 +6,7 @@ What the settings mean is in `study.grid`; a file of another ``kind`` goes to th
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -39,6 +39,29 @@ def beside(task: TaskSettings, folder: Path) -> TaskSettings:
         if (value := getattr(task, key)) is not None and Path(value).suffix and (folder / value).exists()
     }
     return task.model_copy(update=found)
+
+
+def replaced(grid: GridSpec, data: Sequence[str], models: Sequence[str]) -> GridSpec:
+    """A grid on other data (``FILE`` or ``NAME=FILE``) or other models. Raises `UsageError`.
+
+    The pilot of a sweep becomes the first of the new tasks.
+    """
+    values = grid.model_dump(mode="json")
+    if data:
+        tasks = {}
+        for item in data:
+            name, _, path = item.rpartition("=")
+            tasks[name or re.sub(r"[^A-Za-z0-9._+-]", "-", Path(path).stem).strip("-.+_")[:32]] = {"path": path}
+        values["tasks"] = tasks
+        if values["learning_rate"].get("pilot") is not None:
+            values["learning_rate"]["pilot"] = next(iter(tasks))
+    if models:
+        values["model"] = list(models)
+    try:
+        return GridSpec.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise UsageError(f"the changed grid does not hold: {first['msg'].removeprefix('Value error, ')}.") from error
 
 
 def find_grid(source: str | Path) -> Path:

@@ -33,6 +33,8 @@ def scored(answers: Sequence[Answer], task: StudyTask) -> dict[str, Score]:
         names.append("loss")
     if task.spec.model.kind != "encoder":
         names.append("loss_per_byte")
+    elif task.spec.task == "classification":
+        names.append("brier")
     answered = all(answer.prediction is not None for answer in answers)
     found = {}
     for name in dict.fromkeys(names):

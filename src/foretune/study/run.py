@@ -31,6 +31,7 @@ from foretune.study.folder import StudyFolder, saved_grid
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import find_grid, load_grid
 from foretune.study.outputs import write_outputs
+from foretune.study.parents import is_parent, make_parent
 from foretune.study.rates import chosen_rates, deciding_arms, widened
 from foretune.study.results import Line, read_answers, read_results, scored
 from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
@@ -121,6 +122,9 @@ class _Study:
     def run(self) -> StudyResult:
         """All phases."""
         check_targets(self.grid)
+        with self.clock.phase("parents"):
+            if not self._parents():
+                return self._finish("the time is over; the parents are not pre-trained yet")
         with self.clock.phase("preparing"):
             tasks = self._tasks()
         with self.clock.phase("probe"):
@@ -159,6 +163,31 @@ class _Study:
 
     # -- before the first run
 
+    def _parents(self) -> bool:
+        """Pre-train the parents that the grid names and put their folders in; False when time is over before."""
+        found = {}
+        for name, settings in self.grid.model.items():
+            if not is_parent(settings.source):
+                continue
+
+            def stopped() -> bool:
+                self.watch.tick()
+                seconds = self.left()
+                return self.watch.stop() or (seconds is not None and seconds <= 0)
+
+            folder = make_parent(settings.source, progress=self._say, stopped=stopped)
+            if folder is None:
+                if self.watch.stop():
+                    raise Stopped
+                return False
+            found[name] = settings.model_copy(update={"source": str(folder)})
+        if found:
+            self.grid = self.grid.model_copy(update={"model": {**self.grid.model, **found}})
+        return True
+
+    def _say(self, text: str) -> None:
+        self.watch.on_event("progress", {"line": text})
+
     def _tasks(self) -> dict[Pair, StudyTask]:
         found = {}
         for model in self.grid.model:
@@ -166,10 +195,7 @@ class _Study:
                 folder = self.folder.task(model, name)
 
                 def prepare(model: str = model, name: str = name, root: Path = folder.root) -> dict[str, Any]:
-                    def say(text: str) -> None:
-                        self.watch.on_event("progress", {"line": text})
-
-                    return prepare_task(self.grid, model, name, root, say).to_json()
+                    return prepare_task(self.grid, model, name, root, self._say).to_json()
 
                 found[model, name] = StudyTask.from_json(folder.once("prepared", prepare))
                 rows = dict(found[model, name].rows)
@@ -275,7 +301,8 @@ class _Study:
             if not listed:
                 break
             expected += len(listed)
-            recorders = self._recorders(listed, tasks, probes, machine, f"{self.grid.name}:rates")
+            name = f"{self.grid.name}:rates" + (f"-{round_number}" if round_number else "")  # runs are counted afresh
+            recorders = self._recorders(listed, tasks, probes, machine, name)
             work = Cells(
                 self.grid.name, self.folder.root, listed, tasks, seconds, self.folder.sweep_journal_of(round_number),
                 self.folder.sweep_trials / str(round_number), self.folder.answers, self.folder.rates, recorders,

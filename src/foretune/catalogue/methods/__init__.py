@@ -20,8 +20,10 @@ from foretune.catalogue.methods.adalink import ADALINK
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.bottleneck import BOTTLENECK
 from foretune.catalogue.methods.contextpeft import CONTEXTPEFT
+from foretune.catalogue.methods.dept import DEPT
 from foretune.catalogue.methods.direft import DIREFT
 from foretune.catalogue.methods.dsee import DSEE
+from foretune.catalogue.methods.e2vpt import E2VPT
 from foretune.catalogue.methods.eva import EVA
 from foretune.catalogue.methods.full import FULL
 from foretune.catalogue.methods.lofit import LOFIT
@@ -34,10 +36,13 @@ from foretune.catalogue.methods.loratrf import LORATRF
 from foretune.catalogue.methods.loreft import LOREFT
 from foretune.catalogue.methods.loretta import LORETTA
 from foretune.catalogue.methods.loretta_adp import LORETTA_ADP
+from foretune.catalogue.methods.mam import MAM
 from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
 from foretune.catalogue.methods.mtllora import MTLLORA
 from foretune.catalogue.methods.nola import NOLA
+from foretune.catalogue.methods.partial import SELECTIONS
+from foretune.catalogue.methods.peft_rows import PEFT
 from foretune.catalogue.methods.red import RED
 from foretune.catalogue.methods.ssf import SSF
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
@@ -76,7 +81,12 @@ METHODS: dict[str, Declaration] = {
         SSF,
         ADALINK,
         LOFIT,
+        *SELECTIONS.values(),
+        *(row.declaration for row in PEFT.values()),
         CONTEXTPEFT,
+        MAM,
+        DEPT,
+        E2VPT,
         LORETTA_ADP,
         LORAPLUS,
         LORAFA,

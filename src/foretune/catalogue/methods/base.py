@@ -115,6 +115,8 @@ class Declaration:
     """The closed form; None where only an instantiation on the meta device can tell."""
     evidence: Evidence = "paper equations"
     family: Family = "delta"
+    expression: str = ""
+    """For a selection of the model's own parameters: the expression that picks them, its settings in braces"""
     layerwise: bool = True
     """Whether the key ``layers`` can restrict it to some layers."""
     kinds: tuple[str, ...] = ("causal", "seq2seq", "encoder")
@@ -131,6 +133,11 @@ class Declaration:
         prefix = f"{self.name}."
         given = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
         return {name.removeprefix(prefix): value for name, value in self.space.defaults().items()} | given
+
+    def selector(self, own: Mapping[str, Any], layers: str) -> str:
+        """The expression of a selection with its settings put in, restricted to ``layers``."""
+        words = self.expression.format(**own)
+        return words if layers == "all" else f"({words}) & ({layers})"
 
     @property
     def knob_range(self) -> tuple[int, int]:

@@ -31,8 +31,8 @@ def _count(targets: Sequence[Target], model: Widths, own: Mapping[str, Any]) -> 
     task_vector = 0 if own["trf_gate"] == "none" else 1
     if own["trf_site"] == "block":
         blocks = {(t.name.split(".layer")[0], t.layer) for t in targets if t.layer is not None}
-        edit = len(blocks) * model.width * (task_vector + 2 * int(own["trf_rank"])) if own["trf_rank"] else 0
-        return lora + edit
+        edit = edit_rank(own, int(own["rank"]))
+        return lora + (len(blocks) * model.width * (task_vector + 2 * edit) if edit else 0)
     edits = [edit_rank(own, rank) for rank in ranks]
     return lora + sum(t.outputs * (task_vector + 2 * r) for t, r in zip(targets, edits, strict=True) if r)
 

@@ -52,3 +52,9 @@ def sites_of(targets: Sequence[Target], words: str) -> list[Site]:
             if target.role in _EXITS[part]:
                 found.append(Site(target.name, entries[block_of(target.name)] if where == "parallel" else ""))
     return list(dict.fromkeys(found))
+
+
+def attentions_of(targets: Sequence[Target]) -> list[str]:
+    """The self-attention modules of the layers of ``targets``: what holds the query projections, in model order."""
+    entries = [target.name for target in targets if target.role in _ENTRIES["attention"]]
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in entries))

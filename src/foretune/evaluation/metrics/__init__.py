@@ -23,6 +23,7 @@ METRICS: dict[str, Metric] = {
     "json_match": ShareMetric("json_match", text.json_equal),
     "accuracy": ShareMetric("accuracy", labels.same_class),
     "balanced_accuracy": labels.ClassMetric("balanced_accuracy"),
+    "brier": labels.BrierMetric(),
     "macro_f1": labels.ClassMetric("macro_f1"),
     "pearson": numbers.Correlation("pearson"),
     "spearman": numbers.Correlation("spearman"),

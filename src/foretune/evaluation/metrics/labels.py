@@ -15,7 +15,7 @@ from typing import Any
 
 from foretune.errors import DataError
 from foretune.evaluation.base import Answer, Direction, MetricResult
-from foretune.evaluation.metrics.rows import from_rows, prediction_of, require_rows
+from foretune.evaluation.metrics.rows import from_rows, prediction_of, require_rows, value_error
 
 CALIBRATION_BINS = 15
 
@@ -46,6 +46,24 @@ class ClassMetric:
         outside = sum(said not in numbers for _, said in pairs)
         return from_rows(self.name, statistics, per_row, scale=1.0,
                          details={"classes": classes, "predicted_outside": outside})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class BrierMetric:
+    """The top-label Brier score: mean squared difference between the predicted class's probability and being right."""
+
+    name: str = "brier"
+    unit: str = "squared probability"
+    direction: Direction = "lower"
+    needs_generation: bool = True
+
+    def score(self, rows: Sequence[Answer]) -> MetricResult:
+        """The mean with its standard error. Raises `DataError` for a row without prediction or probability."""
+        require_rows(rows, self.name)
+        per_row = tuple(
+            (_probability(row) - same_class(prediction_of(row, self.name), row.reference)) ** 2 for row in rows
+        )
+        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=1.0), per_row)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,9 @@ class Update(nn.Module):
         """Give the trainable tensors their values at the start, drawn from torch's global generator."""
         raise NotImplementedError
 
+    def before(self, base: nn.Module) -> None:
+        """Called before the module ``base`` runs, while the update is active."""
+
     def delta(self) -> torch.Tensor:
         """(outputs, inputs) float: the change of the weight, where the addition is a matrix product."""
         raise NotImplementedError
@@ -88,13 +91,16 @@ class AdapterLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         """The module's output with the active updates added."""
         if self.disable_adapters and self.merged:
             self.unmerge()
+        active = [] if self.disable_adapters or self.merged else self._active()
+        for update in active:
+            update.before(self.base_layer)
         output = self.base_layer(*args, **kwargs)
-        if self.disable_adapters or self.merged:
+        if not active:
             return output
         hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
         x = args[0] if args else next(iter(kwargs.values()))
         edited = hidden
-        for update in self._active():
+        for update in active:
             first = next(update.parameters(), None)
             added = update(x if first is None else x.to(first.dtype), hidden)
             edited = edited if added is None else edited + added.to(hidden.dtype)

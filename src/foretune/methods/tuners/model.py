@@ -5,6 +5,7 @@ A method subclasses `AdapterModel` with its ``prefix`` and ``update_class``; `de
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
     prefix = ""
     update_class: type[Update] = Update
     tuner_layer_cls = AdapterLayer
+    layer_class: type[AdapterLayer] = AdapterLayer
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012 -- peft's name and type
 
     def _create_and_replace(
@@ -35,8 +37,10 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
         parameter_name: str | None = None,
     ) -> None:
         layer = target
+        if isinstance(parent, AdapterLayer):  # a wrapped block: its children are the wrapped module's
+            parent = parent.get_base_layer()
         if not isinstance(target, AdapterLayer):
-            layer = AdapterLayer(target, self.prefix)
+            layer = self.layer_class(target, self.prefix)
             layer.set_first(adapter_name)
         assert isinstance(layer, AdapterLayer)
         base = layer.get_base_layer()
@@ -55,6 +59,14 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
             raise TypeError(f"{config.method} goes to linear layers, and {name} is a {type(base).__name__}")
         return self.update_class(base, inputs, outputs, config, name)
 
+    def observing(self) -> AbstractContextManager[Any]:
+        """Inside, a method may count what its layers see, for `statistics`; nothing as a rule."""
+        return nullcontext()
+
+    def statistics(self) -> dict[str, float]:
+        """Numbers of the method's own for the report."""
+        return {}
+
     def _check_merge_allowed(self) -> None:
         """Refuse quantised bases and updates that are no change of weights, before anything is touched."""
         super()._check_merge_allowed()
@@ -63,10 +75,14 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
             for update in layer._active():
                 if update.refuses_merge:
                     raise ValueError(update.refuses_merge)
-            if not _plain(base):
+            if not self._mergeable(base):
                 raise ValueError(
                     f"the base is quantised or wrapped ({type(base).__name__}); an adapter is folded into plain weights"
                 )
+
+    def _mergeable(self, base: nn.Module) -> bool:
+        """Whether an update can be added to the module's weight."""
+        return _plain(base)
 
     def _layers(self) -> list[AdapterLayer]:
         return [module for module in self.model.modules() if isinstance(module, AdapterLayer)]

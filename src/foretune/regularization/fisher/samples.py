@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -72,6 +73,11 @@ class Source:
     decoder_start_id: int = 0
     special: frozenset[int] = field(default=frozenset())
 
+    @cached_property
+    def _words(self) -> tuple[int, int]:
+        """(size of the vocabulary, the mask token): fast tokenizers count their words anew at every call."""
+        return len(self.tokenizer), int(self.tokenizer.mask_token_id)
+
     def of_texts(self, texts: Sequence[str]) -> list[Sample]:
         """Samples of plain texts; long ones are cut into pieces. Raises `DataError` when there are none."""
         pieces = [piece for text in texts for piece in self._pieces(text)]
@@ -110,9 +116,10 @@ class Source:
         count = max(1, round(MASKED_SHARE * int(open_to.sum())))
         chosen = drawn.argsort()[:count]
         how = torch.rand(count, generator=generator)
-        others = torch.randint(0, len(self.tokenizer), (count,), generator=generator)
+        vocabulary, mask = self._words
+        others = torch.randint(0, vocabulary, (count,), generator=generator)
         read = ids.clone()
-        read[chosen[how < MASK_SHARE]] = int(self.tokenizer.mask_token_id)
+        read[chosen[how < MASK_SHARE]] = mask
         other = (how >= MASK_SHARE) & (how < MASK_SHARE + RANDOM_SHARE)
         read[chosen[other]] = others[other]
         labels = torch.full_like(ids, -100)

@@ -1,0 +1,204 @@
+"""What each method costs: seconds and memory of a training step as ratios to peft's LoRA of rank 16, in one run.
+
+    python benchmarks/methods.py [--quick] [--model NAME] [--methods lora loratrf …] [--tokens 256] [--repeats 5]
+
+Every method is attached in turn to one loaded model at about the parameters of LoRA r = 16 (its nearest size where it
+has none), and runs the same tokens: a forward pass up to the last hidden state and the backward pass of its mean
+square. The reference, peft's LoRA on peft's own path, is timed again beside every method, in alternation, so that a
+busy machine disturbs both. Seconds are processor time; memory is what autograd keeps for the backward pass, parameters
+left out.
+
+Keys of the summary: ``loratrf_step_ratio`` (LoRATRF with its gate over peft's LoRA), ``shared_with_peft_max_ratio``
+(the largest ratio, over methods of peft that are attached through our code, of a step attached by us and by
+`peft.get_peft_model` alone), ``fused_lora_step_ratio`` (LoRA on the fused path over peft's).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from common import finish, median, model_folder, parser, record
+from peft import get_peft_model
+from transformers import AutoModelForCausalLM
+
+from foretune.catalogue.methods import METHODS, resolve
+from foretune.cost.shapes import ModelShapes
+from foretune.errors import ForetuneError
+from foretune.methods.fused import fuse, unfuse
+from foretune.methods.registry import get
+from foretune.methods.share import Missed, size
+from foretune.methods.trainable import count
+from foretune.seeding import torch_generator
+
+REFERENCE: Mapping[str, Any] = resolve({"method": "lora", "lora.rank": 16})
+QUICK_METHODS = ("lora", "loratrf", "dora", "mora", "ia3")
+SHARED = ("lora", "dora", "loha", "vera", "ia3")
+"""Methods of peft whose step is compared with the same configuration attached by peft alone."""
+
+
+def arguments_of() -> argparse.Namespace:
+    """The command line, with what ``--quick`` shortens."""
+    made = parser(__doc__)
+    made.add_argument("--methods", nargs="*", help="methods to time; all that fit a causal model when not given")
+    made.add_argument("--tokens", type=int, default=256)
+    made.add_argument("--repeats", type=int, default=5)
+    made.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    arguments = made.parse_args()
+    if arguments.quick:
+        arguments.tokens, arguments.repeats = 64, 3
+        arguments.methods = arguments.methods or list(QUICK_METHODS)
+    return arguments
+
+
+def step(model: Any, ids: torch.Tensor) -> float:
+    """Processor seconds of a forward and a backward pass."""
+    for weight in model.parameters():
+        weight.grad = None
+    started = time.process_time()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    hidden.float().square().mean().backward()
+    return time.process_time() - started
+
+
+def saved_bytes(model: Any, ids: torch.Tensor) -> int:
+    """Bytes of the tensors that autograd keeps for the backward pass, each storage once."""
+    seen: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    known = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
+    del hidden
+    return sum(size for place, size in seen.items() if place not in known)
+
+
+def compared(one: Callable[[], float], other: Callable[[], float], repeats: int) -> float:
+    """The median ratio of two timed steps, taken in turns whose order alternates; the first pair warms up."""
+    ratios = []
+    for repeat in range(repeats + 1):
+        taken = {}
+        for name in ("one", "other") if repeat % 2 else ("other", "one"):
+            taken[name] = one() if name == "one" else other()
+        ratios.append(taken["one"] / taken["other"])
+    return median(ratios[1:])
+
+
+def configuration(name: str, shapes: ModelShapes) -> dict[str, Any]:
+    """The settings of a method at about the parameters of the reference."""
+    share = count(shapes, REFERENCE) / shapes.parameters
+    found = size(METHODS[name], shapes, share, {})
+    if isinstance(found, Missed):
+        return dict(resolve({"method": name, **(found.nearest.fields if found.nearest else {})}))
+    return dict(resolve({"method": name, **found.settings}))
+
+
+@contextlib.contextmanager
+def attached(model: Any, config: Mapping[str, Any], seed: int) -> Any:
+    """The attachment of a method with noise on what starts at zero."""
+    attachment = get(str(config["method"])).attach(model, config, generator=torch_generator(seed, "init"))
+    try:
+        with torch.no_grad():
+            for group in attachment.parameter_groups(1.0):
+                for weight in group["params"]:
+                    weight.add_(0.001 * torch.randn_like(weight))
+        yield attachment
+    finally:
+        attachment.detach()
+
+
+class Bench:
+    """Two copies of one model: one for the method at hand, one that carries the reference all the time."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        folder = model_folder(arguments.model)
+        dtype = getattr(torch, arguments.dtype)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+        self.shapes = ModelShapes.from_config(self.model.config.to_dict())
+        other: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval().requires_grad_(False)
+        generator = torch_generator(arguments.seed, "init")
+        self.reference = get("lora").attach(other, REFERENCE, generator=generator)
+        unfuse(self.reference.peft_model)
+        draw = torch.Generator().manual_seed(arguments.seed)
+        self.ids = torch.randint(0, self.model.config.vocab_size, (1, arguments.tokens), generator=draw)
+        self.reference_bytes = saved_bytes(self.reference.model, self.ids)
+
+    def _reference_step(self) -> float:
+        return step(self.reference.model, self.ids)
+
+    def measure(self, name: str) -> dict[str, Any]:
+        """Ratios of one method to the reference."""
+        config = configuration(name, self.shapes)
+        with attached(self.model, config, self.arguments.seed) as attachment:
+            model = attachment.model
+            trained = sum(weight.numel() for group in attachment.parameter_groups(1.0) for weight in group["params"])
+            return {
+                "parameters": trained,
+                "step_ratio": compared(lambda: step(model, self.ids), self._reference_step, self.arguments.repeats),
+                "memory_ratio": saved_bytes(model, self.ids) / self.reference_bytes,
+                "settings": {key: value for key, value in config.items() if key.startswith(f"{name}.")},
+            }
+
+    def shared(self, name: str) -> float:
+        """A step of a peft method attached by us over one attached by peft alone, on peft's own path."""
+        config = configuration(name, self.shapes)
+        method: Any = get(name)
+        request = method.request(self.model, config, self.arguments.seed)
+        with attached(self.model, config, self.arguments.seed) as attachment:
+            unfuse(attachment.peft_model)
+            ours = [step(attachment.model, self.ids) for _ in range(self.arguments.repeats + 1)][1:]
+        plain = get_peft_model(self.model, method.build(request))
+        for weight in plain.parameters():
+            weight.data = weight.data.to(self.model.dtype)
+        theirs = [step(plain.get_base_model(), self.ids) for _ in range(self.arguments.repeats + 1)][1:]
+        self.model = plain.unload()
+        self.model.requires_grad_(False)
+        return median(ours) / median(theirs)
+
+    def fused(self) -> float:
+        """LoRA on the fused path over peft's own."""
+        with attached(self.model, REFERENCE, self.arguments.seed) as attachment:
+            fuse(attachment.peft_model)
+            return compared(lambda: step(attachment.model, self.ids), self._reference_step, self.arguments.repeats)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    arguments = arguments_of()
+    torch.set_num_threads(arguments.threads)
+    warnings.simplefilter("ignore")
+    bench = Bench(arguments)
+    chosen = arguments.methods or [name for name, item in METHODS.items() if "causal" in item.kinds]
+    measured: dict[str, Any] = {}
+    for name in chosen:
+        try:
+            measured[name] = bench.measure(name)
+            line = f"{name}: step {measured[name]['step_ratio']:.2f}, memory {measured[name]['memory_ratio']:.2f}"
+        except (ForetuneError, RuntimeError) as error:
+            measured[name] = {"failed": str(error)}
+            line = f"{name}: {error}"
+        print(line, file=sys.stderr)
+    shared = {name: bench.shared(name) for name in SHARED[: 2 if arguments.quick else None]}
+    loratrf = measured.get("loratrf") or bench.measure("loratrf")
+    summary = {
+        "loratrf_step_ratio": round(loratrf["step_ratio"], 3),
+        "shared_with_peft_max_ratio": round(max(shared.values()), 3),
+        "fused_lora_step_ratio": round(bench.fused(), 3),
+    }
+    finish(arguments, "methods", summary, {**record(arguments, model=arguments.model), "methods": measured,
+                                           "shared": shared})  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Declarations of the regularizers that belong to a recipe: T-Few's losses, pruning of a learnt prefix."""
+
+from __future__ import annotations
+
+from foretune.catalogue.regularizer import Declaration, number
+from foretune.catalogue.space import Space
+
+TFEW = Declaration(
+    name="tfew",
+    about="For labelled rows: wrong labels become unlikely, and the right one likelier than they are.",
+    source="Liu et al. 2022 (T-Few), 2205.05638",
+    strength="weight",
+    space=Space(
+        (
+            number("tfew.weight", 0.0, 100.0, 1.0, "Weight of the two losses beside the likelihood."),
+            number("tfew.choices", 1, 100, 3, "Most wrong labels scored for a row: a pass each.", whole=True),
+        )
+    ),
+    kinds=("causal", "seq2seq"),
+    fix="A classifier's own loss compares all classes already: leave tfew out.",
+)
+
+PRUNE_REWIND = Declaration(
+    name="prune-rewind",
+    about="A learnt prefix loses the positions that matter least, and what is left begins again.",
+    source="Han et al. 2023 (E²VPT), 2307.13770",
+    strength="share",
+    space=Space(
+        (
+            number("prune-rewind.share", 0.0, 0.99, 0.5, "Share of the learnt positions that go."),
+            number("prune-rewind.at", 0.01, 0.9, 0.3, "Share of the run after which they go."),
+        )
+    ),
+    methods=("e2vpt",),
+    fix="Use it with method e2vpt.",
+)

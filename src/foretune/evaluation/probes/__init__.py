@@ -1,0 +1,1 @@
+"""What fine-tuning did to a model beside its task: probes that look at likelihoods and weights, and change neither."""

@@ -1,0 +1,127 @@
+"""LoRATRF as a whole: equal to LoRA without its edit, its controls, its gates, its sites and starts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from foretune.catalogue.methods import METHODS, resolve
+from foretune.errors import UsageError
+from foretune.methods.contract.checks import Case, broken_points
+from foretune.methods.contract.models import specimen
+from foretune.methods.loratrf import _Cosine, edits
+from foretune.methods.registry import get
+from foretune.seeding import torch_generator
+
+
+@contextmanager
+def attached(method: str, calibration: Any = None, **settings: Any) -> Iterator[Any]:
+    config = resolve({"method": method, f"{method}.rank": 4, **{f"{method}.{k}": v for k, v in settings.items()}})
+    base = specimen("llama").model
+    attachment = get(method).attach(base, config, generator=torch_generator(3, "init"), calibration=calibration)
+    try:
+        yield attachment
+    finally:
+        attachment.detach()
+
+
+def test_without_an_edit_it_is_peft_lora() -> None:
+    with attached("lora") as lora:
+        tensors = {name: tensor for name, tensor in lora.state().items()}
+        for tensor in tensors.values():
+            tensor.normal_(generator=torch.Generator().manual_seed(tensor.numel()))
+        lora.load_state(tensors)
+        expected = specimen("llama").logits(lora.model)
+    with attached("loratrf", trf_rank=0) as ours:
+        state = {}
+        for name in ours.state():
+            place, _, letter = name.rpartition(".foretune_loratrf_update.")
+            state[name] = tensors[f"{place}.lora_{letter.upper()}.weight"]
+        ours.load_state(state)
+        assert ours.adapter_parameters == sum(tensor.numel() for tensor in tensors.values())
+        found = specimen("llama").logits(ours.model)
+        assert torch.allclose(found, expected, atol=2e-6 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"trf_gate": "none"},
+        {"trf_gate": "channel"},
+        {"trf_gate": "sigmoid", "trf_rank": 3},
+        {"trf_gate": "clamp_cos", "use_lora": False},
+        {"trf_site": "block", "trf_rank": 2},
+        {"trf_site": "block", "trf_rank": 2, "use_lora": False},
+        {"trf_rank": 0},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("architecture", ["llama", "bart"])
+def test_every_form_keeps_the_contract(settings: dict[str, Any], architecture: str) -> None:
+    """What merges exactly, in these settings, may be merged: only the refusal of a merge is not asked for."""
+    config = resolve({"method": "loratrf", "loratrf.rank": 4, **{f"loratrf.{k}": v for k, v in settings.items()}})
+    broken = broken_points(Case(get("loratrf"), METHODS["loratrf"], specimen(architecture), config))
+    exact = settings.get("trf_gate") in ("none", "channel") or settings.get("trf_rank") == 0
+    assert set(broken) <= ({"merges"} if exact else set()), broken
+    if exact:
+        assert broken == {"merges": "merging is not refused, as the traits say it is"}
+
+
+@pytest.mark.parametrize("gate", ["none", "channel"])
+def test_a_gate_that_no_token_moves_merges_exactly(gate: str) -> None:
+    for architecture in ("llama", "bert"):
+        one = specimen(architecture)
+        config = resolve({"method": "loratrf", "loratrf.rank": 4, "loratrf.trf_gate": gate})
+        case = Case(get("loratrf"), METHODS["loratrf"], one, config)
+        with case.attached(trained=True, model=one.twin()) as attachment:
+            unmerged = one.logits(attachment.model)
+            merged = one.logits(attachment.merge())
+        assert torch.allclose(merged, unmerged, atol=2e-6 * float(unmerged.abs().max()))
+
+
+def test_gates_are_counted_while_observed() -> None:
+    with attached("loratrf", trf_rank=2, trf_gate="clamp_cos") as attachment:
+        assert "gate_mean" not in attachment.statistics()
+        with attachment.observed():
+            specimen("llama").logits(attachment.model)
+        found = attachment.statistics()
+    width = METHODS["loratrf"] and 32
+    assert found["gate_mean"] == pytest.approx(0.4 / math.sqrt(width), rel=0.5)  # nearly dead, as theory has it
+    assert 0.3 < found["gate_open_share"] < 0.7
+    assert found["gate_lowest_layer"] <= found["gate_mean"] <= found["gate_highest_layer"]
+
+
+def test_mean_hidden_points_task_vectors_to_the_data_and_needs_it() -> None:
+    inputs = [dict(specimen("llama").inputs)]
+    with attached("loratrf", inputs, trf_rank=2, trf_task_init="mean_hidden") as attachment:
+        for edit in edits(attachment.model).values():
+            assert edit.task is not None
+            norm = torch.linalg.vector_norm(edit.task.detach())
+            assert float(norm) == pytest.approx(math.sqrt(edit.task.numel()), rel=1e-4)
+        with attachment.observed():
+            specimen("llama").logits(attachment.model)
+        assert attachment.statistics()["gate_open_share"] > 0.6  # half the tokens for a direction drawn at random
+    with pytest.raises(UsageError, match="needs calibration rows"), attached("loratrf", trf_task_init="mean_hidden"):
+        pass
+
+
+def test_the_gradient_of_the_gate_is_that_of_autograd() -> None:
+    torch.manual_seed(0)
+    hidden = torch.randn(7, 12, requires_grad=True)
+    task = torch.randn(12, requires_grad=True)
+    weights = torch.randn(7)
+    ours = torch.autograd.grad((_Cosine.apply(hidden, task) * weights).sum(), (hidden, task))
+    plain = torch.nn.functional.cosine_similarity(hidden, task[None], dim=-1)
+    theirs = torch.autograd.grad((plain * weights).sum(), (hidden, task))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_nothing_to_train_is_refused() -> None:
+    with pytest.raises(UsageError, match="trains nothing"), attached("loratrf", trf_rank=0, use_lora=False):
+        pass
