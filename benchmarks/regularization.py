@@ -29,6 +29,9 @@ PLAIN = "dropout:0.1"
 AGREEMENT = 1e-3
 """Largest relative difference of a tensor's mean: float32 sums in another order, over whole models."""
 
+NOTHING = 1e-6
+"""Means below this share of the largest are rounding."""
+
 
 def rows_of(bench_rows: int, tokenizer: Any, kind: str) -> list[Any]:
     """Encoded rows: facts for a decoder, general passages with made-up classes for an encoder."""
@@ -136,8 +139,9 @@ def fisher(name: str, samples: int, arguments: Any) -> dict[str, Any]:
     batches = list(source.batches(chosen, 1))
     plain = diagonal(loaded.model, [batch.loss for batch in batches])
     ended = time.process_time()
+    largest = max(norms.means.values())  # a key's bias has no gradient but rounding, which needs no agreement
     apart = max(
-        abs(float(plain[key].mean()) - value) / max(float(plain[key].mean()), 1e-30)
+        abs(float(plain[key].mean()) - value) / max(float(plain[key].mean()), NOTHING * largest)
         for key, value in norms.means.items()
     )
     if apart > AGREEMENT:
@@ -155,11 +159,11 @@ def main() -> int:
 
     torch.set_num_threads(arguments.threads)
     quick = arguments.quick
-    updates, rows = (2, 16) if quick else (20, 64)
+    updates, rows = (1, 8) if quick else (20, 64)
     decoder = arguments.model
 
     def decoder_model() -> Any:
-        return load(ModelReference(decoder, dtype="float32" if quick else "auto"))
+        return load(ModelReference(decoder, dtype="auto"))
 
     def encoder_model() -> Any:
         return load(ModelReference(ENCODER, kind="encoder", dtype="float32"), labels=("a", "b"))
@@ -176,12 +180,13 @@ def main() -> int:
     measured["kl_to_base"] = ratio(
         decoder_model, "causal", f"{PLAIN},kl-to-base:0.1", arguments, more={"kl-to-base.cache_mib": 0}, **small
     )
-    measured["kl_to_base_kept"] = ratio(decoder_model, "causal", f"{PLAIN},kl-to-base:0.1", arguments, **small)
+    if not quick:
+        measured["kl_to_base_kept"] = ratio(decoder_model, "causal", f"{PLAIN},kl-to-base:0.1", arguments, **small)
     measured["flat_lora"] = ratio(
         decoder_model, "causal", "flat-lora", arguments, base="none", updates=updates, rows=rows,
-        rows_per_update=16 if quick else 32,
+        rows_per_update=4 if quick else 32,
     )  # fmt: skip
-    speed = fisher(ENCODER, 16 if quick else 60, arguments)
+    speed = fisher(ENCODER, 8 if quick else 60, arguments)
     summary = {name: round(median(values), 3) for name, values in measured.items()}
     summary["fisher_speedup"] = round(speed["speedup"], 2)
     details = record(arguments, decoder=decoder, encoder=ENCODER, updates=updates, rows=rows,

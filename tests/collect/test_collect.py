@@ -46,8 +46,7 @@ def write_list(folder: Path, *, design: str = "small") -> Path:
         tiny.write_rows(folder / f"{task}.jsonl", rows)
     path = folder / "list.yaml"
     path.write_text(
-        f"name: made\nmodel: {model}\ndesign: [{design}]\ntokens: 2000\nrows_per_update: 4\nstretch: 2\n"
-        "configurations: 5\n"
+        f"name: made\nmodel: {model}\ndesign: {{{design}: 5}}\ntokens: 2000\nrows_per_update: 4\nstretch: 2\n"
         "evaluation: {validation_rows: 10, test_rows: 12}\ntasks:\n  one: {path: one.jsonl, train_rows: 40}\n"
         "  two: two.jsonl\n"
     )
@@ -83,7 +82,7 @@ def test_every_rung_is_recorded_with_the_base_and_a_second_session_finds_nothing
         assert sum(point.tokens for point in points) <= 2000
         (test,) = run.on("test")
         best = min(points, key=lambda point: (point.metrics["loss"][0], -point.step))
-        assert test.step == best.step and set(test.metrics) == {"loss", "accuracy", "gain"}
+        assert test.step == best.step and set(test.metrics) >= {"loss", "accuracy", "gain"}
         assert run.peak_bytes > 0 and run.hardware_features["threads"] == 1
         assert run.model_features["family"] == "bert"
         assert run.task_features["rows.train"] in (40, 60) and run.task_features["base_loss"] > 0
@@ -243,10 +242,10 @@ def test_a_folder_of_something_else_and_a_wrong_list_are_refused(listed, tmp_pat
         go(listed, tmp_path / "mine", tmp_path / "s.sqlite")
     with pytest.raises(UsageError, match=r"no task list 'encodr'.*encoder"):
         task_list.load_list("encodr")
-    listed.write_text(listed.read_text().replace("[small]", "[smal]"))
+    listed.write_text(listed.read_text().replace("{small:", "{smal:"))
     with pytest.raises(UsageError, match=r"no block 'smal'.*small"):
         task_list.load_list(listed)
-    listed.write_text(listed.read_text().replace("[smal]", "[small]").replace("stretch", "strech"))
+    listed.write_text(listed.read_text().replace("{smal:", "{small:").replace("stretch", "strech"))
     with pytest.raises(UsageError, match="strech"):
         task_list.load_list(listed)
 

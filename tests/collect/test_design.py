@@ -28,13 +28,14 @@ def test_half_of_a_block_changes_one_factor_of_a_portfolio_point_and_the_halves_
     block = BLOCKS[name]
     listed = draws([block])
     paired = [draw for draw in listed if draw.pair]
-    assert len(paired) - len(block.seeds) == len(listed) - len(paired)
-    for start in range(0, 2 * len(block.changes), 2):
-        assert listed[start].pair and not listed[start + 1].pair
+    first = [draw for draw in listed if draw.seed == 0]
+    assert [bool(draw.pair) for draw in first] == [True, False] * len(block.changes)
+    assert len(listed) - len(first) == len(block.seeds)
     for draw in paired:
         point = {RATE: 1.0, ROWS: 1.0, "seed": 0, **PORTFOLIO[draw.pair]}
         changed = {key for key, value in factors(draw).items() if point.get(key) != value}
-        assert len(changed - {"method"}) <= 1, draw
+        assert len(changed - {"method", "keep"}) <= 1, draw
+        assert "keep" not in changed or "selection" in changed, "how much is kept belongs to the selection"
         assert draw.settings["method"] == point["method"] or changed == {"method"}
 
 
@@ -65,8 +66,9 @@ def test_rates_are_relative_to_the_rule_of_method_model_and_batch():
 
 def test_growing_a_block_changes_nothing_before():
     block = BLOCKS["core"]
-    short = draws([replace(block, changes=block.changes[:5], seeds=())])
+    short = draws([replace(block, changes=block.changes[:5])])
     assert draws([block])[: len(short)] == short
+    assert draws({block: 7}) == short[:7]
 
 
 def test_drawn_rates_cover_the_whole_range():

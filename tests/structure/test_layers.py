@@ -50,7 +50,10 @@ UPWARDS = {
 }
 """Imports against the order, module by module, with the reason."""
 TORCH_FREE = {*LAYERS[0], *LAYERS[1], "search", "report"}
-HEAVY_INSIDE_FUNCTIONS = {("seeding", "torch"): "a named torch generator, for those who train"}
+HEAVY_INSIDE_FUNCTIONS = {
+    ("search.quick_tune.surrogate", "torch"): "the published deep kernel, loaded when that strategy is asked for",
+    ("seeding", "torch"): "a named torch generator, for those who train",
+}
 HEAVY = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "tokenizers")
 SEARCH_STANDS_ON = {"", "errors", "units", "seeding", "files", "catalogue", "cost", "experience", "search"}
 

@@ -22,6 +22,7 @@ def collect(
     store: Annotated[Path | None, typer.Option("--store", help="The store's file; default: your own.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at the same time, each in a process of its own.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of each worker.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Train on a Ray cluster: its address, auto, or local.")] = None,
     limit: Annotated[str | None, typer.Option("--time", help="Stop after this long, like 2h.")] = None,
     dry: Annotated[bool, typer.Option("--dry", help="Prepare, say what there is to do, and stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
@@ -38,7 +39,15 @@ def collect(
     shown = _Shown(as_json)
     time_s = None if limit is None else parse_duration(limit)
     result = run(
-        tasks, folder, store=store, workers=workers, threads=threads, time_s=time_s, dry=dry, on_event=shown.event
+        tasks,
+        folder,
+        store=store,
+        workers=workers,
+        threads=threads,
+        time_s=time_s,
+        dry=dry,
+        ray=ray,
+        on_event=shown.event,
     )
     shown.event("finished", result.to_json())
 

@@ -59,4 +59,52 @@ CORE = Block(
     seeds=(1, 2),
 )
 
-BLOCKS: dict[str, Block] = {block.name: block for block in (CORE,)}
+_METHODS = ("loraplus", "lorafa", "bottleneck", "loreft", "ssf", "red", "mora", "melora", "eva")
+METHODS = Block(
+    name="methods",
+    about="other methods than LoRA, each at its rule's rate and at drawn ones",
+    changes=tuple(("lora", {"method": method}) for method in _METHODS),
+    space=Space(
+        (
+            Choice("method", _METHODS, "loraplus"),
+            _RATE,
+            Choice("schedule", ("linear", "cosine", "constant"), "linear"),
+            Number("warmup_share", 0.0, 0.15, 0.03),
+        )
+    ),
+)
+
+_REGULARIZERS = ("dropout:0.1", "neftune:5", "kl-to-base:0.1", "guided-dropout", "l2-sp:0.01", "flat-lora:0.05")
+REGULARIZERS = Block(
+    name="regularizers",
+    about="what keeps a run from forgetting or over-fitting",
+    changes=tuple(("lora", {"regularizer": word}) for word in _REGULARIZERS),
+    space=Space(
+        (
+            Choice("method", ("lora",), "lora"),
+            Choice("regularizer", _REGULARIZERS, _REGULARIZERS[0]),
+            _RATE,
+            Choice("lora.rank", (8, 16, 64), 16),
+        )
+    ),
+)
+
+_SELECTORS = ("random", "longest", "k-centre", "ifd")
+SELECTIONS = Block(
+    name="selections",
+    about="training on a part of the rows, equally long",
+    changes=tuple(
+        ("lora", {"selection": word, "keep": keep})
+        for word, keep in (("random", 0.3), ("longest", 0.3), ("k-centre", 0.3), ("ifd", 0.3), ("random", 0.7))
+    ),
+    space=Space(
+        (
+            Choice("method", ("lora",), "lora"),
+            Choice("selection", _SELECTORS, "random"),
+            Choice("keep", (0.2, 0.3, 0.5, 0.7), 0.3),
+            _RATE,
+        )
+    ),
+)
+
+BLOCKS: dict[str, Block] = {block.name: block for block in (CORE, METHODS, REGULARIZERS, SELECTIONS)}

@@ -110,7 +110,9 @@ def _cell(listed: TaskList, collected: CollectedTask, draw: Draw) -> Cell:
         rows_per_update=listed.rows_per_update,
     )
     made = planned(draw, setting)
-    identity = [collected.fingerprint, collected.model, dict(made.config), draw.seed, made.horizon]
+    # not the whole configuration: a setting that a later version adds, at its neutral default, is the same run
+    asked = {key: made.config[key] for key in ("learning_rate", "rows_per_update", *sorted(draw.settings))}
+    identity = [collected.fingerprint, collected.model, asked, draw.seed, made.horizon]
     return Cell(f"{listed.name}.{fingerprint(identity)}", collected, draw, made.config, made.horizon)
 
 

@@ -28,6 +28,8 @@ RATE = "rate"
 ROWS = "rows"
 """In a block: a factor on the task list's rows per update."""
 HIGHEST_RATE = 1.0
+BEFORE_SEEDS = 8
+"""Configurations of a block before its repetitions: a list that trains little of a block has the noise floor too."""
 EPOCH_DIGITS = 4
 
 
@@ -46,7 +48,7 @@ class Draw:
     seed: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """A part of the design."""
 
@@ -57,7 +59,7 @@ class Block:
     space: Space
     """What the other half is drawn from"""
     seeds: tuple[int, ...] = ()
-    """Further seeds of the portfolio's first point, at the end of the block: they measure the noise floor"""
+    """Further seeds of the portfolio's first point, early in the block: they measure the noise floor"""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,13 @@ PORTFOLIO: Mapping[str, Mapping[str, Any]] = {
 """The points around which one factor is changed: the rule's LoRA, the same at three times its rate, full."""
 
 
-def draws(blocks: Sequence[Block]) -> tuple[Draw, ...]:
-    """All draws of the blocks, in their order. Raises `UsageError` when two of them are the same configuration."""
-    found = tuple(itertools.chain.from_iterable(_draws(block) for block in blocks))
+def draws(blocks: Mapping[Block, int | None] | Sequence[Block]) -> tuple[Draw, ...]:
+    """The draws of the blocks, in their order, at most so many of each.
+
+    Raises `UsageError` when two of them are the same configuration.
+    """
+    counted = blocks.items() if isinstance(blocks, Mapping) else [(block, None) for block in blocks]
+    found = tuple(draw for block, most in counted for draw in list(_draws(block))[:most])
     names = [draw.name for draw in found]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -89,10 +95,12 @@ def draws(blocks: Sequence[Block]) -> tuple[Draw, ...]:
 def _draws(block: Block) -> Iterator[Draw]:
     changes = [_changed(block, point, change) for point, change in block.changes]
     sequence = _sequence(block, len(changes))
-    yield from itertools.chain.from_iterable(zip(changes, sequence, strict=True))
+    alternating = list(itertools.chain.from_iterable(zip(changes, sequence, strict=True)))
+    yield from alternating[:BEFORE_SEEDS]
     first = next(iter(PORTFOLIO))
     for seed in block.seeds:
         yield Draw(f"{first}:seed-{seed}", *_split(PORTFOLIO[first]), pair=first, seed=seed)
+    yield from alternating[BEFORE_SEEDS:]
 
 
 def _changed(block: Block, point: str, change: Mapping[str, Any]) -> Draw:

@@ -31,6 +31,7 @@ from foretune.execution.drive import Stopped, Watch, run_job
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
+from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor, Job
 from foretune.experience.records import LONGEST_NAME
 from foretune.experience.store import Store, default_path
@@ -72,12 +73,14 @@ def collect(
     time_s: float | None = None,
     dry: bool = False,
     on_event: OnEvent = lambda kind, payload: None,
+    ray: str | None = None,
     executor: Callable[[Path], Executor] | None = None,
 ) -> Collected:
     """Train the runs of a task list that the store does not hold yet; ``dry`` stops after the announcement.
 
     ``output`` holds prepared tasks and logs, and nothing that a later session needs but speed. ``time_s`` limits this
-    session. ``executor`` makes another than local worker processes from a folder for logs. Raises `Interrupted` after
+    session. ``ray`` is the address of a cluster to train on instead of in local worker processes; ``executor`` makes
+    any other from a folder for logs. Raises `Interrupted` after
     Ctrl-C or SIGTERM, `OutputError` for a folder of something else, and what its parts raise.
     """
     listed = load_list(source)
@@ -87,7 +90,13 @@ def collect(
         write_json(output / LIST, listed.model_dump(mode="json"))
         folder = RunFolder(output)
         shutil.rmtree(folder.trials, ignore_errors=True)
-        made = executor(folder.logs) if executor else LocalExecutor(folder.logs, workers=workers, threads=threads)
+        made: Executor
+        if executor is not None:
+            made = executor(folder.logs)
+        elif ray is not None:
+            made = RayExecutor(folder.logs, address=ray, workers=workers, threads=threads)
+        else:
+            made = LocalExecutor(folder.logs, workers=workers, threads=threads)
         watch = Watch(stopped.is_set, lambda: None, on_event)
         job = _Collection(listed, folder, opened, made, watch, threads, time_s)
         try:

@@ -45,10 +45,8 @@ class TaskList(Section):
     about: str = ""
     model: str
     """The base model."""
-    design: tuple[str, ...] = ("core",)
-    """Blocks of the shared design, in the order in which they are trained."""
-    configurations: Annotated[Count, Field(ge=1)] | None = None
-    """At most so many of the design; all when not said."""
+    design: dict[str, Annotated[Count, Field(ge=1)] | None] = Field(min_length=1)
+    """Blocks of the shared design in the order in which they are trained, with how many of each; a list means all."""
     stretch: Annotated[Count, Field(ge=1)] = 8
     """Configurations trained on a task before the next task has its turn."""
     tokens: Annotated[Count, Field(ge=1)] = MOST_TOKENS
@@ -62,8 +60,12 @@ class TaskList(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _short_tasks(cls, value: Any) -> Any:
-        """``film: film-sentiment`` stands for ``film: {path: film-sentiment}``."""
+    def _short_forms(cls, value: Any) -> Any:
+        """``film: film-sentiment`` stands for ``film: {path: film-sentiment}``, a list of blocks for all of each."""
+        if isinstance(value, dict) and isinstance(value.get("design"), list):
+            if len(set(map(str, value["design"]))) != len(value["design"]):
+                raise ValueError("design: a block is given twice")
+            value = {**value, "design": dict.fromkeys(value["design"])}
         if isinstance(value, dict) and isinstance(value.get("tasks"), dict):
             tasks = {name: {"path": item} if isinstance(item, str) else item for name, item in value["tasks"].items()}
             return {**value, "tasks": tasks}
@@ -74,13 +76,11 @@ class TaskList(Section):
         for block in self.design:
             if block not in BLOCKS:
                 raise ValueError(f"design: there is no block {block!r}. {nearest(block, tuple(BLOCKS))}")
-        if len(set(self.design)) != len(self.design):
-            raise ValueError("design: a block is given twice")
         return self
 
     def draws(self) -> tuple[Draw, ...]:
         """The configurations of the design that this list trains."""
-        return draws([BLOCKS[block] for block in self.design])[: self.configurations]
+        return draws({BLOCKS[block]: most for block, most in self.design.items()})
 
     def grid(self) -> GridSpec:
         """The list as a study's grid, from which its tasks are prepared."""

@@ -157,15 +157,22 @@ class BudgetSettings(Section):
 class SearchSettings(Section):
     """How configurations are chosen."""
 
-    strategy: Literal["auto", "transfer", "zero-shot"] = "auto"
+    strategy: Literal["auto", "transfer", "zero-shot", "quick-tune", "random", "asha", "hyperband", "optuna-tpe"] = (
+        "auto"
+    )
     """transfer: what earlier runs say, corrected by what is seen; zero-shot: the rule's learning rates, then halving;
-    auto: transfer where earlier runs of this kind of model are known, else zero-shot."""
+    auto: transfer where earlier runs of this kind of model are known, else zero-shot. The others are what they are
+    compared with."""
+    refit: Literal["none", "full"] = "none"
+    """quick-tune: whether its models are trained on with what is seen on the task."""
     methods: tuple[str, ...] | None = None
     """Methods to choose among; a curated list when not given."""
     menu: dict[str, Any] = Field(default_factory=dict)
     """What may be drawn for a setting of a trial: a list of values, or a range like 1e-4..1e-3."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Trials that run at the same time."""
+    ray: str | None = None
+    """Train on a Ray cluster: its address (auto, ray://host:10001), or local; in local processes when not given."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Same seed, data, store and budget in trials: same trials."""
     max_trials: Annotated[Count, Field(ge=1)] | None = None

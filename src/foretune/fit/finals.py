@@ -18,6 +18,7 @@ from foretune.execution.drive import Watch, run_job
 from foretune.execution.orders import subset
 from foretune.execution.types import Executor, Job
 from foretune.files import read_json
+from foretune.fit.choice import Judged, remembering
 from foretune.fit.folder import RunFolder
 from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import FINALISTS, End
@@ -67,28 +68,41 @@ class Evaluator:
 
 
 def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], end: End) -> list[dict[str, Any]]:
-    """The finalists with their loss on all validation rows, best first."""
-    table = []
+    """The finalists with their loss on all validation rows, the chosen one first; it says so where it is not the best.
+
+    Where validation cannot tell two apart, the one that forgot less is chosen (`fit.choice`).
+    """
+    table: list[tuple[dict[str, Any], Judged]] = []
     for finalist in finalists[:FINALISTS]:
         payload = {**checkpoint_of(evaluator.folder, finalist.run, finalist.step), "split": "validation",
-                   "rows": list(evaluator.rows("validation", end.validation_rows)), "generation": False}  # fmt: skip
+                   "rows": list(evaluator.rows("validation", end.validation_rows)), "generation": False,
+                   "forgetting": len(finalists) > 1}  # fmt: skip
         content = evaluator.answers(f"validation-{finalist.run.id}", payload)
-        answers = [Answer(**value) for value in content["answers"]]
+        answers = tuple(Answer(**value) for value in content["answers"])
         if not answers:
             continue
         result = METRICS["loss"].score(answers)
-        table.append(
-            {
-                "run": finalist.run.id,
-                "step": finalist.step,
-                "loss": [result.value, result.standard_error, len(answers)],
-            }
-        )
+        loss = [result.value, result.standard_error, len(answers)]
+        general = general_answers(tuple((nll, tokens) for nll, tokens in content["general"] or ()))
+        row = {"run": finalist.run.id, "step": finalist.step, "loss": loss}
+        if general:
+            row["general_loss"] = METRICS["loss"].score(general).value
+        table.append((row, Judged(finalist.run.id, answers, general)))
     if not table:  # time ended before a single chunk: the rungs have to decide
         best = finalists[0]
         score = best.score
         return [{"run": best.run.id, "step": best.step, "loss": [score.value, score.standard_error, score.n]}]
-    return sorted(table, key=lambda row: row["loss"][0])
+    table.sort(key=lambda pair: pair[0]["loss"][0])
+    judged = [each for _, each in table]
+    chosen, why = remembering(judged[0], judged[1:], seed=evaluator.prepared.task.seed)
+    rows = [row for row, _ in sorted(table, key=lambda pair: pair[0]["run"] != chosen)]
+    return [{**rows[0], "why": why}, *rows[1:]] if why else rows
+
+
+def on_rows(answers: Sequence[Answer], rows: Sequence[int]) -> Sequence[Answer]:
+    """The answers to ``rows``, or all where time ended before they were scored."""
+    wanted = set(rows)
+    return [answer for answer in answers if answer.row in wanted] or answers
 
 
 def checkpoint_of(folder: RunFolder, run: Any, step: int) -> dict[str, Any]:
@@ -185,7 +199,10 @@ def differences(
 
 def general_loss(system: System) -> MetricResult | None:
     """Loss on the general text sample, or None where it was not measured."""
-    if not system.general:
-        return None
-    rows = [Answer(i, "", "", nll=nll, tokens=int(tokens)) for i, (nll, tokens) in enumerate(system.general)]
-    return METRICS["loss"].score(rows)
+    rows = general_answers(system.general)
+    return METRICS["loss"].score(rows) if rows else None
+
+
+def general_answers(general: Sequence[tuple[float, float]]) -> tuple[Answer, ...]:
+    """The losses on the passages of the general text as answers."""
+    return tuple(Answer(i, "", "", nll=nll, tokens=int(tokens)) for i, (nll, tokens) in enumerate(general))

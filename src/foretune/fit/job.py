@@ -20,10 +20,11 @@ from foretune.errors import Interrupted, OutputError, Place
 from foretune.execution.drive import Stopped, Watch, run_job
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
+from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, fingerprint, write_json
 from foretune.fit.account import VERSIONED, Outcome, environment, record, tested
-from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation
+from foretune.fit.finals import Evaluator, answer_test_rows, checkpoint_of, chosen_by_validation, on_rows
 from foretune.fit.folder import Clock, RunFolder
 from foretune.fit.hindsight import learnt_rows
 from foretune.fit.history import Recorder
@@ -84,12 +85,7 @@ def run_fit(
         started = _start(folder, plan, request, command)
         clock = Clock(output / "clock.json")
         watch = Watch(interrupted.is_set, clock.tick, on_event)
-        executor = LocalExecutor(
-            folder.logs,
-            workers=plan.resolution.spec.search.workers,
-            plugins=[Path(plugin) for plugin in request.plugins],
-            command=worker,
-        )
+        executor = _executor(plan, request, folder.logs, worker)
         job = _Fit(plan, folder, clock, watch, executor, on_event, command, started)
         try:
             with executor:
@@ -100,6 +96,13 @@ def run_fit(
                 place=Place(output),
                 remedy=f"Continue with: foretune fit --resume {output}",
             ) from None
+
+
+def _executor(plan: Plan, request: FitRequest, logs: Path, worker: list[str] | None) -> LocalExecutor | RayExecutor:
+    settings, plugins = plan.resolution.spec.search, [Path(plugin) for plugin in request.plugins]
+    if settings.ray is not None:
+        return RayExecutor(logs, address=settings.ray, workers=settings.workers, plugins=plugins)
+    return LocalExecutor(logs, workers=settings.workers, plugins=plugins, command=worker)
 
 
 def _check_same(folder: RunFolder, request: FitRequest) -> None:
@@ -201,7 +204,13 @@ class _Fit:
             used_s=self.clock.used(),
             notes=[
                 note
-                for note in (search.horizon.why, end.note, f"The search ended: {reason}.", *self._method_notes(winner))
+                for note in (
+                    search.horizon.why,
+                    end.note,
+                    f"The search ended: {reason}.",
+                    candidates[0].get("why", ""),
+                    *self._method_notes(winner),
+                )
                 if note
             ],
             warnings=self._warnings(search),
@@ -324,7 +333,7 @@ class _Fit:
             content = evaluator.answers("validation-base", payload)
             answers = [Answer(**value) for value in content["answers"]]
             result = METRICS["loss"].score(answers)
-            rungs = [METRICS["loss"].score(_on_rows(answers, chosen)).value for chosen in schedule.rungs_rows()]
+            rungs = [METRICS["loss"].score(on_rows(answers, chosen)).value for chosen in schedule.rungs_rows()]
             return {"loss": [result.value, result.standard_error, len(answers)], "rungs": rungs}
 
         return dict(self.folder.once("base", measure))
@@ -388,9 +397,3 @@ class _Fit:
             kept = {result.winner.best_step} if result.winner is not None and run.id == result.winner.run else set()
             checkpoint.retain(self.folder.trial(run.id), {step for step in kept if step is not None})
         return result
-
-
-def _on_rows(answers: list[Any], rows: tuple[int, ...]) -> list[Any]:
-    """The answers to ``rows``, or all where time ended before they were scored."""
-    wanted = set(rows)
-    return [answer for answer in answers if answer.row in wanted] or answers

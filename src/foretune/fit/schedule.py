@@ -69,7 +69,7 @@ def plan_end(
 
     def seconds(tests: int, examples: int) -> float:
         row_s = 1 / speeds.score_rows_per_s
-        systems = 3 * tests * (row_s + answer_s) + 2 * GENERAL_ROWS * row_s
+        systems = 3 * tests * (row_s + answer_s) + (2 + FINALISTS) * GENERAL_ROWS * row_s
         shown = tests * (row_s + answer_s) * (1 + SHOT_FACTOR * examples) if examples else 0.0
         return FINALISTS * validation * row_s + systems + shown + EXPORT_S
 

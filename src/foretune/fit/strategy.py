@@ -16,18 +16,19 @@ import numpy as np
 
 from foretune.config.resolve import Resolution
 from foretune.cost.shapes import ModelShapes
-from foretune.errors import ForetuneError
+from foretune.errors import ForetuneError, UsageError
 from foretune.experience.past import PastRun, known_runs
 from foretune.files import fingerprint
 from foretune.fit.history import plain_features
 from foretune.fit.planned_rows import PlannedRows
 from foretune.search.budget import Budget
-from foretune.search.encoding import Facts
+from foretune.search.encoding import Facts, features
 from foretune.search.menu import read_menu
 from foretune.search.past_tasks import PastTask
 from foretune.search.reasons import because
 from foretune.search.strategies import (
     AUTO,
+    NEED_EXPERIENCE,
     STRATEGIES,
     Situation,
     pool_of,
@@ -115,13 +116,29 @@ def chosen_strategy(
             name = "transfer"  # a menu of one's own needs a strategy that draws from it
         if name == "zero-shot":
             return {"strategy": name, "prior": None}
-        return {"strategy": name, "prior": prior_of(resolution, first, shapes, task, tasks).to_json()}
+        if name in NEED_EXPERIENCE and not tasks:
+            raise UsageError(
+                f"the strategy {name} is made from earlier runs, and none of this kind of model are known.",
+                remedy="Use --set search.strategy=auto, or collect some: foretune experience collect.",
+            )
+        prior = prior_of(resolution, first, shapes, task, tasks)
+        options: dict[str, Any] = {}
+        if name == "quick-tune":
+            from foretune.search.quick_tune.surrogate import fit
+
+            own = features(facts_of(shapes, task, first.horizon))
+            known = [None if math.isnan(value) else value for value in own.tolist()]
+            options = {"surrogate": fit(tasks, settings.seed).to_json(), "features": known, "refit": settings.refit}
+        return {"strategy": name, "prior": prior.to_json(), "options": options}
 
     decided = remember(PRIOR, decide)
     if decided["prior"] is None:
         return Chosen(decided["strategy"], first, None)
     prior = TaskPrior.from_json(decided["prior"])
-    situation = Situation(first, prior, base_losses, _task_metric(task))
+    options = dict(decided.get("options", {}))
+    if "features" in options:
+        options["features"] = [math.nan if value is None else value for value in options["features"]]
+    situation = Situation(first, prior, base_losses, _task_metric(task), options)
     return Chosen(decided["strategy"], STRATEGIES[decided["strategy"]](situation), prior)
 
 

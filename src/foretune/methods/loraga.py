@@ -27,6 +27,9 @@ from foretune.methods.tuners.config import AdapterConfig
 from foretune.methods.tuners.layer import AdapterLayer, Update
 from foretune.methods.tuners.model import define
 
+OVERSAMPLING, POWER_ITERATIONS = 4, 4
+"""Of the randomised decomposition (as peft's): 4r directions are looked for and 2r are used."""
+
 
 @dataclass
 class LoragaConfig(AdapterConfig):
@@ -101,7 +104,11 @@ def weight_gradients(
 
 def first_factors(gradient: torch.Tensor, rank: int, gamma: float) -> tuple[torch.Tensor, torch.Tensor]:
     """A₀ (rank, inputs) and B₀ (outputs, rank) for a gradient (outputs, inputs); zeros where 2·rank is too many."""
-    u, _, v = torch.linalg.svd(gradient, full_matrices=False)
+    found = min(OVERSAMPLING * rank, min(gradient.shape))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of the sketch alone
+        u, _, v = torch.svd_lowrank(gradient, q=found, niter=POWER_ITERATIONS)
+    v = v.T
     size = gradient.shape[0] ** 0.25 / math.sqrt(gamma)
     a, b = torch.zeros(rank, gradient.shape[1]), torch.zeros(gradient.shape[0], rank)
     kept = min(rank, len(v))

@@ -26,9 +26,13 @@ from foretune.errors import UsageError
 NONE = "none"
 WORDS: Mapping[str, tuple[str, ...]] = {
     "regularizer": (NONE, "guided-dropout", "kl-to-base:0.1"),
-    "selection": (NONE, "longest", "delift"),
+    "selection": (NONE, "longest"),
 }
-"""The curated words of the settings that have a language of their own, the neutral one first."""
+"""The curated words of the settings that have a language of their own, the neutral one first.
+
+Selections that score rows with the model take minutes, which the forecast of a trial does not hold: they are for
+``search.menu.selection``.
+"""
 KEEPS = (0.3, 0.5, 0.7)
 """Shares of the rows that a selection keeps."""
 POOL = 384

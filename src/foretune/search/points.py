@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,12 +11,10 @@ from foretune.files import fingerprint
 from foretune.search.belief import Belief
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, level_step, next_level
 from foretune.search.past_tasks import TINY_LOSS
+from foretune.search.pooled import Pooled
 from foretune.search.residual_gp import LOSS, METRIC, Points, condition
 from foretune.search.runs import Run
 from foretune.search.task_prior import TaskPrior
-
-if TYPE_CHECKING:
-    from foretune.search.transfer import Transfer
 
 PAIRED = 0.3
 """Two runs are scored on the same rows, whose difficulty they share: the error of their difference is about this share
@@ -27,7 +24,7 @@ GAIN = "gain"
 FANTASY_ERROR = 1e-3
 
 
-def observed(strategy: Transfer, runs: Sequence[Run]) -> Points:
+def observed(strategy: Pooled, runs: Sequence[Run]) -> Points:
     """All scores of the runs at rungs, run by run in their order."""
     rows: list[tuple[int, int, int, float, float, int]] = []
     for number, (run, place) in enumerate(zip(runs, places_of(strategy.prior, runs), strict=True)):
@@ -48,7 +45,7 @@ def observed(strategy: Transfer, runs: Sequence[Run]) -> Points:
     return Points.of(rows)
 
 
-def pending(strategy: Transfer, belief: Belief, points: Points, runs: Sequence[Run], places: Sequence[int]) -> Belief:
+def pending(strategy: Pooled, belief: Belief, points: Points, runs: Sequence[Run], places: Sequence[int]) -> Belief:
     """``belief`` as if every run under way had reached its next rung as expected; the weights stay as they were."""
     waiting = [(number, place) for number, (run, place) in enumerate(zip(runs, places, strict=True))
                if run.status == "running" and run.step < run.horizon]  # fmt: skip

@@ -36,6 +36,8 @@ class Pooled:
     metric: str = "loss"
     task_metric: tuple[str, float, float] | None = None
     """(name, +1 or −1 for its direction, the base's value): the second channel"""
+    loss_channel: bool = True
+    """Whether losses before the end of a run are looked at; False for an ablation"""
     equal_steps: bool = False
     """Whether every run has `horizon` steps whatever its settings say: in a replay steps are shares of a run"""
     name: str = "pooled"

@@ -16,9 +16,12 @@ from foretune.catalogue.priors import recommended
 from foretune.errors import UsageError
 from foretune.experience.past import PastRun
 from foretune.files import fingerprint
+from foretune.search.baselines.halving import Asha, Hyperband
+from foretune.search.baselines.random_search import RandomSearch
 from foretune.search.extras import Centre, extra, fixed_for, methods_for
 from foretune.search.menu import POOL, Menu, pool
 from foretune.search.past_tasks import PastTask, past_tasks
+from foretune.search.peers.optuna_tpe import OptunaTpe
 from foretune.search.runs import Strategy
 from foretune.search.task_prior import TaskPrior
 from foretune.search.transfer import Transfer
@@ -61,10 +64,43 @@ def transfer(situation: Situation) -> Transfer:
     )  # fmt: skip
 
 
+def quick_tune(situation: Situation) -> Strategy:
+    """The published system; ``options`` hold its surrogate as JSON and ``refit``."""
+    from foretune.search.quick_tune.strategy import QuickTune
+    from foretune.search.quick_tune.surrogate import Surrogate
+
+    first, options = situation.first, situation.options
+    return QuickTune(
+        prior=situation.prior, horizon=first.horizon, base_losses=situation.base_losses, baseline=first.baseline,
+        fixed=first.fixed, max_trials=first.max_trials, metric=first.metric,
+        surrogate=Surrogate.from_json(options["surrogate"]), features=options["features"], refit=options["refit"],
+    )  # fmt: skip
+
+
+def _simple(kind: Callable[..., Strategy], **settings: Any) -> Maker:
+    """A baseline that needs the pool alone."""
+
+    def make(situation: Situation) -> Strategy:
+        first = situation.first
+        return kind(
+            prior=situation.prior, horizon=first.horizon, base_losses=situation.base_losses, baseline=first.baseline,
+            fixed=first.fixed, max_trials=first.max_trials, metric=first.metric, **settings,
+        )  # fmt: skip
+
+    return make
+
+
 STRATEGIES: dict[str, Maker] = {
     "zero-shot": lambda situation: situation.first,
     "transfer": transfer,
+    "quick-tune": quick_tune,
+    "random": _simple(RandomSearch),
+    "asha": _simple(Asha),
+    "hyperband": _simple(Hyperband),
+    "optuna-tpe": _simple(OptunaTpe),
 }
+NEED_EXPERIENCE = frozenset({"quick-tune"})
+"""Strategies that are nothing without earlier tasks."""
 
 
 def searched_methods(kind: ModelKind, wanted: Sequence[str] | None) -> tuple[str, ...]:

@@ -45,9 +45,8 @@ class Transfer(Pooled):
     portfolio: tuple[int, ...] = ()
     """Pool members to begin with where there is no experience"""
     guard: bool = True
-    """For ablations, as the three below"""
+    """For ablations, as the two below"""
     residual: bool = True
-    loss_channel: bool = True
     randomised: bool = True
     name: str = "transfer"
 

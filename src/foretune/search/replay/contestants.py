@@ -17,9 +17,11 @@ from foretune.files import fingerprint
 from foretune.search.baselines.halving import Asha, Hyperband
 from foretune.search.baselines.listed import Listed
 from foretune.search.baselines.random_search import RandomSearch
-from foretune.search.encoding import RATE, Facts, Floats, described
+from foretune.search.encoding import RATE, Encoding, Facts, Floats, described, features
 from foretune.search.horizon import EARLY_LEVEL
-from foretune.search.past_tasks import PastTask
+from foretune.search.past_tasks import LARGEST_Z, PastTask
+from foretune.search.peers.optuna_tpe import OptunaTpe
+from foretune.search.quick_tune.strategy import QuickTune, Refit
 from foretune.search.replay.adversaries import ADVERSARIES
 from foretune.search.replay.world import HORIZON, World
 from foretune.search.runs import Strategy
@@ -66,8 +68,6 @@ class Draw:
         """The pool member most like ``config``."""
         facts = self.world.task.facts
         rows = [described(member, facts) for member in self.pool]
-        from foretune.search.encoding import Encoding
-
         encoding = Encoding.of([*rows, described(config, facts)])
         places = encoding.dense([*rows, described(config, facts)])
         return int(np.argmin(((places[:-1] - places[-1]) ** 2).sum(1)))
@@ -133,9 +133,6 @@ def agnostic_portfolio(draw: Draw) -> tuple[int, ...]:
 
 def _measured(draw: Draw, task: PastTask) -> Floats:
     """(pool,): scaled gain of each member, or of the nearest run, on an earlier task; failures are as bad as can be."""
-    from foretune.search.encoding import Encoding
-    from foretune.search.past_tasks import LARGEST_Z
-
     rows = [described(config, task.facts) for config in draw.pool]
     encoding = Encoding.of([*rows, *(curve.row for curve in task.curves)])
     own, theirs = encoding.dense(rows), encoding.dense([curve.row for curve in task.curves])
@@ -185,8 +182,25 @@ DETERMINISTIC = frozenset({"default-lora", "rule", "portfolio-1", "portfolio-2",
 """One seed says all."""
 
 
-PEERS: dict[str, Maker] = {}
-"""Other packages' searchers, from the extra ``peers``."""
+def _quick_tune(refit: Refit) -> Maker:
+    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
+        from foretune.search.quick_tune.surrogate import fit
+
+        own = features(draw.world.task.facts)
+        strategy = QuickTune(
+            draw.informed, HORIZON, equal_steps=True, surrogate=fit(draw.others, draw.seed), features=own, refit=refit
+        )
+        return strategy, draw.informed
+
+    return make
+
+
+PEERS: dict[str, Maker] = {
+    "quick-tune": _quick_tune("none"),
+    "quick-tune-refit": _quick_tune("full"),
+    "optuna-tpe": lambda draw: (OptunaTpe(draw.blank, HORIZON, equal_steps=True), draw.blank),
+}
+"""The published system, which needs torch, and other packages' searchers, from the extra ``peers``."""
 
 
 def every() -> dict[str, Maker]:

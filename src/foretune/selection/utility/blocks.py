@@ -29,7 +29,7 @@ from foretune.files import canonical_json, fingerprint, read_lines, write_text
 from foretune.selection import kept_blocks
 from foretune.selection.base import BlockMap, Workbench
 from foretune.selection.utility.kernel import NONE, NONE_KEY, SelfPairs, Utility, keys_of, read
-from foretune.selection.utility.prompts import TEMPLATES, Ids, Prompts, Template, Writer
+from foretune.selection.utility.prompts import TEMPLATES, Ids, Prompts, Template, Writer, parted
 from foretune.selection.utility.scorer import PACK_TOKENS, Scorer
 
 FORMAT = 1
@@ -200,7 +200,9 @@ def _groups(prompts: Prompts, example: int, asked: Sequence[int]) -> list[Group]
     """(head, tails, their places in the block) for every system turn, and for the pairs that cannot be cut."""
     nothing: Ids = np.empty(0, np.int32)
     if example == NONE:
-        return [(nothing, [prompts.alone[row] for row in asked], list(range(len(asked))))]
+        rows = [prompts.alone[row] for row in asked]
+        head, tails = parted(rows)
+        return [(head, tails, list(range(len(asked))))]
     by_system: dict[str, tuple[list[EncodedRow], list[int]]] = {}
     whole: Group = (nothing, [], [])
     for at, row in enumerate(asked):

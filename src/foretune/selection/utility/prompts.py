@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from foretune.data.encode import EncodedRow, encode_rows
+from foretune.data.encode import EncodedRow, encode_rows, shared_head
 from foretune.data.example import Example, Turn
 from foretune.data.layout import encode_texts
 from foretune.data.row_label import as_conversation
@@ -183,6 +183,13 @@ def _common_beginning(joint: Sequence[EncodedRow]) -> Ids:
     return first.ids[:longest]
 
 
+def parted(rows: Sequence[EncodedRow]) -> tuple[Ids, list[EncodedRow]]:
+    """What all ``rows`` begin with (a template's constant head), and the rest of each."""
+    length = shared_head(rows)
+    rest = [_without(row, length) for row in rows]
+    return rows[0].ids[:length], rest
+
+
 def _rest(whole: EncodedRow, head: Ids) -> EncodedRow | None:
     """``whole`` without its ``head``; None where it does not begin so, or where nothing would predict its answer."""
     length = len(head)
@@ -192,11 +199,12 @@ def _rest(whole: EncodedRow, head: Ids) -> EncodedRow | None:
         or not np.array_equal(whole.ids[:length], head)
     ):
         return None
+    return _without(whole, length)
+
+
+def _without(row: EncodedRow, length: int) -> EncodedRow:
     return replace(
-        whole,
-        ids=whole.ids[length:],
-        target_mask=whole.target_mask[length:],
-        prompt_length=whole.prompt_length - length,
+        row, ids=row.ids[length:], target_mask=row.target_mask[length:], prompt_length=row.prompt_length - length
     )
 
 

@@ -17,8 +17,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ Way = Literal["packed", "expanded", "joint"]
 PACK_TOKENS = 1024
 """Tokens of a forward pass: matrix products are long enough to be fast, and the working memory (some 60 MiB with
 SmolLM2, most of it the logits of a chunk) does not depend on how many pairs there are."""
+_WAYS: WeakKeyDictionary[Network, Way] = WeakKeyDictionary()
+"""What the trial found for each network that is alive."""
 _PROBE_HEAD = 9
 _PROBE_TAILS = (7, 11, 5)
 """Tokens of the trial's head and tails: uneven, so that padding and packing would show."""
@@ -68,12 +70,13 @@ class Scorer:
         self.pad_id = pad_id
         self.pack_tokens = pack_tokens
 
-    @cached_property
+    @property
     def way(self) -> Way:
         """The fastest of the three whose hidden states are those of whole rows, on a few made-up tokens."""
-        if self.network.packs and self._agrees("packed"):
-            return "packed"
-        return "expanded" if self._agrees("expanded") else "joint"
+        if self.network not in _WAYS:
+            fast: tuple[Way, ...] = ("packed", "expanded") if self.network.packs else ("expanded",)
+            _WAYS[self.network] = next((way for way in fast if self._agrees(way)), "joint")
+        return _WAYS[self.network]
 
     @torch.no_grad()
     def score(self, head: Ids, tails: Sequence[EncodedRow], *, way: Way | None = None) -> Distances:
