@@ -95,6 +95,8 @@ def load_plain(
 
 def load_adapted(base: Path, adapter: Path, dtype: torch.dtype, *, labels: Sequence[str] = ()) -> nn.Module:
     """The base with the adapter attached, both in ``dtype``, in evaluation mode. Raises `ModelError`."""
+    from safetensors import SafetensorError
+
     from foretune.methods import registry  # noqa: F401 -- makes our methods known to peft
     from foretune.methods.attachment import load_adapter
 
@@ -105,7 +107,7 @@ def load_adapted(base: Path, adapter: Path, dtype: torch.dtype, *, labels: Seque
     model = load_plain(base, kind, dtype, labels=labels, classes=classes)
     try:
         adapted: nn.Module = load_adapter(model, adapter)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
         what = f"the adapter does not fit the base model in {base}: {_first_line(error)}."
         raise ModelError(what, place=Place(adapter)) from error
     return adapted.to(dtype).eval()

@@ -159,21 +159,19 @@ class Edit(nn.Module):
         return mask
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., width): the edit of the hidden states (..., width)."""
+        """(..., rank): s_t·g·(C h), which ``up`` takes to the edit of the hidden states (..., width)."""
         kind = self.down.dtype
         h = hidden.to(kind)
         if self.kind == "none":
-            edit = linear(linear(h, self.down), self.up)
+            inner = linear(h, self.down)
         else:
             gate = self.gate(hidden)
             if self.seen is not None:
                 self.seen.add(gate)
-            if self.kind == "channel":
-                edit = linear(linear(h * gate.to(kind), self.down), self.up)
-            else:
-                edit = linear(gate.to(kind) * linear(h, self.down), self.up)
+            gate = gate.to(kind)
+            inner = linear(h * gate, self.down) if self.kind == "channel" else gate * linear(h, self.down)
         where = self._where(hidden)
-        return self.scale * (edit if where is None else edit * where.to(kind))
+        return self.scale * (inner if where is None else inner * where.to(kind))
 
 
 class LoratrfUpdate(Update):
@@ -184,7 +182,7 @@ class LoratrfUpdate(Update):
         rank = config.knob_of(name)
         self.a = nn.Parameter(torch.empty(rank, inputs)) if config.use_lora else None
         self.b = nn.Parameter(torch.empty(outputs, rank)) if config.use_lora else None
-        self.scale = config.alpha / rank
+        self.scale: float = config.alpha / rank
         edit = edit_rank({"trf_rank": config.trf_rank}, rank) if config.trf_site == "module" else 0
         self.edit = Edit(outputs, edit, config) if edit else None
         exact = self.edit is None or (config.trf_gate in TOKENLESS and config.trf_positions == "all")
@@ -200,13 +198,13 @@ class LoratrfUpdate(Update):
 
     def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """(..., outputs): what is added to the layer's output."""
-        added = None
+        inner: list[torch.Tensor] = []
+        ups: list[torch.Tensor] = []
         if self.a is not None and self.b is not None:
-            added = linear(linear(self.dropout(x), self.a), self.b) * self.scale
+            inner, ups = [linear(self.dropout(x), self.a) * self.scale], [self.b]
         if self.edit is not None:
-            edit = self.edit(hidden)
-            added = edit if added is None else added + edit
-        return torch.zeros_like(hidden) if added is None else added
+            inner, ups = [*inner, self.edit(hidden)], [*ups, self.edit.up]
+        return linear(torch.cat(inner, dim=-1), torch.cat(ups, dim=1))  # one product of full width for both branches
 
     def merged(self, weight: torch.Tensor, bias: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         """W₀ + s B A + s_t D C W₀ and b + s_t D C b; raises `ValueError` behind a gate."""
@@ -257,8 +255,7 @@ class BlockUpdate(Update):
 
     def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """(..., width): the edit."""
-        edited: torch.Tensor = self.edit(hidden)
-        return edited
+        return linear(self.edit(hidden), self.edit.up)
 
 
 class LoratrfBase(AdapterModel):
