@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
 from foretune.training.optimizer import OptimizerSettings
+from foretune.training.ranks import ranks_of
 
 logger = logging.getLogger(__name__)
 SAFETY_CHECKPOINT_S = 120.0
@@ -55,7 +56,10 @@ class Trial:
         """``report(kind, payload)`` sends events; ``stopped()`` says whether to stop at the next step."""
         self.bench = bench
         self.order = order
-        self.report = report
+        self.ranks = ranks_of(bench.accelerator)
+        self.leads = self.ranks.rank == 0
+        """Of several processes that train one run, the first writes its files and reports; all of them evaluate"""
+        self.report = report if self.leads else lambda kind, payload: None
         self.stopped = stopped
         self.train_s = self.eval_s = 0.0
         self.train_cpu_s = self.eval_cpu_s = 0.0
@@ -78,7 +82,8 @@ class Trial:
             chosen = self._kept()
         except SelectionStopped:  # nothing was trained; what was scored is kept
             return self._observation(lease.from_step, "paused", {})
-        with FolderLock(self.order.folder), self.bench.attached(lease.config, lease.seed) as (attachment, network):
+        lock = FolderLock(self.order.folder) if self.leads else nullcontext()
+        with lock, self.bench.attached(lease.config, lease.seed) as (attachment, network):
             training = self._training(attachment, network, chosen)
             try:
                 return self._carry_out(training, network)
@@ -135,6 +140,7 @@ class Trial:
             loop_settings(lease, bench),
             build_regularizers(lease.config),
             backward=bench.accelerator.backward,
+            ranks=self.ranks,
         )
 
     def _resume(self, training: Training) -> None:
@@ -163,12 +169,15 @@ class Trial:
         self.eval_s += time.perf_counter() - started
         self.eval_cpu_s += time.process_time() - busy
 
-    def _alive(self, what: str) -> Callable[[int], bool]:
-        """Tells the overseer how many rows are done, and the scorer whether to go on."""
+    def _alive(self, what: str, *, alone: bool = False) -> Callable[[int], bool]:
+        """Tells the overseer how many rows are done, and the scorer whether to go on.
+
+        All processes of a run agree on it, unless the first works ``alone``.
+        """
 
         def on_chunk(done: int) -> bool:
             self.report("beat", {what: done})
-            return not self.stopped()
+            return not (self.stopped() if alone else self.ranks.any(self.stopped()))
 
         return on_chunk
 
@@ -212,7 +221,7 @@ class Trial:
     def _tested(self, training: Training, network: Network) -> bool:
         """Whether the test rows asked for are answered; False when told to stop before."""
         test = self.order.test
-        if test is None:
+        if test is None or not self.leads:
             return True
 
         def restore(step: int) -> None:
@@ -229,7 +238,7 @@ class Trial:
                 step=training.step,
                 best=best_of(self.seen.values()),
                 restore=restore,
-                on_chunk=self._alive("tested"),
+                on_chunk=self._alive("tested", alone=True),
             )
 
     def _save(self, training: Training) -> None:
@@ -239,6 +248,8 @@ class Trial:
             if self.seen and best_of(self.seen.values()) == training.step:
                 kept = training.masters.state().items()
                 self.best_weights = {name: tensor.clone() for name, tensor in kept if name.startswith("master/")}
+            return
+        if not self.leads:
             return
         tensors, facts = training.state()
         fence = {"lease": lease.id, "attempt": lease.attempt, "run": lease.run, "seed": lease.seed}

@@ -28,6 +28,7 @@ from foretune.seeding import derive
 from foretune.training.forward import Network, Scored
 from foretune.training.guard import Guard
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
+from foretune.training.ranks import Alone, Ranks
 
 logger = logging.getLogger(__name__)
 SOURCE = "source/"
@@ -87,8 +88,11 @@ class Training:
         settings: LoopSettings,
         regularizers: Sequence[Regularizer] = (),
         backward: Callable[[torch.Tensor], None] = lambda loss: loss.backward(),  # type: ignore[no-untyped-call]
+        ranks: Ranks | None = None,
     ) -> None:
-        """``backward`` runs the backward pass (accelerate's, where a device or several need it)."""
+        """``backward`` runs the backward pass (accelerate's, where a device or several need it); ``ranks`` are the
+        processes that share the work."""
+        self.ranks = ranks or Alone()
         self.network = network
         self.attachment = attachment
         self.rows = rows
@@ -150,7 +154,7 @@ class Training:
                     return "oom"
                 if self.guard.diverged:
                     return "diverged"
-                if not on_step(report):
+                if self.ranks.any(not on_step(report)):
                     return "ok" if self.step >= to_step else "paused"
         return "ok"
 
@@ -178,29 +182,31 @@ class Training:
         """All gradients of one update on the masters, and its loss; smaller micro-batches when memory runs out."""
         while True:
             update = self._lay_out(chosen)
+            out_of_memory, loss = False, 0.0
             try:
                 weights, denominator = self.regularizers.prepare(update, self.network.model.device)
-                losses = [
-                    self._micro_batch(batch, weight, denominator, update.targets)
-                    for batch, weight in zip(update.micro_batches, weights, strict=True)
-                ]
-                return update, sum(losses)
+                mine = list(zip(update.micro_batches, weights, strict=True))[self.ranks.rank :: self.ranks.count]
+                loss = sum(self._micro_batch(batch, weight, denominator, update.targets) for batch, weight in mine)
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                self.masters.clear()
-                if len(update.micro_batches) == len(chosen):
-                    raise OutOfMemory(f"one row of {update.tokens // len(chosen)} tokens does not fit") from error
+                out_of_memory = True
             finally:
                 self.regularizers.end_forward()
+            if not self.ranks.any(out_of_memory):
+                return update, self.ranks.add(self.masters.masters, loss)
+            self.masters.clear()
+            if len(update.micro_batches) == len(chosen):
+                raise OutOfMemory(f"one row of {update.tokens // len(chosen)} tokens does not fit")
             self._halve(update)
 
     def _lay_out(self, chosen: Sequence[int]) -> Update:
+        most = max(1, sum(len(self.rows[row].ids) for row in chosen) // self.ranks.count)
         return lay_out(
             self.rows,
             chosen,
             kind=self.network.kind,
-            limit_tokens=self.micro_batch_tokens,
+            limit_tokens=min(self.micro_batch_tokens, most) if self.ranks.count > 1 else self.micro_batch_tokens,
             packing=self.packing,
             share_head=self.share_head,
             pad_id=self.settings.pad_id,
