@@ -8,8 +8,6 @@ layer recomputed in the backward pass (gradient checkpointing) sees the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -75,17 +73,3 @@ def _take_tasks(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[An
         tasks: Tasks = getattr(model, ATTRIBUTE)
         tasks.ids = kwargs.pop(KEYWORD)
     return args, kwargs
-
-
-@contextmanager
-def using(model: nn.Module, ids: torch.Tensor | None) -> Iterator[None]:
-    """Inside, calls of ``model`` and its parts are for these tasks; without effect on a model that reads none."""
-    tasks: Tasks | None = getattr(model, ATTRIBUTE, None)
-    if tasks is None:
-        yield
-        return
-    before, tasks.ids = tasks.ids, ids
-    try:
-        yield
-    finally:
-        tasks.ids = before
