@@ -12,10 +12,10 @@ import pytest
 from . import tiny
 from .inline import InlineExecutor
 
-__all__ = ["Ground", "fast_fit", "finished", "ground"]
+__all__ = ["Ground", "fast_fit", "finished", "ground", "own_store"]
 
 SETTINGS: Mapping[str, Any] = {
-    "budget.steps": 12,
+    "budget.steps": 36,
     "device": "cpu",
     "model.dtype": "float32",
     "evaluation.max_answer_tokens": 8,
@@ -48,7 +48,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 @pytest.fixture(scope="session")
 def fast_fit(ground: Ground) -> Callable[..., Any]:
-    """``foretune.fit`` with tiny settings and the worker in a thread of this process."""
+    """``foretune.fit`` with tiny settings, the worker in a thread of this process, and a store of its own.
+
+    What earlier fits left in a store decides what a fit tries; the same request is the same run only with equal stores.
+    """
     import foretune
     import foretune.fit.job
 
@@ -56,10 +59,17 @@ def fast_fit(ground: Ground) -> Callable[..., Any]:
         options = {**SETTINGS, **extra.pop("options", {})}
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(foretune.fit.job, "LocalExecutor", extra.pop("executor", InlineExecutor))
+            patch.setenv("FORETUNE_STORE", str(output.parent / f"{output.name}.store.sqlite"))
             return foretune.fit(data or ground.rows, model=str(model or ground.llama), output=output,
                                 options={k: v for k, v in options.items() if v is not None}, **extra)  # fmt: skip
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def own_store(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store for each test that calls the product itself."""
+    monkeypatch.setenv("FORETUNE_STORE", str(tmp_path_factory.mktemp("store") / "store.sqlite"))
 
 
 @pytest.fixture(scope="session")

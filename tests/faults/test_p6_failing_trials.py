@@ -35,11 +35,11 @@ def badly(monkeypatch: pytest.MonkeyPatch, fault: Callable[[], float]) -> None:
 
     healthy = Training._micro_batch
 
-    def micro_batch(self: Any, batch: Any, targets: int) -> float:
+    def micro_batch(self: Any, *order: Any) -> float:
         settings = self.settings.optimizer
         if settings.learning_rate == DEFAULT_RATE and settings.total_steps > PROBE_STEPS and self.step >= 1:
             return fault()
-        return healthy(self, batch, targets)
+        return healthy(self, *order)
 
     monkeypatch.setattr(Training, "_micro_batch", micro_batch)
 
@@ -81,8 +81,8 @@ def test_when_every_trial_fails_the_run_says_so(
 
     probing = Training._micro_batch
 
-    def micro_batch(self: Any, batch: Any, targets: int) -> float:
-        return probing(self, batch, targets) if self.settings.optimizer.total_steps == PROBE_STEPS else math.nan
+    def micro_batch(self: Any, *order: Any) -> float:
+        return probing(self, *order) if self.settings.optimizer.total_steps == PROBE_STEPS else math.nan
 
     monkeypatch.setattr(Training, "_micro_batch", micro_batch)
     with pytest.raises(TrainingError, match=r"no trial produced a result.*diverged") as raised:

@@ -21,7 +21,7 @@ from foretune.fit.systems import Settings, predict_rows
 from foretune.report.record import RunRecord, read_record
 
 from .. import tiny
-from ..whole_fits import Ground
+from ..whole_fits import SETTINGS, Ground
 
 SHORT = Settings(device="cpu", dtype="float32", max_answer_tokens=8, context_tokens=96)
 BRIEF = {"budget.steps": None, "budget.trials": 1, "training.epochs": 1}
@@ -36,7 +36,7 @@ def test_the_result_is_typed_and_its_files_agree(finished: Any) -> None:
     assert finished.record == read_record(finished.folder)
     assert finished.adapter == finished.folder / "adapter" and folder_damage(finished.adapter) is None
     record = finished.record
-    assert record.budget.kind == "steps" and record.budget.used <= record.budget.total == 12
+    assert record.budget.kind == "steps" and record.budget.used <= record.budget.total == SETTINGS["budget.steps"]
     assert record.winner is not None and record.winner.best_step == record.winner.horizon
     assert {system.role for system in record.comparison.systems} == {"base", "winner", "default", "examples"}
     rows = record.data.rows
@@ -116,7 +116,7 @@ def test_resolved_settings_give_the_same_plan(finished: Any) -> None:
     assert again.resolution.spec == first.resolution.spec
     assert again.config == first.config and again.budget == first.budget
     kept = yaml.safe_load((finished.folder / "resolved.yaml").read_text())
-    assert kept["budget"]["steps"] == 12 and kept["origins"]
+    assert kept["budget"]["steps"] == SETTINGS["budget.steps"] and kept["origins"]
 
 
 def test_a_finished_run_is_not_run_again(finished: Any, fast_fit: Callable[..., Any]) -> None:
