@@ -115,3 +115,21 @@ def test_free_text_in_a_setting_is_stored_as_its_hash(tmp_path, word):
         assert key != store.record_config({"method": "lora", "layers": word + "2"})
         with pytest.raises(UsageError):
             store.record_config({"method": "lora", "lora.rank": math.nan})
+
+
+def test_what_ships_is_whole_and_says_where_it_comes_from():
+    """Real runs, small enough for a package, of known licenses, with curve, base and processor seconds."""
+    import foretune.experience
+
+    folders = sorted((Path(foretune.experience.__file__).parent / "bundled").glob("*/provenance.json"))
+    assert folders and sum(path.stat().st_size for folder in folders for path in folder.parent.iterdir()) < 4_000_000
+    for path in folders:
+        said = json.loads(path.read_text())
+        assert all(item["license"] for item in (*said["models"], *said["data"])) and said["versions"]
+        assert said["rows"]["run"] == len(past_runs(path.parent))
+    runs = bundled()
+    assert len({run.run for run in runs}) == len(runs)
+    for run in (run for run in runs if run.finished):
+        (test,) = run.on("test")
+        assert test.gain is not None and run.arm and run.task_features["base_loss"] > 0
+        assert all(point.gain is not None and point.train_cpu_s is not None for point in run.on("validation"))
