@@ -20,6 +20,7 @@ from foretune.config.load import load_tree
 from foretune.config.spec import Count, Section
 from foretune.errors import UsageError
 from foretune.experience.past import PastRun, bundled, known_runs, past_runs
+from foretune.experience.store import default_path
 from foretune.files import FolderLock, append_line, fingerprint, read_lines, write_json
 from foretune.search.past_tasks import PastTask, past_tasks
 from foretune.search.replay.contestants import ABLATIONS, CONTESTANTS, DETERMINISTIC, PEERS, SPOILED, Draw, every
@@ -143,7 +144,8 @@ def experience(source: str) -> list[PastRun]:
         if not runs and source == "auto":
             runs = known_runs()
     else:
-        runs = known_runs() if source == "store" else past_runs(Path(source).expanduser())
+        own = default_path() if source == "store" else Path(source).expanduser()
+        runs = past_runs(own) if source != "store" or own.exists() else []
     if not runs:
         raise UsageError(
             "there is no experience to replay.", remedy="Collect some: foretune experience collect, or import a sweep."
