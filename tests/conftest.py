@@ -6,11 +6,13 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # sums are equal to the last bit only with equally many threads
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import setuptools  # noqa: F401  (torch's extension loader, which BOFT asks, refuses to come after distutils)
 
 
 @pytest.fixture

@@ -152,7 +152,7 @@ def test_every_metric_refuses_no_rows_and_rows_without_what_it_needs(name: str) 
 @pytest.mark.parametrize("name", sorted(METRICS))
 def test_every_metric_gives_finite_numbers_for_degenerate_predictions(name: str) -> None:
     for said in ["", " ", "1", "\x00", "9" * 5000, "1e999", "😀", "[" * 50_000]:
-        rows = [Answer(i, "?", str(i), said, nll=1.0, tokens=2, bytes=1) for i in range(4)]
+        rows = [Answer(i, "?", str(i), said, nll=1.0, tokens=2, bytes=1, probability=0.5) for i in range(4)]
         result = METRICS[name].score(rows)
         assert math.isfinite(result.value) and math.isfinite(result.standard_error)
         assert len(result.per_row) == 4 and all(map(math.isfinite, result.per_row))

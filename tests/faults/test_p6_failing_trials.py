@@ -292,6 +292,9 @@ def test_real_workers_that_are_killed_or_hang_cost_one_trial(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     """A plugin makes the default LoRA kill its worker, or hang in it; a fresh worker takes the rest."""
+    from foretune.training.loop import Training
+
+    monkeypatch.setattr(Training, "_update", Training._update)  # the plugin is loaded here, too: put back at the end
     plugin = tmp_path / "plugin.py"
     plugin.write_text(PLUGIN)
     monkeypatch.setenv("FAULT", fault)
