@@ -15,7 +15,7 @@ from foretune.search.belief import FLOOR, believe
 from foretune.search.budget import Budget
 from foretune.search.past_tasks import past_tasks
 from foretune.search.residual_gp import LOSS, Points, condition, matern
-from foretune.search.strategies import Situation, pool_of, transfer
+from foretune.search.strategies import Situation, pool_of, resolved_name, transfer
 from foretune.search.task_prior import TaskPrior, build, expert
 from foretune.search.transfer_mean import fit
 from foretune.search.types import Observation, Score
@@ -238,3 +238,19 @@ def test_one_task_is_enough_to_begin(pool):
     prior = build(one, synthetic.facts(NEW), pool, 0)
     assert np.isfinite(prior.transfer.mean).all()
     assert fit(one, 0).deficits(list(prior.rows), synthetic.facts(NEW)).shape == (6, len(pool))
+
+
+@pytest.mark.parametrize(
+    ("count", "runs", "kind", "expected"),
+    [
+        (8, 25, "causal", "transfer"),
+        (8, 24, "causal", "zero-shot"),  # 192 runs
+        (7, 40, "causal", "zero-shot"),
+        (8, 25, "encoder", "zero-shot"),  # all of them of another kind of model
+    ],
+)
+def test_auto_keeps_to_the_portfolio_until_the_experience_is_large(count, runs, kind, expected):
+    tasks = past_tasks(synthetic.experience(count, runs))
+    assert {task.facts.kind for task in tasks} == {"causal"} and len(tasks) == count
+    assert resolved_name("auto", tasks, kind) == expected
+    assert resolved_name("transfer", tasks, kind) == "transfer"

@@ -111,7 +111,7 @@ def chosen_strategy(
     def decide() -> dict[str, Any]:
         runs = earlier_runs() if settings.strategy in ("auto", "transfer", "quick-tune") else []
         tasks = related(runs, shapes.kind)
-        name = resolved_name(settings.strategy, tasks)
+        name = resolved_name(settings.strategy, tasks, shapes.kind)
         if settings.strategy == AUTO and (settings.methods or settings.menu):
             name = "transfer"  # a menu of one's own needs a strategy that draws from it
         if name == "zero-shot":

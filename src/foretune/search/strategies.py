@@ -151,11 +151,11 @@ ENOUGH_TASKS, ENOUGH_RUNS = 8, 200
 no replay of real runs has shown yet from where on transfer is the better."""
 
 
-def resolved_name(name: str, tasks: Sequence[PastTask]) -> str:
-    """The strategy that ``auto`` stands for, or ``name``. Raises `UsageError`."""
+def resolved_name(name: str, tasks: Sequence[PastTask], kind: str) -> str:
+    """The strategy that ``auto`` stands for with this kind of model, or ``name``. Raises `UsageError`."""
     if name == AUTO:
-        runs = sum(len(task.curves) for task in tasks)
-        return "transfer" if len(tasks) >= ENOUGH_TASKS and runs >= ENOUGH_RUNS else "zero-shot"
+        runs = [len(task.curves) for task in tasks if task.facts.kind == kind]
+        return "transfer" if len(runs) >= ENOUGH_TASKS and sum(runs) >= ENOUGH_RUNS else "zero-shot"
     if name not in STRATEGIES:
         raise UsageError(f"there is no search strategy {name!r}.", remedy=f"Known: {', '.join((AUTO, *STRATEGIES))}.")
     return name
