@@ -15,8 +15,9 @@ from foretune.collect.task_list import TaskList
 from foretune.execution.orders import FinalTest, TrialOrder, subset
 from foretune.execution.types import Job
 from foretune.files import fingerprint
+from foretune.fit.effort import ANSWERED_RUNGS
 from foretune.fit.folder import RunFolder
-from foretune.fit.schedule import ANSWERED_RUNGS, Speeds
+from foretune.fit.schedule import Speeds
 from foretune.search.fidelity import rungs
 from foretune.search.types import Lease
 from foretune.study.tasks import StudyTask
