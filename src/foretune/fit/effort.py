@@ -56,9 +56,10 @@ def measured_steps(horizon: int) -> tuple[int, ...]:
     return tuple(step for step in rungs(horizon) if step >= min(FEWEST_EARLY_STEPS, horizon))
 
 
-def rung_rows(effort: Effort, validation_rows: int, horizon: int) -> tuple[int, ...]:
-    """(6,): rows scored at each rung of a run of ``horizon`` steps; 0 where it is not evaluated (or is the next)."""
-    measured, counts = measured_steps(horizon), effort.counts(validation_rows)
+def rung_rows(counts: Sequence[int], horizon: int) -> tuple[int, ...]:
+    """(6,): of the ``counts`` at each rung those of a run of ``horizon`` steps; 0 where it is not evaluated, and where
+    the next rung is at the same step."""
+    measured = measured_steps(horizon)
     steps = [level_step(horizon, level) for level in range(LEVELS)]
     return tuple(
         count if step in measured and step not in steps[level + 1 :] else 0

@@ -17,7 +17,7 @@ from foretune.catalogue.selection import NONE
 from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.drive import JobFailed, Stopped, run_job
-from foretune.fit.effort import FULL
+from foretune.fit.effort import FULL, measured_steps
 from foretune.fit.finals import Evaluator, on_rows
 from foretune.fit.outlook import replan
 from foretune.fit.plan import Plan
@@ -26,16 +26,11 @@ from foretune.fit.probe_plan import measured
 from foretune.fit.schedule import End, Schedule, Speeds, plan_end
 from foretune.fit.session import Session
 from foretune.fit.trials import SEARCH, Common, budget_of, planned, seconds_for_trials
-from foretune.search.fidelity import level_step
 from foretune.search.types import Lease, Observation
 
 PROBE_ROWS = 64
 FIRST_RUN = "r001"
 """The search's first run, the default LoRA."""
-PACE_LEVEL = 1
-"""The first run's pace is measured up to its second rung, 6 % of its steps,"""
-FEWEST_PACE_STEPS = 6
-"""and on at least so many, whose first one warms up."""
 TOLERATED = 1.25
 """Forecasts after a probe are right within this factor most of the time; beyond it runs would be much too long or
 too short."""
@@ -168,7 +163,7 @@ def _selected(session: Session, prepared: Prepared) -> dict[str, Any]:
 def _paced(session: Session, opening: Opening) -> Opening:
     """``opening`` as it is where the first steps took what the probe said, else planned again with their pace."""
     horizon = opening.common.horizon.steps
-    pause_at = max(FEWEST_PACE_STEPS, level_step(horizon, PACE_LEVEL))
+    pause_at = measured_steps(horizon)[0]  # the first run pauses before it is evaluated first
     if session.plan.budget.kind != "time" or pause_at >= horizon:
         return opening
     seen = session.once("pace", "trials", lambda: _first_steps(session, opening, pause_at))

@@ -86,6 +86,7 @@ def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRe
         generation=settings.generation,
         time_s=request.budget.total,
     )
+
     def under(effort: Effort) -> tuple[ForecastRequest, float]:
         def cost(config: Mapping[str, Any], start: int, stop: int) -> float:
             seconds = (stop - start) * int(config["rows_per_update"]) * row_s
@@ -120,14 +121,16 @@ def _with_effort(request: ForecastRequest, effort: Effort, horizon: int) -> Fore
     """``request`` with what runs of ``horizon`` steps are evaluated on under an effort."""
     rows, settings = request.data.validation_rows, request.evaluation
     answered = ANSWERED_RUNGS * min(effort.answered_rows, rows) if settings.rung_answers else 0
-    changed = replace(settings, rung_rows=rung_rows(effort, rows, horizon), rung_answers=answered)
+    counts = effort.counts(rows)
+    scored = sum(rung_rows(counts, horizon))
+    changed = replace(settings, rung_rows=counts, rung_scored=scored, rung_answers=answered)
     return replace(request, evaluation=changed)
 
 
 def _evaluated(request: ForecastRequest, units: UnitTimes, horizon: int, start: int, stop: int) -> Interval:
     """Seconds of the evaluations at the rungs in (start, stop] of a run of ``horizon`` steps."""
     settings = request.evaluation
-    rows = [(level_step(horizon, level), count) for level, count in enumerate(settings.rung_rows)]
+    rows = [(level_step(horizon, level), n) for level, n in enumerate(rung_rows(settings.rung_rows, horizon))]
     scored = sum(count for step, count in rows if start < step <= stop)
     steps = measured_steps(horizon)
     answering = sum(start < step <= stop for step in steps[-ANSWERED_RUNGS:]) / ANSWERED_RUNGS

@@ -148,8 +148,8 @@ class Schedule:
         return trained + self.evaluation_s(from_step, to_step, horizon)
 
     def order(self, lease: Lease, limit_s: float | None, *, pause_at: int | None = None) -> Job:
-        """The worker's job for a lease; ``pause_at``: the step after which to pause, whatever the lease says."""
-        steps = self.measured(lease.horizon, lease.from_step, lease.to_step)
+        """The worker's job for a lease; ``pause_at``: a step at which to pause, not evaluated until then."""
+        steps = self.measured(lease.horizon, lease.from_step if pause_at is None else pause_at, lease.to_step)
         trial = TrialOrder(
             lease=replace(lease, rungs=steps),
             folder=self.folder.trial(lease.run),
