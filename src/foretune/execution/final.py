@@ -32,6 +32,7 @@ def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None
 
 def answer_test(
     bench: Bench,
+    attachment: Attachment,
     network: Network,
     test: FinalTest,
     *,
@@ -44,7 +45,8 @@ def answer_test(
 
     ``best`` is the step with the lowest validation loss, ``restore`` gives the attachment the weights of a step.
 
-    The attachment keeps the weights it answered with. Nothing is done where the answers are there already.
+    The method's statistics over these rows go beside the answers. The attachment keeps the weights it answered with.
+    Nothing is done where the answers are there already.
     """
     output = Path(test.output)
     if output.exists():
@@ -53,7 +55,8 @@ def answer_test(
         restore(best)
         step = best
     chosen = subset(test.rows, len(bench.split("test").rows), bench.task.seed)
-    answers = bench.answers(network, "test", chosen, generation=test.generation, on_chunk=on_chunk)
+    with attachment.observed():
+        answers = bench.answers(network, "test", chosen, generation=test.generation, on_chunk=on_chunk)
     missing = test.generation and bench.kind != "encoder" and any(answer.prediction is None for answer in answers)
     if len(answers) < test.rows or missing:
         return False
@@ -61,6 +64,7 @@ def answer_test(
         "step": step,
         "wanted": test.rows,
         "answers": [answer.to_json() for answer in answers],
+        "statistics": attachment.statistics(),
     }
     write_json(output, content)
     return True

@@ -65,11 +65,17 @@ def read_answers(path: Path) -> tuple[int | None, list[Answer]]:
     return content.get("step"), [Answer(**value) for value in content["answers"]]
 
 
+def read_statistics(path: Path) -> dict[str, float]:
+    """What the method said of itself over the rows that were answered, such as how open its gates were."""
+    return dict(read_json(path).get("statistics", {}))
+
+
 def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path | None, root: Path) -> Line:
     """The line of an ended run; ``answers`` is its file of answers, or None where none are asked for."""
     ok = run.status == FINISHED
     scores: dict[str, dict[str, Score]] = {}
     signed: dict[str, str] = {}
+    statistics: dict[str, float] = {}
     step: int | None = None
     if ok:
         best = min(run.curve, key=lambda s: (run.curve[s]["loss"].value, s)) if run.curve else run.step
@@ -80,6 +86,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
             scores["validation"] = dict(run.curve.get(step or 0, scores["validation"]))
             scores["test"] = scored(rows, task)
             signed = signatures(scores["test"], rows)
+            statistics = read_statistics(answers)
     return {
         "study": study,
         "cell": cell.cell.key,
@@ -112,6 +119,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
         "kind": task.spec.model.kind,
         "task_kind": task.spec.task,
         "covariates": dict(task.covariates),
+        **({"statistics": statistics} if statistics else {}),
         **({"signatures": signed} if signed else {}),
         **({"selection": dict(cell.selection)} if cell.selection else {}),
     }
