@@ -70,7 +70,10 @@ def table(lines: Sequence[Line], block: Block) -> list[str]:
     """The Markdown of one block."""
     model, task, size, tested_on = block
     control = best_uniform(lines)
-    out = [f"**{model}, {task}, {size} rows{tested(tested_on)}.** Control: `{control}`, the best uniform rate on validation.", ""]
+    out = [
+        f"**{model}, {task}, {size} rows{tested(tested_on)}.** Control: `{control}`, the best uniform rate on validation.",
+        "",
+    ]
     out += ["| outcome | arm | pairs | arm − control | 95 % interval | p (Holm) | smallest detectable | verdict |",
             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for outcome in OUTCOMES:

@@ -8,6 +8,7 @@ when the answers lie in their file, and a trial taken up again finds the file or
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None
 
 def answer_test(
     bench: Bench,
+    attachment: Attachment,
     network: Network,
     test: FinalTest,
     *,
@@ -47,7 +49,8 @@ def answer_test(
 
     ``best`` is the step with the lowest validation loss, ``restore`` gives the attachment the weights of a step.
 
-    The attachment keeps the weights it answered with. Nothing is done where the answers are there already.
+    The method's statistics over these rows go beside the answers. The attachment keeps the weights it answered with.
+    Nothing is done where the answers are there already.
     """
     output = Path(test.output)
     if output.exists():
@@ -58,11 +61,18 @@ def answer_test(
     answered: dict[str, list[dict[str, Any]]] = {}
     for split, rows in {OWN: test.rows, **test.further}.items():
         chosen = subset(rows, len(bench.split(split).rows), bench.task.seed)
-        answers = bench.answers(network, split, chosen, generation=test.generation, on_chunk=on_chunk)
+        with attachment.observed() if split == OWN else nullcontext():
+            answers = bench.answers(network, split, chosen, generation=test.generation, on_chunk=on_chunk)
         missing = test.generation and bench.kind != "encoder" and any(answer.prediction is None for answer in answers)
         if len(answers) < rows or missing:
             return False
         answered[split] = [answer.to_json() for answer in answers]
-    content = {"step": step, "wanted": test.rows, "answers": answered.pop(OWN), "further": answered}
+    content = {
+        "step": step,
+        "wanted": test.rows,
+        "answers": answered.pop(OWN),
+        "further": answered,
+        "statistics": attachment.statistics(),
+    }
     write_json(output, content)
     return True

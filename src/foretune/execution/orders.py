@@ -16,7 +16,7 @@ class FinalTest:
     """What to do with the test rows when a run reaches the end of its lease."""
 
     output: str
-    """The file of the answers, written whole: ``{"step", "wanted", "answers", "further"}``."""
+    """The file of the answers, written whole: ``{"step", "wanted", "answers", "further", "statistics"}``."""
     rows: int
     """The first so many rows of the test split."""
     generation: bool

@@ -239,6 +239,8 @@ class GridSpec(Section):
     """The outcome: loss, metric (each task's own), or the name of a metric."""
     learning_rate: Annotated[RateSettings, BeforeValidator(_rates)] = RateSettings()
     """A number, ``rule``, a list to sweep, or a group."""
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """An arm is as good as the control when it loses at most this share of the control's gain over the base."""
     pilot: PilotSettings | None = None
     """Where the smallest detectable effect comes from; the experience store when not said."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -304,7 +306,7 @@ class GridSpec(Section):
     @property
     def identity(self) -> str:
         """A hash of what decides the results: a folder holds one study."""
-        return fingerprint(self.model_dump(mode="json", exclude={"about", "pilot"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"about", "pilot", "margin"}))
 
 
 def _checked(key: str, settings: Any) -> dict[str, Any]:

@@ -18,6 +18,10 @@ from foretune.study.costs import HEADING as COSTS
 from foretune.study.effects import Effect
 from foretune.study.findings import findings
 from foretune.study.gaps import by_method, gaps, reference_arm
+from foretune.study.gates import HEADING as GATES
+from foretune.study.gates import gate_rows
+from foretune.study.margins import HEADING as STANDING
+from foretune.study.margins import standing_tables, standings
 from foretune.study.outputs import Results
 from foretune.study.rules import reference_is_full
 from foretune.study.summary import Summary
@@ -36,6 +40,8 @@ def page(found: Results) -> str:
             _rules(found),
             _comparisons(found.summary),
             *(_relative(found, name) for name in found.seen),
+            _standings(found),
+            _gates(found),
             *(section for name in found.seen for section in _charts(found, name)),
             _rates(found),
             _effects(found),
@@ -153,6 +159,22 @@ def _relative(found: Results, tested_on: str) -> Section | None:
     return Section(
         f"Relative to the reference{tested(tested_on)}", lead, (table("Relative to the reference", columns, rows),)
     )
+
+
+def _standings(found: Results) -> Section | None:
+    body = [
+        table(caption, [Column(name, number=1 < place < 5) for place, name in enumerate(STANDING)], rows)
+        for caption, rows in standing_tables(standings(found.material))
+    ]
+    lead = "The margin was fixed in the grid; as good means that the whole interval lies below it."
+    return Section("As good as the control?", lead, tuple(body)) if body else None
+
+
+def _gates(found: Results) -> Section | None:
+    rows = gate_rows(found.material.lines)
+    columns = [Column(name, number=place > 1) for place, name in enumerate(GATES)]
+    lead = "How far the gates of the edits stood open on the test rows, from 0 to 1."
+    return Section("Gates", lead, (table("Gates", columns, rows),)) if rows else None
 
 
 def _drawn(chart: Chart, caption: str) -> Markup | None:

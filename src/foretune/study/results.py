@@ -69,12 +69,18 @@ def read_answers(path: Path, tested_on: str = OWN) -> tuple[int | None, list[Ans
     return content.get("step"), [Answer(**value) for value in answers]
 
 
+def read_statistics(path: Path) -> dict[str, float]:
+    """What the method said of itself over the rows that were answered, such as how open its gates were."""
+    return dict(read_json(path).get("statistics", {}))
+
+
 def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path | None, root: Path) -> Line:
     """The line of an ended run; ``answers`` is its file of answers, or None where none are asked for."""
     ok = run.status == FINISHED
     scores: dict[str, dict[str, Score]] = {}
     tests: dict[str, dict[str, Score]] = {}
     signed: dict[str, str] = {}
+    statistics: dict[str, float] = {}
     step: int | None = None
     if ok:
         best = min(run.curve, key=lambda s: (run.curve[s]["loss"].value, s)) if run.curve else run.step
@@ -86,6 +92,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
             scores["test"] = scored(rows, task)
             signed = signatures(scores["test"], rows)
             tests = {name: scored(read_answers(answers, name)[1], task) for name in task.tests}
+            statistics = read_statistics(answers)
     return {
         "study": study,
         "cell": cell.cell.key,
@@ -116,6 +123,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
         "task_kind": task.spec.task,
         "covariates": dict(task.covariates),
         **({"tests": {name: _plain(values) for name, values in tests.items()}} if tests else {}),
+        **({"statistics": statistics} if statistics else {}),
         **({"signatures": signed} if signed else {}),
         **({"selection": dict(cell.selection)} if cell.selection else {}),
     }
