@@ -4,10 +4,10 @@
 
 A study's own table compares with a fixed control. Here the control of a block (model, task, size) is the best of its
 arms ``uniform-…`` by mean validation loss over the seeds: what somebody would get who tuned one rate and knew nothing
-of Fisher information. Loss, accuracy, Brier score and calibration error on every test set; paired over seeds, with Student's 95 %
-interval, Holm's correction over the arms of a block and outcome, and the smallest effect that so many pairs find with
-probability 0.8. "Helps" needs an interval without 0 that holds after Holm. With ``--docs`` the tables go into
-docs/regularization.md.
+of Fisher information. Loss, accuracy, Brier score and calibration error on every test set; paired over seeds, with
+Student's 95 % interval, Holm's correction over the arms of a block and outcome, and the smallest effect that so many
+pairs find with probability 0.8. "Helps" needs an interval without 0 that holds after Holm. With ``--docs`` the
+tables go into docs/regularization.md.
 """
 
 from __future__ import annotations
@@ -70,10 +70,8 @@ def table(lines: Sequence[Line], block: Block) -> list[str]:
     """The Markdown of one block."""
     model, task, size, tested_on = block
     control = best_uniform(lines)
-    out = [
-        f"**{model}, {task}, {size} rows{tested(tested_on)}.** Control: `{control}`, the best uniform rate on validation.",
-        "",
-    ]
+    where = f"{model}, {task}, {size} rows{tested(tested_on)}"
+    out = [f"**{where}.** Control: `{control}`, the best uniform rate on validation.", ""]
     out += ["| outcome | arm | pairs | arm − control | 95 % interval | p (Holm) | smallest detectable | verdict |",
             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for outcome in OUTCOMES:

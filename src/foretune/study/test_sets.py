@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from foretune.config.spec import ColumnNames, FitSpec, Section
 from foretune.data.deduplicate import find
@@ -66,7 +66,8 @@ def prepare_tests(
 
 
 def _read(settings: FurtherTest, part: str, spec: FitSpec, task: TaskSpec) -> Sequence[Example]:
-    changes = {"path": settings.path, "format": settings.format, "task": None, "validation": None, "test": None}
+    found_anew = {"task": None, "validation": None, "test": None}
+    changes: dict[str, Any] = {**found_anew, "path": settings.path, "format": settings.format}
     if settings.columns is not None:
         changes["columns"] = settings.columns
     other = spec.model_copy(update={"data": spec.data.model_copy(update=changes)})
