@@ -126,7 +126,7 @@ def _carry_out(session: Session) -> RunRecord:
     )  # fmt: skip
     session.on_event("search", {"horizon": search.horizon.steps, "why": search.horizon.why, "note": end.note})
     experience = recorder(session, opening)
-    watch = replace(session.watch, on_event=recorded(experience, search.core, session.on_event))
+    watch = replace(session.watch, on_event=recorded(experience, search.core, opening, session.on_event))
     reason = session.once("searched", "trials", lambda: run_trials(search, session, common.schedule, end, watch))
     session.on_event("searched", {"why": reason})
     evaluator = Evaluator(prepared, session.folder, session.executor, session.watch, session.left)

@@ -204,7 +204,8 @@ def _task_metric(task: Mapping[str, Any]) -> tuple[str, float, float] | None:
     from foretune.search.past_tasks import LOWER_IS_BETTER
 
     name = str(task.get("metric", "loss"))
-    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, 0.0)
+    base = float(task.get(f"base_{name}", 0.0))
+    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, base)
 
 
 @dataclass(frozen=True)
