@@ -48,7 +48,9 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     assert costs["ifd-25"]["selection_s"] == costs["ifd-50"]["selection_s"] > 0
     assert costs["full"]["selection_s"] == 0
     assert costs["ifd-25"]["total_s"] == costs["ifd-25"]["selection_s"] + costs["ifd-25"]["training_s"]
-    assert "what choosing and training took" in markdown(result.summary)
+    assert "what choosing and training took, processor seconds" in markdown(result.summary)
+    ranked = {entry["facts"]["cpu_seconds"] for entry in read_lines(folder / "selections.jsonl")}
+    assert lines["ifd-25", 0]["selection"]["cpu_seconds"] in ranked and lines["full", 0]["train_cpu_s"] > 0
     assert "what choosing and training took" in (folder / "report.html").read_text()
     before = (folder / "results.jsonl").read_text()
     assert run_study(None, folder, resume=True).summary.complete

@@ -76,7 +76,7 @@ class Delift(Declared):
             measure = partial(
                 compute, request.model, folder=folder, blocks=blocks, template=settings["template"],
                 self_pairs=settings["self_pairs"], model=None if settings["proxy"] == "self" else settings["proxy"],
-                on_progress=request.on_progress, check_stopped=request.check_stopped,
+                on_progress=request.on_progress, check_stopped=request.check_stopped, tally=request.tally,
             )  # fmt: skip
             asked = _asked(request, measure, settings)
             similar, done = _similar(request, asked, measure, settings)
