@@ -9,7 +9,7 @@ from typing import Any
 from foretune.evaluation.base import Direction
 from foretune.study.costs import arm_costs
 from foretune.study.design import rate_label
-from foretune.study.grid import GridSpec
+from foretune.study.grid import TASKS, GridSpec
 from foretune.study.results import FINISHED, Line, outcomes
 from foretune.study.row_tests import RowTests
 from foretune.study.statistics import (
@@ -152,7 +152,7 @@ def _block(
     model, task, size = block
     primary, direction = lines[0]["primary"], lines[0]["direction"]
     values = outcomes(lines)[block]
-    ordered = {arm: values.get(arm, {}) for arm in grid.arms}
+    ordered = {arm: values.get(arm, {}) for arm in grid.arms_on(task)}
     own = list(ordered[grid.control].values())
     measured = base.get((model, task), {}).get(primary)
     rows = max((entry["scores"]["test"][primary][2] for entry in lines if primary in entry["scores"].get("test", {})),
@@ -184,7 +184,7 @@ def _pooled(
         return (), (), "Tasks have different outcomes, so they are not pooled."
     direction = blocks[0].direction
     pooled = pooled_values(values, grid.control)
-    ordered = {arm: pooled.get(arm, {}) for arm in grid.arms}
+    ordered = {arm: pooled.get(arm, {}) for arm in grid.arms if TASKS not in grid.arms[arm]}
     tasks = len({block.task for block in blocks})
     note = (
         "One repetition is a task × seed; its difference is averaged over sizes and models first, because they share "
