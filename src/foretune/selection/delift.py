@@ -51,7 +51,7 @@ LARGEST_DENSE = 20_000
 """Rows of a pool whose kernel is held whole (1.6 GB of scratch file); beyond it only neighbours are."""
 NEIGHBOURS_BEYOND = 64
 ASKED_SEED = 0
-"""Which rows are asked follows from the pool alone: runs of other seeds find the kernel, and differ in their training."""
+"""Which rows are asked follows from the pool alone: runs of other seeds find its kernel, and differ in training."""
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from foretune.errors import UsageError
 from foretune.files import fingerprint
 from foretune.study.arms import multiplied, written_share
 from foretune.study.pools import PoolSettings
+from foretune.study.test_sets import FurtherTest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 """Names of studies, tasks and models: they become folders, columns and entries of the experience."""
@@ -103,6 +104,8 @@ class TaskSettings(DataSettings):
     """Draw training subsets from this many rows (chosen once for all) instead of all of them."""
     target_rows: Annotated[Count, Field(ge=1)] | None = None
     """Rows of the target that selectors see (chosen once for all) instead of all of them."""
+    tests: Annotated[dict[str, FurtherTest], _names("a test set"), _named("path")] = Field(default_factory=dict)
+    """Test sets by name beside the task's own test rows: trained once, compared on each."""
     pool: PoolSettings = PoolSettings()
     """What is done to the training rows before anything is selected."""
     covariates: dict[str, float] = Field(default_factory=dict)
@@ -122,6 +125,8 @@ class HorizonSettings(Section):
     """Optimiser steps."""
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Passes over the run's training rows."""
+    least_steps: Annotated[Count, Field(ge=1)] = 1
+    """Never fewer steps than this, however few an epoch of a small size has."""
     tokens: Annotated[Count, Field(ge=1)] | None = None
     """Never more than about this many tokens a run, whatever steps or epochs say."""
     match: Literal["steps", "answer-tokens"] = "steps"
@@ -254,6 +259,8 @@ class GridSpec(Section):
     """The outcome: loss, metric (each task's own), or the name of a metric."""
     learning_rate: Annotated[RateSettings, BeforeValidator(_rates)] = RateSettings()
     """A number, ``rule``, a list to sweep, or a group."""
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """An arm is as good as the control when it loses at most this share of the control's gain over the base."""
     pilot: PilotSettings | None = None
     """Where the smallest detectable effect comes from; the experience store when not said."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -339,7 +346,7 @@ class GridSpec(Section):
     @property
     def identity(self) -> str:
         """A hash of what decides the results: a folder holds one study."""
-        return fingerprint(self.model_dump(mode="json", exclude={"about", "pilot"}))
+        return fingerprint(self.model_dump(mode="json", exclude={"about", "pilot", "margin"}))
 
 
 def _checked(key: str, settings: Any) -> dict[str, Any]:
