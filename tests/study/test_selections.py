@@ -112,7 +112,7 @@ def test_an_arm_can_be_for_some_tasks_and_a_rate_for_all_arms_of_a_task(write_gr
         done = [entry for entry in read_lines(places / "study" / "results.jsonl") if entry["task"] == task]
         used = {entry["config"]["learning_rate"] for entry in done}
         assert used == {min(losses, key=losses.get)}
-    assert [difference.arm for difference in summary.pooled] == ["full"]
+    assert [difference.arm for difference in summary.pooled[0].over_seeds] == ["full"]
 
 
 @pytest.mark.parametrize(
