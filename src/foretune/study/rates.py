@@ -86,7 +86,10 @@ def sweep_cells(
     for sweep in dict.fromkeys(sweeps):
         task, tokens = prepared[sweep.model, sweep.task], row_tokens[sweep.model, sweep.task]
         for arm in sweep.arms:
-            rates = _rates_to_try(grid, task, arm, tokens) if further is None else [further[sweep]] * (sweep in further)
+            if further is None:
+                rates = _rates_to_try(grid, task, arm, tokens)
+            else:
+                rates = [further[sweep]] if sweep in further else []
             for rate in rates:
                 found += [cell_of(grid, task, arm, settings.size, seed, rate, tokens) for seed in settings.seeds]
     return tuple(replace(cell, pair=f"{cell.pair}:{cell.config['learning_rate']:g}", tested=False) for cell in found)
