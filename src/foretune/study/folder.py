@@ -23,6 +23,11 @@ from foretune.study.grid import GridSpec
 STUDY = "study.json"
 
 
+def base_name(tested_on: str) -> str:
+    """What the base model's scores on a test set are called in a task's folder."""
+    return f"base-{tested_on}" if tested_on else "base"
+
+
 class StudyFolder:
     """The paths of one study."""
 

@@ -26,6 +26,7 @@ from foretune.errors import UsageError
 from foretune.files import fingerprint
 from foretune.study.arms import multiplied, written_share
 from foretune.study.pools import PoolSettings
+from foretune.study.test_sets import FurtherTest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 """Names of studies, tasks and models: they become folders, columns and entries of the experience."""
@@ -97,6 +98,8 @@ class TaskSettings(DataSettings):
     """A file, a folder, a data set of the catalogue or of the hub."""
     train_rows: Annotated[Count, Field(ge=1)] | None = None
     """Draw training subsets from this many rows (chosen once for all) instead of all of them."""
+    tests: Annotated[dict[str, FurtherTest], _names("a test set"), _named("path")] = Field(default_factory=dict)
+    """Test sets by name beside the task's own test rows: trained once, compared on each."""
     pool: PoolSettings = PoolSettings()
     """What is done to the training rows before anything is selected."""
     covariates: dict[str, float] = Field(default_factory=dict)
@@ -110,6 +113,8 @@ class HorizonSettings(Section):
     """Optimiser steps."""
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Passes over the run's training rows."""
+    least_steps: Annotated[Count, Field(ge=1)] = 1
+    """Never fewer steps than this, however few an epoch of a small size has."""
     tokens: Annotated[Count, Field(ge=1)] | None = None
     """Never more than about this many tokens a run, whatever steps or epochs say."""
     match: Literal["steps", "answer-tokens"] = "steps"
