@@ -16,7 +16,7 @@ from foretune.methods.contract.checks import Case, broken_points
 from foretune.methods.contract.models import specimen
 from foretune.methods.loratrf import LoratrfLayer, edits
 from foretune.methods.registry import get
-from foretune.methods.task_edit import Cosine
+from foretune.methods.tuners.task_edit import Cosine
 from foretune.seeding import torch_generator
 
 

@@ -37,11 +37,11 @@ from foretune.errors import UsageError
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.attachment import PeftAttachment
 from foretune.methods.fused import Stack, plain, stacked, unhooked
-from foretune.methods.fused_edit import GATES, EditedLora, Group
-from foretune.methods.task_edit import SMALLEST_NORM, Edit, Gate
 from foretune.methods.tuners.config import AdapterConfig
+from foretune.methods.tuners.fused_edit import GATES, EditedLora, Group
 from foretune.methods.tuners.layer import AdapterLayer, Update, widths_of
 from foretune.methods.tuners.model import AdapterModel, define
+from foretune.methods.tuners.task_edit import SMALLEST_NORM, Edit, Gate
 
 TOKENLESS = ("none", "channel")
 """Gates that are the same for every token, so that the edit is linear."""
@@ -128,7 +128,7 @@ class LoratrfUpdate(Update):
 
 
 class LoratrfLayer(AdapterLayer):
-    """A linear layer with the shorter way of `foretune.methods.fused_edit` where that is exact."""
+    """A linear layer with the shorter way of `foretune.methods.tuners.fused_edit` where that is exact."""
 
     stack: Stack | None = None
 

@@ -24,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
 from foretune.methods.fused import scale_parts
-from foretune.methods.task_edit import SMALLEST_NORM, opened, stretch
+from foretune.methods.tuners.task_edit import SMALLEST_NORM, opened, stretch
 
 GATES = ("cos_scaled", "clamp_cos", "sigmoid")
 

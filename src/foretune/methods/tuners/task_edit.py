@@ -127,4 +127,5 @@ class Edit(nn.Module):
             gate = gate.to(kind)
             inner = linear(h * gate, self.down) if self.kind == "channel" else gate * linear(h, self.down)
         where = self._where(hidden)
-        return self.scale * (inner if where is None else inner * where.to(kind))
+        scaled: torch.Tensor = self.scale * (inner if where is None else inner * where.to(kind))
+        return scaled
