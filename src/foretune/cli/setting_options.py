@@ -101,8 +101,9 @@ def takes(*groups: Group) -> Callable[[Command], Command]:
         kept = [parameter for name, parameter in own.parameters.items() if name != "settings"]
 
         def call(**given: Any) -> None:
-            said = {declared[name].key: given.pop(name) for name in declared}
-            command(**given, settings=_read({key: value for key, value in said.items() if value not in (None, False)}))
+            said = {option.key: given.pop(name) for name, option in declared.items()}
+            chosen = {key: value for key, value in said.items() if value is not None and value is not False}
+            command(**given, settings=_read(chosen))
 
         call.__doc__, call.__name__ = command.__doc__, command.__name__
         call.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
