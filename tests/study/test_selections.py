@@ -8,6 +8,7 @@ import pytest
 
 from foretune.data.example import Example, conversation
 from foretune.errors import UsageError
+from foretune.execution.orders import subset
 from foretune.files import read_json, read_lines
 from foretune.study.design import steps_of
 from foretune.study.grid import GridSpec
@@ -174,6 +175,27 @@ def test_a_pool_can_hold_another_data_set_whose_own_test_rows_are_answered_too(w
     far = {json.loads(line)["completion"].strip() for line in (places / "far.jsonl").read_text().splitlines()[-6:]}
     answers = {row.answer.strip() for row in test}
     assert answers <= far and not answers <= near
+
+
+def test_a_model_can_be_trained_on_the_old_data_first(write_grid, places, inline):
+    pool = {"also": str(places / "far.jsonl"), "also_rows": 10, "also_is_previous": True}
+    before = {"data": str(places / "far.jsonl"), "rows": 10, "steps": 30, "rows_per_update": 5, "learning_rate": 0.05}
+    task = {"path": "near.jsonl", "pool": pool, "tests": {"old": "far.jsonl"}}
+    grid = write_grid(**{**SELECTING, "tasks": {"near": task}, "seeds": 1, "before": before})
+    study = places / "study"
+    summary = run_study(grid, study).summary
+    assert summary.complete
+    model = study / "before" / "tiny"
+    old = [Example.from_json(value) for value in read_lines(model / "task" / "train.jsonl")]
+    (task_folder,) = (study / "tasks").glob("*/near/task")
+    previous = {Example.from_json(value).prompt for value in read_lines(task_folder / "previous.jsonl")}
+    assert previous == {old[i].prompt for i in subset(10, len(old), 0)}
+    assert not previous & {Example.from_json(value).prompt for value in read_lines(model / "task" / "test.jsonl")}
+    trained = read_json(model / "trained.json")
+    assert trained["status"] == "ok" and trained["metrics"]["gain"][0] > 0
+    weights = (model / "merged" / "model.safetensors").read_bytes()
+    assert run_study(None, study, resume=True).summary.complete
+    assert (model / "merged" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_pool_names_the_other_data_set_it_speaks_of():

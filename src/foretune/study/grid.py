@@ -25,6 +25,7 @@ from foretune.config.spec import Count, DataSettings, ModelSettings, Section, fl
 from foretune.errors import UsageError
 from foretune.files import fingerprint
 from foretune.study.arms import multiplied, written_share
+from foretune.study.before import BeforeSettings
 from foretune.study.pools import PoolSettings
 from foretune.study.test_sets import FurtherTest
 
@@ -236,6 +237,8 @@ class GridSpec(Section):
         default_factory=lambda: {DEFAULT_MODEL: ModelSettings()}, min_length=1
     )
     """The base model or several of them."""
+    before: BeforeSettings | None = None
+    """What every model is trained on first: the old version of the data."""
     tasks: Annotated[dict[str, TaskSettings], _names("a task"), _named("path")] = Field(min_length=1)
     """Tasks by name."""
     base: dict[str, Any] = Field(default_factory=dict)

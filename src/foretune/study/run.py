@@ -25,6 +25,7 @@ from foretune.fit.account import VERSIONED
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
 from foretune.study import forecast
+from foretune.study.before import trained_before
 from foretune.study.cells import Cells
 from foretune.study.design import Rates, StudyCell, cells, notes, rate_label
 from foretune.study.folder import StudyFolder, base_name, saved_grid
@@ -126,6 +127,10 @@ class _Study:
         with self.clock.phase("parents"):
             if not self._parents():
                 return self._finish("the time is over; the parents are not pre-trained yet")
+        if self.grid.before is not None:
+            with self.clock.phase("before"):
+                model = trained_before(self.grid.before, self.grid.model, self.folder.before, self.executor, self.watch)
+                self.grid = self.grid.model_copy(update={"model": model})
         with self.clock.phase("preparing"):
             tasks = self._tasks()
         with self.clock.phase("probe"):
