@@ -45,7 +45,7 @@ class Transfer(Pooled):
     portfolio: tuple[int, ...] = ()
     """Pool members to begin with where there is no experience"""
     opening: int = 2
-    """Runs that earlier tasks choose alone, before what was seen counts"""
+    """Runs (the baseline is one) before what was seen counts: earlier tasks choose them alone"""
     guard: bool = True
     """For ablations, as the two below"""
     residual: bool = True
@@ -74,8 +74,9 @@ class Transfer(Pooled):
 
     def _opening(self, view: View) -> bool:
         """Whether the portfolio, of earlier tasks or of the expert, has still to be begun."""
-        wanted = len(self.portfolio) if self.prior.transfer is None else self.opening
-        return sum(run.arm == "portfolio" for run in view.runs) < wanted
+        if self.prior.transfer is not None:
+            return len(view.runs) < self.opening
+        return sum(run.arm == "portfolio" for run in view.runs) < len(self.portfolio)
 
     def _portfolio_pick(self, view: View, places: Sequence[int], free: Any, odds: Floats) -> int | None:
         """The pool member that adds most to those begun, on average over bags; or the expert's next."""

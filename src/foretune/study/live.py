@@ -115,7 +115,9 @@ def run(source: str | Path, output: Path, *, time_s: float | None = None, on_eve
             append_line(path, line)
             on_event("progress", {"line": f"{number} of {len(todo)}: {cell.arm} on {cell.task}, seed {cell.seed}: "
                                           f"{line.get('error') or line['said']}"})  # fmt: skip
-        summary = summarised(list(read_lines(path)) if path.exists() else [], spec.arms, spec.judged, reason)
+        summary: dict[str, Any] = summarised(
+            list(read_lines(path)) if path.exists() else [], spec.arms, spec.judged, reason
+        )
         write_json(output / "summary.json", summary)
         write_report(output, spec.name, spec.about, summary)
     return summary

@@ -8,7 +8,7 @@ that would have been handed over was worse than the base.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from foretune.files import write_text
 from foretune.study.statistics import compare_arms
 
 Lines = Sequence[Mapping[str, Any]]
+Scores = dict[str, dict[Any, float]]
+"""By arm or free system, and (task, seed)"""
 FREE: Mapping[str, str] = {"zero-shot": "base", "base with examples": "examples", "default LoRA": "default"}
 """Systems that the control's fits measure beside their winner."""
 WINNER = "winner"
@@ -48,9 +50,9 @@ def summarised(lines: Lines, arms: Sequence[str] | Mapping[str, Any], judged: Ma
     }  # fmt: skip
 
 
-def _scores(lines: Lines, arms: Sequence[str]) -> dict[str, dict[Hashable, float]]:
-    """The primary metric on test rows by arm or free system, and (task, seed)."""
-    found: dict[str, dict[Hashable, float]] = {}
+def _scores(lines: Lines, arms: Sequence[str]) -> Scores:
+    """The primary metric on test rows, higher is better."""
+    found: Scores = {}
     for line in lines:
         free = {name: role for name, role in FREE.items() if line["arm"] == arms[0]}
         for name, role in {str(line["arm"]): WINNER, **free}.items():
@@ -61,16 +63,16 @@ def _scores(lines: Lines, arms: Sequence[str]) -> dict[str, dict[Hashable, float
     return found
 
 
-def _scaled(scores: Mapping[str, Mapping[Hashable, float]]) -> dict[str, dict[Hashable, float]]:
+def _scaled(scores: Scores) -> Scores:
     """In spreads of each task over all that was measured there."""
     values: dict[Any, list[float]] = {}
     for by in scores.values():
-        for (task, _), value in by.items():  # type: ignore[misc]
+        for (task, _), value in by.items():
             values.setdefault(task, []).append(value)
     spread = {task: float(np.std(own)) or 1.0 for task, own in values.items()}
     middle = {task: float(np.mean(own)) for task, own in values.items()}
     return {
-        name: {key: (value - middle[key[0]]) / spread[key[0]] for key, value in by.items()}  # type: ignore[index]
+        name: {key: (value - middle[key[0]]) / spread[key[0]] for key, value in by.items()}
         for name, by in scores.items()
     }
 
