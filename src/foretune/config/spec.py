@@ -165,6 +165,8 @@ class SearchSettings(Section):
     compared with."""
     refit: Literal["none", "full"] = "none"
     """quick-tune: whether its models are trained on with what is seen on the task."""
+    experience: Literal["known", "none"] = "known"
+    """Earlier runs to learn from: those that ship with Foretune and those of this machine, or none."""
     methods: tuple[str, ...] | None = None
     """Methods to choose among; a curated list when not given."""
     menu: dict[str, Any] = Field(default_factory=dict)
