@@ -1,9 +1,9 @@
 """The arms of a study: written out, or multiplied from factors; and what each one is on a given model.
 
 An arm is the base configuration with settings of its own. Beside those it may name a share of the parameters to train
-(``trainable: 0.5%``); the knob of its method is then set for each model. ``factors`` is short for a product: every
-combination of their values is an arm, named after them. A combination that a method cannot reach on a model is left
-out of the product with the reason; one that was written out as an arm is an error.
+(``trainable: 0.5%``); the knob of its method is then set for each model. ``factors`` is short for a product (or a list
+of several): every combination of their values is an arm, named after them. A combination that a model cannot have is
+left out of the product with the reason; one that was written out as an arm is an error.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+from foretune.catalogue.methods import declaration
 from foretune.catalogue.rules import TRAINABLE
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.methods.share import with_share
-from foretune.methods.trainable import count
+from foretune.methods.trainable import count, countable
 from foretune.units import parse_share
 
 _JOINT = "-"
@@ -73,11 +74,9 @@ def _word(key: str, value: Any) -> str:
 
 
 def on_model(config: Mapping[str, Any], share: float | None, shapes: ModelShapes) -> ModelArm:
-    """An arm's configuration on a model, its knob set to ``share``. Raises `UsageError` where it cannot be met."""
+    """An arm's configuration on a model, its knob set to ``share``. Raises `UsageError` where it cannot be had."""
     if share is not None:
         config = with_share(config, share, shapes)
-    try:
-        trainable = count(shapes, config)
-    except UsageError:  # no closed count: its share is unknown, and no budget rule speaks of it
-        trainable = 0
+    known = countable(declaration(str(config["method"])))  # else its share is unknown, and no budget rule speaks of it
+    trainable = count(shapes, config) if known else 0
     return ModelArm(dict(config), trainable, shapes.parameters)

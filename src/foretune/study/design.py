@@ -116,12 +116,12 @@ def _rule(task: StudyTask, config: Mapping[str, Any], steps: int) -> float:
 def cells(
     grid: GridSpec, tasks: Iterable[StudyTask], rates: Rates, row_tokens: Mapping[tuple[str, str], float]
 ) -> tuple[StudyCell, ...]:
-    """All cells, pair after pair and seed after seed, so that what is done early is complete pairs of all tasks."""
+    """All cells, pair after pair and seed after seed: what is done early is whole pairs of all models and tasks."""
     listed = list(tasks)
     return tuple(
         _cell(grid, task, arm, size, seed, rates.get((model, arm)), row_tokens[model, task.name])
-        for model in grid.model
         for seed in grid.seeds
+        for model in grid.model
         for task in listed
         if task.model == model
         for size in grid.sizes

@@ -21,6 +21,21 @@ from foretune.fit.folder import RunFolder
 from foretune.study.grid import GridSpec
 
 STUDY = "study.json"
+IGNORED = """\
+# A study may live in a repository: what is not ignored is small, holds no row of the data, and is enough to go on from
+# elsewhere with `foretune study run NAME --output FOLDER --resume`.
+.*
+!.gitignore
+/answers/
+/logs/
+/trials/
+/rates-trials/
+/tasks/*/*/*
+!/tasks/*/*/prepared.json
+!/tasks/*/*/rows.json
+!/tasks/*/*/probe.json
+!/tasks/*/*/base.json
+"""
 
 
 class StudyFolder:
@@ -29,6 +44,7 @@ class StudyFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.study = root / STUDY
+        self.ignored = root / ".gitignore"
         self.answers = root / "answers"
         self.logs = root / "logs"
         self.clock = root / "clock.json"
@@ -64,6 +80,8 @@ class StudyFolder:
             write_text(self.root / "grid.yaml", text)
             value = {"identity": grid.identity, "started": started, "grid": grid.model_dump(mode="json")}
             write_json(self.study, value)
+        if not self.ignored.exists():
+            write_text(self.ignored, IGNORED)
         found: dict[str, Any] = read_json(self.study)
         if found["identity"] != grid.identity:
             raise OutputError(

@@ -298,8 +298,17 @@ class GridSpec(Section):
 
     @property
     def identity(self) -> str:
-        """A hash of what decides the results: a folder holds one study."""
-        return fingerprint(self.model_dump(mode="json", exclude={"about", "pilot"}))
+        """A hash of what decides the results: a folder holds one study. Where on a disk files lie does not count."""
+        value = self.model_dump(mode="json", exclude={"about", "pilot"})
+        groups = [*value["tasks"].values(), *value["model"].values()]
+        for group in groups:
+            group |= {key: _elsewhere(item) for key, item in group.items()}
+        return fingerprint(value)
+
+
+def _elsewhere(value: Any) -> Any:
+    """The name of a file or folder that is given with its whole path; anything else as it is."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _checked(key: str, settings: Any) -> dict[str, Any]:
@@ -327,6 +336,12 @@ def _without_share(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _multiplied(factors: Any) -> dict[str, dict[str, Any]]:
+    """The arms of one group of factors or of several."""
+    if isinstance(factors, list):
+        made = [arm for group in factors for arm in _multiplied(group).items()]
+        if len(dict(made)) < len(made):
+            raise ValueError("factors: two groups make an arm of the same name")
+        return dict(made)
     if not isinstance(factors, Mapping) or not all(isinstance(values, list) and values for values in factors.values()):
         raise ValueError("factors: every factor is a setting with a list of values")
     try:

@@ -32,11 +32,12 @@ from foretune.study.grid import GridSpec
 from foretune.study.grid_file import find_grid, load_grid
 from foretune.study.outputs import write_outputs
 from foretune.study.parents import is_parent, make_parent
+from foretune.study.prepared import check_weights, prepared_task
 from foretune.study.rates import chosen_rates, deciding_arms, widened
 from foretune.study.results import Line, read_answers, read_results, scored
 from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
 from foretune.study.summary import Summary
-from foretune.study.tasks import StudyTask, prepare_task
+from foretune.study.tasks import StudyTask
 
 PROBE_ROWS = 32
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -192,12 +193,8 @@ class _Study:
         found = {}
         for model in self.grid.model:
             for name in self.grid.tasks:
-                folder = self.folder.task(model, name)
-
-                def prepare(model: str = model, name: str = name, root: Path = folder.root) -> dict[str, Any]:
-                    return prepare_task(self.grid, model, name, root, self._say).to_json()
-
-                found[model, name] = StudyTask.from_json(folder.once("prepared", prepare))
+                folder = self.folder.task(model, name).root
+                found[model, name] = prepared_task(self.grid, model, name, folder, self._say)
                 rows = dict(found[model, name].rows)
                 self.watch.on_event("prepared", {"model": model, "task": name, "rows": rows})
         return found
@@ -209,6 +206,7 @@ class _Study:
         measured: dict[str, Any] = self.folder.task(task.model, task.name).once(
             "probe", lambda: run_job(self.executor, Job(key, "probe", task.spec, payload), self.watch)
         )
+        check_weights(task, measured)
         return measured
 
     def _seconds(
