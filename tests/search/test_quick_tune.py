@@ -16,8 +16,8 @@ from foretune.search.quick_tune.inputs import CURVE, Scaling, curve_inputs, exam
 from foretune.search.quick_tune.strategy import QuickTune
 from foretune.search.quick_tune.surrogate import SMALLEST_SECONDS, Surrogate, fit
 from foretune.search.replay.contestants import Draw
-from foretune.search.replay.simulation import HORIZON, simulate
-from foretune.search.replay.world import world_of
+from foretune.search.replay.simulation import simulate
+from foretune.search.replay.world import HORIZON, world_of
 from foretune.search.types import Observation, Score
 from tests.search import synthetic
 

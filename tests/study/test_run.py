@@ -57,7 +57,7 @@ def test_a_study_from_the_command_line(write_grid: WriteGrid, places: Path) -> N
     from foretune.experience.store import Store
 
     study = places / "study"
-    events = run("run", write_grid(sizes=[8, "all"]), "--output", study, "--json")
+    events = run("run", write_grid(sizes=[8, "all"], margin=0.02), "--output", study, "--json")
     assert events.exit_code == 0, events.output
     said = [json.loads(line) for line in events.stdout.splitlines() if line.startswith("{")]
     kinds = [event["event"] for event in said]
@@ -76,6 +76,7 @@ def test_a_study_from_the_command_line(write_grid: WriteGrid, places: Path) -> N
         nll, tokens = sum(a["nll"] for a in answers), sum(a["tokens"] for a in answers)
         assert (rows, value) == (5, pytest.approx(nll / tokens)) and error > 0
         assert line["rows"] == (8 if line["size"] == "8" else 28)
+        assert line["statistics"]["trainable_parameters"] == line["trainable"]
         assert not (study / "trials" / line["run"]).exists(), "checkpoints of tested runs are gone"
     assert said[-1]["summary"]["complete"] and len(said[-1]["summary"]["blocks"]) == 4
 

@@ -106,15 +106,16 @@ def test_duplicates_take_the_place_of_a_share_of_the_rows():
     assert set(found) <= set(rows) and duplicated(rows, 0.2) == found
 
 
-def test_a_pool_can_hold_another_data_set_and_be_tested_on_it(write_grid, places, inline):
-    pool = {"shuffled_answers": 0.25, "also": str(places / "far.jsonl"), "also_rows": 10, "also_is_previous": True,
-            "test_on": "also"}  # fmt: skip
-    grid = write_grid(**{**SELECTING, "tasks": {"near": {"path": "near.jsonl", "pool": pool}}, "seeds": 1})
+def test_a_pool_can_hold_another_data_set_whose_own_test_rows_are_answered_too(write_grid, places, inline):
+    pool = {"shuffled_answers": 0.25, "also": str(places / "far.jsonl"), "also_rows": 10, "also_is_previous": True}
+    tests = {"old": str(places / "far.jsonl")}
+    task = {"path": "near.jsonl", "pool": pool, "tests": tests}
+    grid = write_grid(**{**SELECTING, "tasks": {"near": task}, "seeds": 1})
     assert run_study(grid, places / "study").summary.complete
     (task,) = (places / "study" / "tasks").glob("*/near")
     train, previous, test = (
         [Example.from_json(value) for value in read_lines(task / "task" / f"{name}.jsonl")]
-        for name in ("train", "previous", "test")
+        for name in ("train", "previous", "tests/old")
     )
     assert len(train) == 38 and [row.id for row in train[28:]] == [row.id for row in previous]
     assert read_json(task / "prepared.json")["rows"]["train"] == 38

@@ -201,7 +201,8 @@ def sentences(kind: str, payload: Mapping[str, Any]) -> list[str]:
     if kind == "prepared":
         rows = payload["rows"]
         counted = f"{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test rows"
-        return [f"{payload['task']}: {counted}"]
+        further = "".join(f", {number:,} of {name}" for name, number in payload.get("tests", {}).items())
+        return [f"{payload['task']}: {counted}{further}"]
     if kind == "design":
         return [str(line) for line in payload["sentences"]]
     if kind == "selection":

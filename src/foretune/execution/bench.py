@@ -33,7 +33,7 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
 from foretune.execution.orders import subset
-from foretune.execution.types import SPLITS, TaskSpec
+from foretune.execution.types import TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
 from foretune.methods.registry import get as get_method
@@ -138,7 +138,7 @@ class Bench:
         """A split of the task, encoded (from the cache where the same text was encoded before) and checked."""
         if name not in self._splits:
             path = Path(self.task.folder) / f"{name}.jsonl"
-            examples = tuple(Example.from_json(value) for value in read_lines(path)) if name in SPLITS else ()
+            examples = tuple(Example.from_json(value) for value in read_lines(path))
             rows = tuple(with_tasks(self.encode(examples), examples, self.task.tasks))
             self.mask_reports[name] = check_encoding(examples, rows, self.tokenizer, **self._encoding)
             self._splits[name] = Split(examples, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,15 @@ class FinalTest:
     """What to do with the test rows when a run reaches the end of its lease."""
 
     output: str
-    """The file of the answers, written whole: ``{"step", "wanted", "answers"}``."""
+    """The file of the answers, written whole: ``{"step", "wanted", "answers", "further", "statistics"}``."""
     rows: int
     """The first so many rows of the test split."""
     generation: bool
     """Whether answers are written, not only scored."""
     checkpoint: Literal["best", "last"] = "best"
     """Answer with the evaluated checkpoint of lowest validation loss, or with the last."""
+    further: Mapping[str, int] = field(default_factory=dict)
+    """Further splits to answer, with the number of rows of each."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form; ``FinalTest(**value)`` reads it back."""

@@ -233,6 +233,7 @@ class Trial:
         with self._evaluating():
             return answer_test(
                 self.bench,
+                training.attachment,
                 network,
                 test,
                 step=training.step,

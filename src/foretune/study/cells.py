@@ -25,7 +25,7 @@ from foretune.search.journal import Journal
 from foretune.search.runs import Run
 from foretune.search.types import Lease, Observation, Score
 from foretune.study.design import StudyCell, job
-from foretune.study.results import line, read_results
+from foretune.study.results import line, read_results, views
 from foretune.study.row_scores import RowScores
 from foretune.study.tasks import StudyTask
 
@@ -146,7 +146,8 @@ class Cells:
         if entry["cell"] not in self.written:
             append_line(self.results, entry)
             self.written.add(entry["cell"])
-            self.row_scores.keep(entry)
+        for view in views([entry]):
+            self.row_scores.keep(view)
         shutil.rmtree(self.trials / run.id, ignore_errors=True)
 
     def _described(self, core: AskTell, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from foretune.catalogue.priors import learning_rate, rounded
 from foretune.catalogue.selection import kept_rows
@@ -22,6 +22,7 @@ from foretune.search.horizon import total_steps
 from foretune.search.types import Lease
 from foretune.study.grid import ALL, GridSpec
 from foretune.study.tasks import StudyTask
+from foretune.study.test_sets import split_name
 
 CONFOUNDED = "learning-rate-confounded"
 EPOCH_DIGITS = 4
@@ -78,9 +79,10 @@ def rows_of(size: Any, task: StudyTask) -> int:
 def steps_of(grid: GridSpec, config: Mapping[str, Any], rows: int, row_tokens: float) -> int:
     """Optimiser steps of a run over ``rows`` rows of about ``row_tokens`` tokens."""
     asked = grid.horizon.steps or total_steps(rows, {**config, "epochs": grid.horizon.epochs})
+    asked = max(int(asked), grid.horizon.least_steps)
     if grid.horizon.tokens is None:
-        return int(asked)
-    return max(1, min(int(asked), int(grid.horizon.tokens / (row_tokens * int(config["rows_per_update"])))))
+        return asked
+    return max(1, min(asked, int(grid.horizon.tokens / (row_tokens * int(config["rows_per_update"])))))
 
 
 def _cell(
@@ -116,15 +118,18 @@ def _rule(task: StudyTask, config: Mapping[str, Any], steps: int) -> float:
 def cells(
     grid: GridSpec, tasks: Iterable[StudyTask], rates: Rates, row_tokens: Mapping[tuple[str, str], float]
 ) -> tuple[StudyCell, ...]:
-    """All cells, pair after pair and seed after seed: what is done early is whole pairs of all models and tasks."""
+    """All cells, size after size and seed after seed, so that what is done early are whole pairs and whole blocks.
+
+    A study that ends early, or is looked at under way, thus has tables of its first sizes with all their seeds.
+    """
     listed = list(tasks)
     return tuple(
         _cell(grid, task, arm, size, seed, rates.get((model, arm)), row_tokens[model, task.name])
-        for seed in grid.seeds
+        for size in grid.sizes
         for model in grid.model
+        for seed in grid.seeds
         for task in listed
         if task.model == model
-        for size in grid.sizes
         for arm in grid.arms
         if arm in task.arms
     )
@@ -208,7 +213,9 @@ def job(task: StudyTask, cell: StudyCell, lease: Lease, folder: Path, answers: P
     grid_wants_rungs = task.best or not cell.tested
     rungs = lease.rungs if grid_wants_rungs else ()
     scored = tuple(range(task.rows["validation"]))
-    test = FinalTest(str(answers.resolve()), task.rows["test"], task.generation, "best" if task.best else "last")
+    further = {split_name(name): rows for name, rows in task.tests.items()}
+    which: Literal["best", "last"] = "best" if task.best else "last"
+    test = FinalTest(str(answers.resolve()), task.rows["test"], task.generation, which, further)
     order = TrialOrder(
         lease=replace(lease, rungs=rungs),
         folder=folder.resolve(),

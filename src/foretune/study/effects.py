@@ -195,18 +195,18 @@ def crossing(gaps: Mapping[Any, Points], *, alpha: float = 1 - CONFIDENCE) -> tu
     levels, slopes = np.asarray([line[0] for line in lines]), np.asarray([line[1] for line in lines])
     slope = mean_effect("rows", list(slopes), alpha=alpha)
     assert slope is not None
-    found = _fieller(levels, slopes)
+    found = ratio_of_means(-levels, slopes)
     if found is None:
         return slope, None
     centre, low, high = (10.0 ** (x_mean + shift) for shift in found)
     return slope, Crossing(centre, low, high, slope)
 
 
-def _fieller(levels: Array, slopes: Array) -> tuple[float, float, float] | None:
-    """(value, low, high) of −mean(levels) / mean(slopes); None when the interval is not finite."""
-    n = len(levels)
-    a, b = float(-levels.mean()), float(slopes.mean())
-    spread = np.cov(np.stack([-levels, slopes])) / n
+def ratio_of_means(tops: Array, bottoms: Array) -> tuple[float, float, float] | None:
+    """(value, low, high) of mean(tops) / mean(bottoms), paired, by Fieller; None when the interval is not finite."""
+    n = len(tops)
+    a, b = float(tops.mean()), float(bottoms.mean())
+    spread = np.cov(np.stack([tops, bottoms])) / n
     t2 = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2
     top, both, bottom = a * a - t2 * spread[0, 0], a * b - t2 * spread[0, 1], b * b - t2 * spread[1, 1]
     root = both * both - top * bottom

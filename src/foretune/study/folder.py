@@ -34,8 +34,14 @@ IGNORED = """\
 !/tasks/*/*/prepared.json
 !/tasks/*/*/rows.json
 !/tasks/*/*/probe.json
-!/tasks/*/*/base.json
+!/tasks/*/*/base*.json
+/tasks/*/*/*-answers.json
 """
+
+
+def base_name(tested_on: str) -> str:
+    """What the base model's scores on a test set are called in a task's folder."""
+    return f"base-{tested_on}" if tested_on else "base"
 
 
 class StudyFolder:

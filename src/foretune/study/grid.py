@@ -26,6 +26,7 @@ from foretune.errors import UsageError
 from foretune.files import fingerprint
 from foretune.study.arms import multiplied, written_share
 from foretune.study.pools import PoolSettings
+from foretune.study.test_sets import FurtherTest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 """Names of studies, tasks and models: they become folders, columns and entries of the experience."""
@@ -97,6 +98,8 @@ class TaskSettings(DataSettings):
     """A file, a folder, a data set of the catalogue or of the hub."""
     train_rows: Annotated[Count, Field(ge=1)] | None = None
     """Draw training subsets from this many rows (chosen once for all) instead of all of them."""
+    tests: Annotated[dict[str, FurtherTest], _names("a test set"), _named("path")] = Field(default_factory=dict)
+    """Test sets by name beside the task's own test rows: trained once, compared on each."""
     pool: PoolSettings = PoolSettings()
     """What is done to the training rows before anything is selected."""
     covariates: dict[str, float] = Field(default_factory=dict)
@@ -110,6 +113,8 @@ class HorizonSettings(Section):
     """Optimiser steps."""
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Passes over the run's training rows."""
+    least_steps: Annotated[Count, Field(ge=1)] = 1
+    """Never fewer steps than this, however few an epoch of a small size has."""
     tokens: Annotated[Count, Field(ge=1)] | None = None
     """Never more than about this many tokens a run, whatever steps or epochs say."""
     match: Literal["steps", "answer-tokens"] = "steps"
@@ -234,6 +239,8 @@ class GridSpec(Section):
     """The outcome: loss, metric (each task's own), or the name of a metric."""
     learning_rate: Annotated[RateSettings, BeforeValidator(_rates)] = RateSettings()
     """A number, ``rule``, a list to sweep, or a group."""
+    margin: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """An arm is as good as the control when it loses at most this share of the control's gain over the base."""
     pilot: PilotSettings | None = None
     """Where the smallest detectable effect comes from; the experience store when not said."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -299,7 +306,7 @@ class GridSpec(Section):
     @property
     def identity(self) -> str:
         """A hash of what decides the results: a folder holds one study. Where on a disk files lie does not count."""
-        value = self.model_dump(mode="json", exclude={"about", "pilot"})
+        value = self.model_dump(mode="json", exclude={"about", "pilot", "margin"})
         groups = [*value["tasks"].values(), *value["model"].values()]
         for group in groups:
             group |= {key: _elsewhere(item) for key, item in group.items()}
@@ -308,6 +315,8 @@ class GridSpec(Section):
 
 def _elsewhere(value: Any) -> Any:
     """The name of a file or folder that is given with its whole path; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: _elsewhere(item) for key, item in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 

@@ -50,7 +50,7 @@ def prepared_task(grid: GridSpec, model: str, name: str, folder: Path, progress:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    return {path.name: sha256_file(path) for path in sorted(folder.glob("*.jsonl"))}
+    return {str(path.relative_to(folder)): sha256_file(path) for path in sorted(folder.rglob("*.jsonl"))}
 
 
 def _check(hashes: Mapping[str, str], rows: Path, place: Place) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from foretune.evaluation.base import Direction
 from foretune.evaluation.compare import Comparison, compare
 from foretune.files import fingerprint, read_json, write_json
-from foretune.study.results import Line
+from foretune.study.results import Line, block_of
 from foretune.study.row_scores import RowScores
 from foretune.study.statistics import Block
 
@@ -28,13 +28,12 @@ RowTests = Mapping[tuple[Block, str], Comparison]
 def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Block, str], Comparison]:
     """Every arm against ``control`` in every block where both have scores of the same seeds.
 
-    ``root`` is the study's folder; its cache is extended. Runs whose row scores were lost have no such tests.
+    ``lines`` are `results.views`: every test set is a block of its own. ``root`` is the study's folder; its cache is
+    extended. Runs whose row scores were lost have no such tests.
     """
     path = root / FILE
     known: dict[str, dict[str, object]] = read_json(path) if path.is_file() else {}
-    runs = {
-        ((e["model"], e["task"], e["size"]), e["arm"], e["seed"]): e for e in lines if e["scores"].get("test")
-    }  # fmt: skip
+    runs = {(block_of(e), e["arm"], e["seed"]): e for e in lines if e["scores"].get("test")}
     scores = RowScores(root)
     found: dict[tuple[Block, str], Comparison] = {}
     fresh: dict[str, dict[str, object]] = {}
@@ -43,7 +42,7 @@ def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Blo
         pairs = [(runs[block, arm, seed], runs[block, control, seed]) for seed in seeds]
         if not pairs:
             continue
-        key = fingerprint([[a["cell"], b["cell"]] for a, b in pairs])
+        key = fingerprint([block[-1], [[a["cell"], b["cell"]] for a, b in pairs]])
         if key in known:
             fresh[key] = known[key]
         elif all(scores.keep(entry) for pair in pairs for entry in pair):
@@ -57,6 +56,6 @@ def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Blo
 
 
 def _compared(pairs: Sequence[tuple[Line, Line]], scores: RowScores) -> Comparison:
-    (a, groups), (b, _) = (scores.of([str(pair[side]["cell"]) for pair in pairs]) for side in (0, 1))
+    (a, groups), (b, _) = (scores.of([pair[side] for pair in pairs]) for side in (0, 1))
     direction: Direction = pairs[0][0]["direction"]
     return compare(a, b, kind="bootstrap", direction=direction, groups=groups)

@@ -27,7 +27,7 @@ from foretune.fit.history import Recorder
 from foretune.study import forecast
 from foretune.study.cells import Cells
 from foretune.study.design import Rates, StudyCell, cells, notes, rate_label, sweep_cells
-from foretune.study.folder import StudyFolder, saved_grid
+from foretune.study.folder import StudyFolder, base_name, saved_grid
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import find_grid, load_grid
 from foretune.study.outputs import write_outputs
@@ -38,6 +38,7 @@ from foretune.study.results import Line, read_answers, read_results, scored
 from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
 from foretune.study.summary import Summary
 from foretune.study.tasks import StudyTask
+from foretune.study.test_sets import OWN, split_name
 
 PROBE_ROWS = 32
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -195,8 +196,9 @@ class _Study:
             for name in self.grid.tasks:
                 folder = self.folder.task(model, name).root
                 found[model, name] = prepared_task(self.grid, model, name, folder, self._say)
-                rows = dict(found[model, name].rows)
-                self.watch.on_event("prepared", {"model": model, "task": name, "rows": rows})
+                task = found[model, name]
+                facts = {"model": model, "task": name, "rows": dict(task.rows), "tests": dict(task.tests)}
+                self.watch.on_event("prepared", facts)
         return found
 
     def _probe(self, task: StudyTask) -> dict[str, Any]:
@@ -260,22 +262,26 @@ class _Study:
         self.watch.on_event("design", {**design.to_json(), "sentences": forecast.sentences(design, primary)})
 
     def _base(self, task: StudyTask) -> None:
-        """Measure the untouched base model on the test rows, once."""
+        """Measure the untouched base model on every test set, once; its answers again where they stayed elsewhere."""
         folder = self.folder.task(task.model, task.name)
+        for tested_on, rows in {OWN: task.rows["test"], **task.tests}.items():
+            name = base_name(tested_on)
+            output = (folder.root / f"{name}-answers.json").resolve()
+            if not output.exists():
+                payload = {
+                    "output": str(output),
+                    "split": split_name(tested_on),
+                    "rows": list(range(rows)),
+                    "generation": task.generation,
+                }
+                job = Job(f"{name}-{task.model}-{task.name}", "evaluate", task.spec, payload)
+                run_job(self.executor, job, self.watch)
 
-        def measure() -> dict[str, Any]:
-            output = (folder.root / "base-answers.json").resolve()
-            payload = {
-                "output": str(output),
-                "split": "test",
-                "rows": list(range(task.rows["test"])),
-                "generation": task.generation,
-            }
-            run_job(self.executor, Job(f"base-{task.model}-{task.name}", "evaluate", task.spec, payload), self.watch)
-            found = scored(read_answers(output)[1], task)
-            return {name: [s.value, s.standard_error, s.n] for name, s in found.items()}
+            def measured(output: Path = output) -> dict[str, Any]:
+                found = scored(read_answers(output)[1], task)
+                return {metric: [s.value, s.standard_error, s.n] for metric, s in found.items()}
 
-        folder.once("base", measure)
+            folder.once(name, measured)
 
     # -- runs
 

@@ -1,0 +1,110 @@
+"""Write docs/methods-study.md from the results folder of `foretune study run methods`.
+
+    python scripts/methods_study.py STUDY [--docs]
+
+The page says what was asked and fixed before the first run, what came out against LoRA with intervals, which arms are
+as good as LoRA within the margin, how much of the gap to full tuning each closes, how open the gates stood, and which
+learning rates were used. Every number is read from the folder; the sentences of the summary follow from the verdicts.
+Without ``--docs`` the page is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from foretune.files import read_json, write_text
+from foretune.study import gates, margins
+from foretune.study.outputs import Results, material_of, results_of
+from foretune.study.summary import Summary
+from foretune.study.tables import HEADING, remarks, tables
+
+PAGE = Path(__file__).parents[1] / "docs" / "methods-study.md"
+THIRD, EQUAL = "loratrf-third", "loratrf-equal"
+QUESTIONS = (
+    (THIRD, "LoRATRF with a third fewer parameters"),
+    (EQUAL, "LoRATRF with LoRA's parameters"),
+    ("lora-equal", "LoRA with loratrf-third's parameters"),
+    ("no-gate", "The edit without its gate"),
+    ("no-lora", "The edit without the LoRA branch"),
+)
+"""What the study was made to answer, in the order of the summary."""
+
+
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def findings(summary: Summary, standings: Sequence[margins.Standing]) -> list[str]:
+    """What it shows about the questions, a sentence each."""
+    pooled = {difference.arm: difference for difference in summary.pooled}
+    found = []
+    for arm, words in QUESTIONS:
+        if arm not in pooled:
+            continue
+        over = [one for one in standings if one.arm == arm and one.task in (margins.OVER_TASKS, "all")]
+        within = "; ".join(
+            f"{one.verdict} within {one.margin:.0%} of the gain over the {one.start} "
+            f"({one.lost:+.1%}, {one.low:+.1%} to {one.high:+.1%})"
+            for one in over
+        )
+        found.append(f"**{words}** (`{arm}`) against LoRA over all tasks: {pooled[arm].claim}. {within}.")
+    return found
+
+
+def page(found: Results) -> str:
+    """The whole page."""
+    material, summary = found.material, found.summary
+    standings = margins.standings(material)
+    grid = material.grid
+    design = read_json(material.folder.design) if material.folder.design.exists() else {}
+    detectable = design.get("detectable_pooled")
+    unit = summary.primary if design.get("sd") is not None else "standard deviations of a paired difference"
+    tasks = ", ".join(f"{name} ({settings.path})" for name, settings in grid.tasks.items())
+    parts = [
+        "# Study: LoRATRF against LoRA and its controls",
+        f"Written by `scripts/methods_study.py` from {summary.runs} of {summary.expected} runs of "
+        f"`foretune study run methods`. {summary.about}.",
+        f"Model: {', '.join(grid.model)}. Tasks: {tasks}. {len(grid.seeds)} seeds; {grid.horizon.steps} updates of "
+        f"{grid.base.get('rows_per_update')} rows; {summary.primary} on {grid.evaluation.test_rows} test rows. "
+        "LoRATRF is a reconstruction: the equations of Li et al. (2024, 2412.09827) could not be read.",
+        "## Fixed before the first run",
+        f"An arm is as good as LoRA when the 95 % interval of what it loses lies within {grid.margin:.0%} of what LoRA "
+        "gains. The gain is taken from the untouched base, and, because most of that gain is the form of the answers, "
+        "also from the loss of somebody who knows the frequencies of the answers and no question. "
+        + ("" if detectable is None else f"Smallest difference detectable over all tasks: {detectable:.3g} {unit}. ")
+        + f"Learning rates: {summary.rates}.",
+        "## What it shows",
+        "\n".join(f"- {line}" for line in findings(summary, standings)) or "Nothing yet: too few runs have ended.",
+        "## As good as LoRA?",
+    ]
+    for caption, rows in margins.standing_tables(standings):
+        parts += [f"**{caption}**", markdown_table(margins.HEADING, rows)]
+    gated = gates.gate_rows(material.lines)
+    if gated:
+        parts += ["## How open the gates stood on the test rows", markdown_table(gates.HEADING, gated)]
+    parts.append("## Every arm against LoRA")
+    for caption, rows in tables(summary):
+        parts += [f"**{caption}**", markdown_table(HEADING, rows)]
+    parts.append("\n".join(f"- {line}" for line in remarks(summary)))
+    return "\n\n".join(parts) + "\n"
+
+
+def main() -> None:
+    """Print the page, or write it."""
+    parser = argparse.ArgumentParser(description="docs/methods-study.md from a study's folder")
+    parser.add_argument("study", type=Path)
+    parser.add_argument("--docs", action="store_true", help="write docs/methods-study.md")
+    arguments = parser.parse_args()
+    text = page(results_of(material_of(arguments.study)))
+    if arguments.docs:
+        write_text(PAGE, text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
