@@ -254,9 +254,13 @@ class Bench:
         *,
         generation: bool,
         shots: Mapping[int, Sequence[Example]] | None = None,
+        known: Sequence[RowScore] = (),
         on_chunk: Callable[[int], bool] = lambda done: True,
     ) -> list[Answer]:
-        """Losses and predictions of rows of a split; ``shots`` puts solved examples before a row's question."""
+        """Losses and predictions of rows of a split; ``shots`` puts solved examples before a row's question.
+
+        ``known`` are scores of this network that were taken before, of these rows or more.
+        """
         part = self.split(split)
         examples, rows = part.examples, part.rows
         if shots is not None:
@@ -267,7 +271,9 @@ class Bench:
             longer = [examples[i] for i in chosen]
             encoded = dict(zip(chosen, with_tasks(self.encode(longer), longer, self.task.tasks), strict=True))
             rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
-        if shots is None:
+        if known:
+            scores = [score for score in known if score.row in set(chosen)]
+        elif shots is None:
             scores = self.score(network, split, chosen, on_chunk)
         else:
             scores = self.score_encoded(network, rows, chosen, on_chunk)

@@ -51,6 +51,8 @@ class TrialOrder:
     continues, where writing would cost more than training."""
     selection_seed: int = 0
     """The seed of the selection, where the configuration has one."""
+    pause_at: int | None = None
+    """The step after which to pause with a checkpoint, as if told to; its seconds are told again by who goes on."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
@@ -63,6 +65,7 @@ class TrialOrder:
             "test": None if self.test is None else self.test.to_json(),
             "checkpoints": self.checkpoints,
             "selection_seed": self.selection_seed,
+            "pause_at": self.pause_at,
         }
 
     @classmethod
@@ -77,6 +80,7 @@ class TrialOrder:
             test=None if value["test"] is None else FinalTest(**value["test"]),
             checkpoints=bool(value.get("checkpoints", True)),
             selection_seed=int(value.get("selection_seed", 0)),
+            pause_at=value.get("pause_at"),
         )
 
 
