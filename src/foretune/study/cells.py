@@ -143,11 +143,11 @@ class Cells:
             scores = {name: Score(*parts) for name, parts in entry["scores"][TEST].items()}
             recorder.observation(run.id, Observation(int(entry["step"]), scores), split=TEST)
         recorder.finished([run])
+        for view in views([entry]):  # before the line: a line says that the run is written down
+            self.row_scores.keep(view)
         if entry["cell"] not in self.written:
             append_line(self.results, entry)
             self.written.add(entry["cell"])
-        for view in views([entry]):
-            self.row_scores.keep(view)
         shutil.rmtree(self.trials / run.id, ignore_errors=True)
 
     def _described(self, core: AskTell, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:
