@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foretune.catalogue.methods import METHODS, Declaration
+from foretune.catalogue.methods.peft_rows import REFUSED
 from foretune.files import write_text
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
@@ -130,7 +131,8 @@ def page() -> str:
             parts += map(_row, members)
             parts.append("")
             parts += _notes(members)
-    return "\n".join([*parts, PLUGIN])
+    refused = [f"- `{name}`: {why}." for name, why in REFUSED.items()]
+    return "\n".join([*parts, "## What peft has and Foretune refuses\n", *refused, "", PLUGIN])
 
 
 def _row(item: Declaration) -> str:

@@ -14,8 +14,9 @@ from foretune.catalogue.methods import METHODS, resolve
 from foretune.errors import UsageError
 from foretune.methods.contract.checks import Case, broken_points
 from foretune.methods.contract.models import specimen
-from foretune.methods.loratrf import _Cosine, edits
+from foretune.methods.loratrf import LoratrfLayer, edits
 from foretune.methods.registry import get
+from foretune.methods.tuners.task_edit import Cosine
 from foretune.seeding import torch_generator
 
 
@@ -115,11 +116,56 @@ def test_the_gradient_of_the_gate_is_that_of_autograd() -> None:
     hidden = torch.randn(7, 12, requires_grad=True)
     task = torch.randn(12, requires_grad=True)
     weights = torch.randn(7)
-    ours = torch.autograd.grad((_Cosine.apply(hidden, task) * weights).sum(), (hidden, task))
+    ours = torch.autograd.grad((Cosine.apply(hidden, task) * weights).sum(), (hidden, task))
     plain = torch.nn.functional.cosine_similarity(hidden, task[None], dim=-1)
     theirs = torch.autograd.grad((plain * weights).sum(), (hidden, task))
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "bert", "bart"])
+@pytest.mark.parametrize("gate", ["cos_scaled", "clamp_cos", "sigmoid"])
+def test_the_shorter_way_gives_the_same(gate: str, architecture: str) -> None:
+    """Logits and every gradient against the layers' own long way; the stacks share their input's product."""
+    one = specimen(architecture)
+    settings = {"loratrf.rank": 4, "loratrf.trf_rank": 3, "loratrf.raised": 3, "loratrf.trf_gate": gate}
+    case = Case(get("loratrf"), METHODS["loratrf"], one, resolve({"method": "loratrf", **settings}))
+    found: list[dict[str, torch.Tensor]] = []
+    with case.attached(trained=True, model=one.twin()) as attachment:
+        layers = [module for module in attachment.model.modules() if isinstance(module, LoratrfLayer)]
+        assert len(layers) > len({id(layer.stack) for layer in layers}) > 1
+        for shorter in (True, False):
+            for layer in layers:
+                layer.stack = layer.stack if shorter else None
+            loss = one.loss(attachment.model)
+            named = attachment.trainable()
+            gradients = torch.autograd.grad(loss, [weight for _, weight in named])
+            found.append({"loss": loss.detach(), **dict(zip((name for name, _ in named), gradients, strict=True))})
+    shorter, longer = found
+    assert set(shorter) == set(longer)
+    for name, value in longer.items():
+        assert float((shorter[name] - value).norm()) <= 1e-5 * float(value.norm()), name
+    assert float((shorter["loss"] - longer["loss"]).abs()) <= 1e-6 * float(longer["loss"].abs())
+
+
+def test_the_long_way_is_taken_where_the_shorter_would_differ() -> None:
+    with attached("loratrf", trf_rank=2) as attachment:
+        layer = next(module for module in attachment.model.modules() if isinstance(module, LoratrfLayer))
+        x = torch.randn(2, 3, layer.base_layer.in_features)
+        update = layer._active()[0]
+        assert layer.exact_for(x)
+        assert not layer.exact_for(x.double())
+        handle = update.edit.register_forward_hook(lambda *seen: None)
+        assert not layer.exact_for(x), "somebody looks at the edit"
+        handle.remove()
+        update.dropout = torch.nn.Dropout(0.5)
+        assert not layer.exact_for(x)
+        update.dropout.eval()
+        assert layer.exact_for(x)
+        with attachment.observed():
+            assert not layer.exact_for(x)
+        with attachment.disabled():
+            assert not layer.exact_for(x)
 
 
 def test_nothing_to_train_is_refused() -> None:

@@ -158,7 +158,8 @@ def list_studies(as_json: AsJson = False) -> None:
             rows.append({"name": name, "runs": 0, "arms": [], "tasks": [], "about": module_of(kind).about(name)})
             continue
         grid = load_grid(name)
-        cells = len(grid.model) * len(grid.tasks) * len(grid.arms) * len(grid.sizes) * len(grid.seeds)
+        arms = sum(len(grid.arms_on(task)) for task in grid.tasks)
+        cells = len(grid.model) * arms * len(grid.sizes) * len(grid.seeds)
         rows.append(
             {"name": name, "runs": cells, "arms": list(grid.arms), "tasks": list(grid.tasks), "about": grid.about}
         )

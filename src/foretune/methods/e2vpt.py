@@ -8,16 +8,12 @@ attention, and those that stay begin again from where they started.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
-
-from torch import nn
 
 from foretune.catalogue.methods.sites import attentions_of
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.tuners.config import AdapterConfig
-from foretune.methods.tuners.layer import Update
-from foretune.methods.tuners.model import AdapterModel, define
-from foretune.methods.tuners.prefix import PrefixUpdate, restore_all
+from foretune.methods.tuners.model import define
+from foretune.methods.tuners.prefix import PrefixModel, PrefixUpdate
 
 
 @dataclass
@@ -30,17 +26,10 @@ class E2vptConfig(AdapterConfig):
     knob = "prefix"
 
 
-class E2vptModel(AdapterModel):
+class E2vptModel(PrefixModel):
     """Every targeted attention module gets a prefix that can be pruned."""
 
-    def build(self, config: Any, base: nn.Module, name: str) -> Update:
-        """The prefix of the attention module called ``name``."""
-        return PrefixUpdate(base, config.knob_of(name), prunable=True)
-
-    def _unload_and_optionally_merge(self, *args: Any, **settings: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*args, **settings)
-        restore_all(model)
-        return model
+    prunable = True
 
 
 def build(request: Request) -> E2vptConfig:

@@ -20,8 +20,8 @@ Results agree with peft's to rounding (float32: 1e-5 relative). Second derivativ
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import torch
 from peft.tuners.lora.layer import Linear as PeftLinear
@@ -52,7 +52,7 @@ class _StackedLora(torch.autograd.Function):
         down = torch.cat(downs) if count > 1 else downs[0]
         ranks = [up.shape[1] for up in ups]
         inner = flat @ down.t()
-        _scale(inner, scales, ranks)
+        scale_parts(inner, scales, ranks)
         outputs = []
         for base, bias, up, part in zip(bases, biases, ups, _columns(inner, ranks), strict=True):
             output = nn.functional.linear(flat, base, bias).addmm_(part, up.t())
@@ -84,14 +84,14 @@ class _StackedLora(torch.autograd.Function):
             for_inner.append(gradient @ up)
             for_ups.append(gradient.t() @ part)
         stacked = torch.cat(for_inner, dim=1) if count > 1 else for_inner[0]
-        _scale(stacked, ctx.scales, ranks)
+        scale_parts(stacked, ctx.scales, ranks)
         if for_x is not None:
             for_x = for_x.addmm_(stacked, down).view(ctx.shape)
         for_downs = torch.split(stacked.t() @ flat, ranks)
         return (for_x, None, None, *([None] * count), *for_downs, *for_ups)
 
 
-def _scale(inner: torch.Tensor, scales: Sequence[float], ranks: Sequence[int]) -> None:
+def scale_parts(inner: torch.Tensor, scales: Sequence[float], ranks: Sequence[int]) -> None:
     """Multiply the columns of every projection by its scale, in place. inner: (tokens, sum of ranks)."""
     if len(set(scales)) == 1:
         inner.mul_(scales[0])
@@ -105,28 +105,54 @@ def _columns(inner: torch.Tensor, ranks: Sequence[int]) -> tuple[torch.Tensor, .
     return torch.split(inner, list(ranks), dim=1)
 
 
+class Member(Protocol):
+    """A layer of a stack."""
+
+    def exact_for(self, x: torch.Tensor) -> bool:
+        """Whether the shorter way gives the layer's own result for this input in its present state."""
+        ...
+
+
+Apply = Callable[[Sequence[Any], torch.Tensor], tuple[torch.Tensor, ...]]
+"""(members, their one input) -> their outputs"""
+
+
 class Stack:
     """Projections that read one input: the first that is called computes all, the others fetch their part."""
 
-    def __init__(self, members: Sequence[FusedLinear]) -> None:
+    def __init__(self, members: Sequence[Member], apply: Apply) -> None:
         """``members`` in the order in which the model calls them."""
         self.members = tuple(members)
+        self._apply = apply
         self._input: torch.Tensor | None = None
         self._with_gradient = False
         self._waiting: dict[int, torch.Tensor] = {}
 
-    def output(self, member: FusedLinear, x: torch.Tensor) -> torch.Tensor:
+    def output(self, member: Member, x: torch.Tensor) -> torch.Tensor:
         """``member``'s output for x: (..., in) to (..., out)."""
         same = self._input is x and self._with_gradient == torch.is_grad_enabled()
         if not same or id(member) not in self._waiting:
             first = self.members.index(member)
             together = [other for other in self.members[first:] if other is member or other.exact_for(x)]
             self._input, self._with_gradient = x, torch.is_grad_enabled()
-            self._waiting = dict(zip(map(id, together), _apply(together, x), strict=True))
+            self._waiting = dict(zip(map(id, together), self._apply(together, x), strict=True))
         output = self._waiting.pop(id(member))
         if not self._waiting:
             self._input = None
         return output
+
+
+def stacked(names: Iterable[str]) -> list[list[str]]:
+    """The names of linear layers in groups that read one input, each in the order in which the model calls them."""
+    stacks: dict[tuple[str, int], list[str]] = defaultdict(list)
+    for name in names:
+        role = role_of(name)
+        number = next((number for number, roles in enumerate(STACKS) if role in roles), None)
+        stacks[(name, -1) if number is None else (name.rpartition(".")[0], number)].append(name)
+    return [
+        members if number < 0 else sorted(members, key=lambda name: STACKS[number].index(role_of(name)))
+        for (_, number), members in stacks.items()
+    ]
 
 
 def _apply(members: Sequence[FusedLinear], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -165,31 +191,28 @@ class FusedLinear(PeftLinear):  # type: ignore[misc]  # peft is untyped
         if not isinstance(dropout, nn.Identity) and dropout.training:
             return False
         inner = (self.base_layer, self.lora_A[name], self.lora_B[name])
-        if not all(_plain(module) for module in inner) or self.base_layer.weight.requires_grad:
+        if not all(plain(module) for module in inner) or self.base_layer.weight.requires_grad:
             return False
         return all(module.weight.dtype == x.dtype for module in inner)
 
 
-def _plain(module: nn.Module) -> bool:
-    """A linear layer as torch made it: no subclass (quantised, parametrised), no hooks, no replaced forward."""
+def plain(module: nn.Module) -> bool:
+    """A linear layer as torch made it: no subclass (quantised, parametrised), nothing hooked to it."""
+    return type(module) is nn.Linear and unhooked(module)
+
+
+def unhooked(module: nn.Module) -> bool:
+    """A module without hooks and with the forward of its class: nobody would miss a call of it."""
     hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return type(module) is nn.Linear and not any(hooks) and "forward" not in module.__dict__
+    return not any(hooks) and "forward" not in module.__dict__
 
 
 def fuse(model: nn.Module) -> int:
     """Let peft's LoRA layers in ``model`` take the shorter way; the number of layers changed. `unfuse` undoes it."""
     layers = {name: module for name, module in model.named_modules() if type(module) is PeftLinear}
-    stacks: dict[tuple[str, int], list[str]] = defaultdict(list)
-    for name in layers:
-        role = role_of(name)
-        number = next((number for number, roles in enumerate(STACKS) if role in roles), None)
-        key = (name, -1) if number is None else (name.rpartition(".")[0], number)
-        stacks[key].append(name)
-    for (_, number), names in stacks.items():
-        if number >= 0:
-            names.sort(key=lambda name: STACKS[number].index(role_of(name)))
+    for names in stacked(layers):
         members = [layers[name] for name in names]
-        stack = Stack(members)
+        stack = Stack(members, lambda chosen, x: _apply(chosen, x))
         for member in members:
             member.__class__ = FusedLinear
             member.stack = stack

@@ -23,6 +23,7 @@ from foretune.catalogue.methods.peft_rows import (
     sparsity,
 )
 from foretune.errors import UsageError
+from foretune.methods.adalink import token_embeddings
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.attachment import PeftAttachment
 
@@ -59,6 +60,25 @@ def _road(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
     return {"group_size": divisor(common_width([*request.targets], outputs=True), min(64, *widths))}
 
 
+def _by_name(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
+    """Targets by the last part of their name: Lily shares matrices between those that one entry of the list names."""
+    parts = sorted({name.rpartition(".")[2] for name in request.names})
+    chosen = set(request.names)
+    others = [
+        name
+        for name, module in request.model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in parts and name not in chosen
+    ]
+    return {"target_modules": parts, "exclude_modules": others or None}
+
+
+def _last_tokens(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
+    """Embeddings that the model calls on its tokens, and the numbers of its vocabulary's last tokens."""
+    size = request.model.get_input_embeddings().weight.shape[0]
+    count = min(int(settings["token_indices"]), size)
+    return {"target_modules": token_embeddings(request.model)[:1], "token_indices": list(range(size - count, size))}
+
+
 SPECIAL: Mapping[str, Callable[[Request, dict[str, Any]], dict[str, Any]]] = {
     "oft": _divide("oft_block_size"),
     "boft": _divide("boft_block_size"),
@@ -68,6 +88,8 @@ SPECIAL: Mapping[str, Callable[[Request, dict[str, Any]], dict[str, Any]]] = {
     "gralora": _even,
     "hra": _even,
     "road": _road,
+    "lily": _by_name,
+    "trainable_tokens": _last_tokens,
     "supertuning": lambda request, settings: {"sparsity": sparsity(int(settings["sparsity"]))},
     "kasa": lambda request, settings: {"kasa_config": peft.KasaConfig()},
     "osf": lambda request, settings: {"effective_rank": _smallest_width(request, int(settings["effective_rank"]))},

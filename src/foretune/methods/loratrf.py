@@ -22,7 +22,7 @@ the gate depends on the token and merging is refused; `foretune.export.approxima
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -36,18 +36,17 @@ from foretune.catalogue.methods.loratrf import edit_rank
 from foretune.errors import UsageError
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.attachment import PeftAttachment
+from foretune.methods.fused import Stack, plain, stacked, unhooked
 from foretune.methods.tuners.config import AdapterConfig
-from foretune.methods.tuners.layer import Update, widths_of
+from foretune.methods.tuners.fused_edit import GATES, EditedLora, Group
+from foretune.methods.tuners.layer import AdapterLayer, Update, widths_of
 from foretune.methods.tuners.model import AdapterModel, define
+from foretune.methods.tuners.task_edit import SMALLEST_NORM, Edit, Gate
 
-SMALLEST_NORM = 1e-6
-"""ε of the cosine: a hidden state shorter than this has no direction."""
 TOKENLESS = ("none", "channel")
 """Gates that are the same for every token, so that the edit is linear."""
 CALIBRATION_ROWS = 32
 """Rows that ``trf_task_init=mean_hidden`` looks at."""
-OPEN_ABOVE = 1e-3
-"""A gate above this counts as open in the statistics."""
 
 
 @dataclass
@@ -67,111 +66,6 @@ class LoratrfConfig(AdapterConfig):
     blocks: list[str] = field(default_factory=list, metadata={"help": "Blocks that are edited (site block)."})
 
     method = "loratrf"
-
-
-class Gate:
-    """What passed a gate: sums over tokens, gathered while `watching`, for the report and the mean gate."""
-
-    def __init__(self) -> None:
-        self.tokens, self.total, self.open = 0, 0.0, 0
-
-    def add(self, gate: torch.Tensor) -> None:
-        """Count the gates of some tokens."""
-        values = gate.detach().float()
-        self.tokens += values.numel()
-        self.total += float(values.sum())
-        self.open += int((values > OPEN_ABOVE).sum())
-
-
-class _Cosine(torch.autograd.Function):
-    """cos(h, t) for every token in float32, keeping ``h`` as it is: autograd would keep three float32 copies of it.
-
-    ∂cos/∂h = t/(‖h‖‖t‖) − cos·h/‖h‖²,  and the same with h and t exchanged.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, hidden: torch.Tensor, task: torch.Tensor) -> torch.Tensor:
-        """hidden: (tokens, width); task: (width,). Returns (tokens,) float32."""
-        length = torch.linalg.vector_norm(hidden, dim=-1, dtype=torch.float32)
-        size = torch.linalg.vector_norm(task, dtype=torch.float32)
-        norms = (length * size).clamp_min(SMALLEST_NORM)
-        cosine: torch.Tensor = (hidden.float() @ task.float()) / norms
-        ctx.save_for_backward(hidden, task, length, size, norms, cosine)
-        return cosine
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """gradients[0]: (tokens,) float32. Returns the gradients of ``hidden`` and ``task``."""
-        hidden, task, length, size, norms, cosine = ctx.saved_tensors
-        for_hidden = for_task = None
-        straight, turned = gradients[0] / norms, gradients[0] * cosine
-        if ctx.needs_input_grad[0]:
-            shrink = (turned / length.square().clamp_min(SMALLEST_NORM)).to(hidden.dtype)
-            for_hidden = torch.outer(straight.to(task.dtype), task).to(hidden.dtype).sub_(shrink[:, None] * hidden)
-        if ctx.needs_input_grad[1]:
-            pulled = straight.to(hidden.dtype) @ hidden
-            for_task = (pulled.float() - turned.sum() * task.float() / size.square()).to(task.dtype)
-        return for_hidden, for_task
-
-
-class Edit(nn.Module):
-    """s_t · D ( g(h)·(C h) ) on hidden states of width ``width``."""
-
-    def __init__(self, width: int, rank: int, config: LoratrfConfig) -> None:
-        super().__init__()
-        self.rank, self.kind, self.task_init = rank, config.trf_gate, config.trf_task_init
-        scale = config.trf_alpha or config.alpha * rank / max(1, config.rank)
-        self.scale = scale / rank
-        self.positions = config.trf_positions
-        self.down = nn.Parameter(torch.empty(rank, width))
-        self.up = nn.Parameter(torch.empty(width, rank))
-        self.task = None if self.kind == "none" else nn.Parameter(torch.empty(width))
-        self.seen: Gate | None = None
-
-    def reset(self) -> None:
-        """C Kaiming uniform, D = 0, t normal (``mean_hidden`` is set from data afterwards)."""
-        nn.init.kaiming_uniform_(self.down, a=math.sqrt(5))
-        nn.init.zeros_(self.up)
-        if self.task is not None:
-            nn.init.normal_(self.task)
-
-    def gate(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., 1) or (..., width) in [0, 1], float32."""
-        assert self.task is not None
-        if self.kind == "channel":
-            return torch.sigmoid(self.task.float()).expand(hidden.shape)
-        width = hidden.shape[-1]
-        flat: torch.Tensor = _Cosine.apply(hidden.reshape(-1, width), self.task)  # type: ignore[no-untyped-call]
-        cosine = flat.reshape(*hidden.shape[:-1], 1)
-        if self.kind == "sigmoid":
-            return torch.sigmoid(math.sqrt(width) * cosine)
-        if self.kind == "cos_scaled":
-            cosine = math.sqrt(width) * cosine
-        return cosine.clamp(0.0, 1.0)
-
-    def _where(self, hidden: torch.Tensor) -> torch.Tensor | None:
-        """(time, 1) of ones at edited positions; None for all of them."""
-        word, _, number = self.positions.partition(":")
-        if word == "all" or hidden.ndim < 3:
-            return None
-        mask = torch.zeros(hidden.shape[-2], 1, device=hidden.device, dtype=hidden.dtype)
-        mask[slice(0, int(number)) if word == "first" else slice(-int(number), None)] = 1
-        return mask
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(..., rank): s_t·g·(C h), which ``up`` takes to the edit of the hidden states (..., width)."""
-        kind = self.down.dtype
-        h = hidden.to(kind)
-        if self.kind == "none":
-            inner = linear(h, self.down)
-        else:
-            gate = self.gate(hidden)
-            if self.seen is not None:
-                self.seen.add(gate)
-            gate = gate.to(kind)
-            inner = linear(h * gate, self.down) if self.kind == "channel" else gate * linear(h, self.down)
-        where = self._where(hidden)
-        return self.scale * (inner if where is None else inner * where.to(kind))
 
 
 class LoratrfUpdate(Update):
@@ -233,6 +127,50 @@ class LoratrfUpdate(Update):
         return torch.cat(downs).detach(), torch.cat(ups, dim=1).detach(), None if shift is None else shift.detach()
 
 
+class LoratrfLayer(AdapterLayer):
+    """A linear layer with the shorter way of `foretune.methods.tuners.fused_edit` where that is exact."""
+
+    stack: Stack | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """(..., in) to (..., out)."""
+        if self.stack is None or len(args) != 1 or kwargs or not self.exact_for(args[0]):
+            return super().forward(*args, **kwargs)
+        return self.stack.output(self, args[0])
+
+    def exact_for(self, x: torch.Tensor) -> bool:
+        """Whether the shorter way gives this layer's own result for ``x`` in its present state."""
+        if self.disable_adapters or self.merged or len(active := self._active()) != 1:
+            return False
+        update, base = active[0], self.base_layer
+        if not isinstance(update, LoratrfUpdate) or (edit := update.edit) is None or update.a is None:
+            return False
+        if edit.kind not in GATES or edit.positions != "all" or edit.seen is not None:
+            return False
+        if not plain(base) or not (unhooked(update) and unhooked(edit)) or torch.is_autocast_enabled(x.device.type):
+            return False
+        if base.weight.requires_grad or (isinstance(update.dropout, nn.Dropout) and update.dropout.training):
+            return False
+        return all(weight.dtype == x.dtype for weight in (base.weight, update.a, edit.down))
+
+
+def _apply(layers: Sequence[LoratrfLayer], x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    updates: list[Any] = [layer._active()[0] for layer in layers]
+    bases: list[Any] = [layer.base_layer for layer in layers]
+    group = Group(
+        updates[0].edit.kind,
+        tuple(update.scale for update in updates),
+        tuple(update.edit.scale for update in updates),
+        tuple(base.bias for base in bases),
+    )
+    tensors = [
+        tensor
+        for base, own in zip(bases, updates, strict=True)
+        for tensor in (base.weight, own.a, own.b, own.edit.down, own.edit.up, own.edit.task)
+    ]
+    return EditedLora.apply(x, group, *tensors)  # type: ignore[no-any-return, no-untyped-call]
+
+
 _GATED = (
     "the edit of LoRATRF depends on the token (trf_gate), so it is no fixed weight; "
     "export it with --approximate, or train with trf_gate=none"
@@ -261,6 +199,8 @@ class BlockUpdate(Update):
 class LoratrfBase(AdapterModel):
     """Linear layers get the LoRA branch; blocks get their edit where the site is the block."""
 
+    layer_class = LoratrfLayer
+
     def build(self, config: Any, base: nn.Module, name: str) -> Update:
         """The update of the module called ``name``."""
         if name in config.blocks:
@@ -268,6 +208,13 @@ class LoratrfBase(AdapterModel):
             return BlockUpdate(base, width, width, config, name)
         inputs, outputs = widths_of(base)
         return LoratrfUpdate(base, inputs, outputs, config, name)
+
+    def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        layers = {name: module for name, module in model.named_modules() if isinstance(module, LoratrfLayer)}
+        for names in stacked(name for name, layer in layers.items() if plain(layer.base_layer)):
+            stack = Stack([layers[name] for name in names], _apply)
+            for name in names:
+                layers[name].stack = stack
 
     @contextmanager
     def observing(self) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """A study's folder: what is where, and results that are computed once.
 
 study.json      the grid as resolved, when it was begun          grid.yaml      the grid as written
+before/         models trained on the data that comes first
 tasks/          one prepared folder per model and task           journal.jsonl  every ask and tell of the cells
 trials/<run>/   checkpoints, removed when a run is tested        answers/       what every run answered
 results.jsonl   one line a run                                   rates.jsonl    one line a run of the sweep
@@ -52,6 +53,7 @@ class StudyFolder:
         self.study = root / STUDY
         self.ignored = root / ".gitignore"
         self.answers = root / "answers"
+        self.before = root / "before"
         self.logs = root / "logs"
         self.clock = root / "clock.json"
         self.results = root / "results.jsonl"

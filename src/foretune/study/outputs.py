@@ -20,7 +20,7 @@ from foretune.fit.folder import Clock
 from foretune.study.design import CONFOUNDED, notes
 from foretune.study.folder import StudyFolder, base_name, saved_grid
 from foretune.study.grid import GridSpec
-from foretune.study.rates import chosen_rates, deciding_arms
+from foretune.study.rates import chosen_rates, deciding
 from foretune.study.results import Line, read_results, views
 from foretune.study.row_tests import row_tests
 from foretune.study.rules import Ruling, ruling
@@ -96,7 +96,7 @@ def arms_of(material: Material) -> dict[Pair, int]:
     """How many arms every model and task has; arms that a model cannot have are not counted where that is known."""
     grid = material.grid
     return {
-        (key := (model, task)): len(material.tasks[key].arms if key in material.tasks else grid.arms)
+        (key := (model, task)): len(material.tasks[key].arms if key in material.tasks else grid.arms_on(task))
         for model in grid.model
         for task in grid.tasks
     }
@@ -107,7 +107,7 @@ def results_of(material: Material) -> Results:
     grid, lines = material.grid, material.lines
     said = [*notes(grid), *_left_out(material)]
     if lines and material.swept:
-        said += chosen_rates(grid, material.swept, deciding_arms(grid, material.tasks.values()))[1]
+        said += chosen_rates(grid, material.swept, deciding(grid, material.tasks.values()))[1]
     summary = summarise(
         grid, lines, base=material.base, arms=arms_of(material), notes=said, used_s=material.used_s,
         tests=row_tests(list(views(lines)), grid.control, material.folder.root),

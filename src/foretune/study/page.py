@@ -221,7 +221,7 @@ def _rates(found: Results) -> Section | None:
     charts = [_drawn(chart, name) for name, chart in plots.rate_charts(found.material.swept)]
     if not charts:
         return None
-    return Section("Learning rates", f"The sweep on the pilot task: {found.summary.rates}.", tuple(charts))
+    return Section("Learning rates", f"The sweep: {found.summary.rates}.", tuple(charts))
 
 
 def _effects(found: Results) -> Section | None:

@@ -112,6 +112,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
         "step": step,
         "horizon": run.horizon,
         "train_s": run.train_s,
+        "train_cpu_s": run.train_cpu_s,
         "eval_s": run.eval_s,
         "tokens": run.tokens,
         "peak_bytes": run.peak_bytes,

@@ -25,15 +25,16 @@ from foretune.fit.account import VERSIONED
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
 from foretune.study import forecast
+from foretune.study.before import trained_before
 from foretune.study.cells import Cells
-from foretune.study.design import Rates, StudyCell, cells, notes, rate_label, sweep_cells
+from foretune.study.design import Rates, StudyCell, cells, notes, rate_label
 from foretune.study.folder import StudyFolder, base_name, saved_grid
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import find_grid, load_grid
 from foretune.study.outputs import write_outputs
 from foretune.study.parents import is_parent, make_parent
 from foretune.study.prepared import check_weights, prepared_task
-from foretune.study.rates import chosen_rates, deciding_arms, widened
+from foretune.study.rates import chosen_rates, deciding, sweep_cells, widened
 from foretune.study.results import Line, read_answers, read_results, scored
 from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
 from foretune.study.summary import Summary
@@ -127,6 +128,10 @@ class _Study:
         with self.clock.phase("parents"):
             if not self._parents():
                 return self._finish("the time is over; the parents are not pre-trained yet")
+        if self.grid.before is not None:
+            with self.clock.phase("before"):
+                model = trained_before(self.grid.before, self.grid.model, self.folder.before, self.executor, self.watch)
+                self.grid = self.grid.model_copy(update={"model": model})
         with self.clock.phase("preparing"):
             tasks = self._tasks()
         with self.clock.phase("probe"):
@@ -135,7 +140,7 @@ class _Study:
         machine = detect()
         seconds = self._seconds(tasks, probes, machine)
         sweep, provisional = (
-            sweep_cells(self.grid, tasks.values(), tokens),
+            sweep_cells(self.grid, tasks.values(), tokens, deciding(self.grid, tasks.values()).values()),
             cells(self.grid, tasks.values(), {}, tokens),
         )
         self._announce(tasks, sweep, provisional, seconds, forecast_seconds(provisional, tasks, probes))
@@ -293,15 +298,17 @@ class _Study:
         probes: Mapping[Pair, Mapping[str, Any]],
         machine: Machine,
     ) -> Rates | None:
-        """Swept rates by (model, arm); None when time ended before they were known."""
+        """Swept rates by (model, task, arm); None when time ended before they were known."""
         if not sweep:
             return {}
         tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
+        sweeps = deciding(self.grid, tasks.values())
         listed, expected = tuple(sweep), 0
         lines: list[Line] = []
         for round_number in range(1 + self.grid.learning_rate.widen):
             if round_number:  # only the rounds before: what an earlier session has widened is there already
-                listed = sweep_cells(self.grid, tasks.values(), tokens, widened(lines[:expected]))
+                further = widened(lines[:expected], sweeps.values())
+                listed = sweep_cells(self.grid, tasks.values(), tokens, sweeps.values(), further)
             if not listed:
                 break
             expected += len(listed)
@@ -315,8 +322,9 @@ class _Study:
             lines = read_results(self.folder.rates)
             if len(lines) < expected:
                 return None
-        rates, remarks = chosen_rates(self.grid, lines, deciding_arms(self.grid, tasks.values()))
-        self.watch.on_event("rates", {"rates": {f"{m}/{a}": r for (m, a), r in rates.items()}, "notes": remarks})
+        rates, remarks = chosen_rates(self.grid, lines, sweeps)
+        named = {sweeps[key].named(self.grid): rate for key, rate in rates.items()}
+        self.watch.on_event("rates", {"rates": named, "notes": remarks})
         return rates
 
     def _run_cells(self, work: Cells, recorders: Mapping[Any, Recorder]) -> str:

@@ -14,7 +14,7 @@ from foretune.evaluation.base import Direction
 from foretune.evaluation.metrics import METRICS
 from foretune.study.costs import arm_costs
 from foretune.study.design import rate_label
-from foretune.study.grid import GridSpec
+from foretune.study.grid import TASKS, GridSpec
 from foretune.study.results import FINISHED, Line, block_of, outcomes, views
 from foretune.study.row_tests import RowTests
 from foretune.study.statistics import (
@@ -205,7 +205,7 @@ def _block(
 
     def compared(metric: str, direction: Direction) -> tuple[Difference, ...]:
         values = outcomes(lines, metric)[block]
-        ordered = {arm: values.get(arm, {}) for arm in grid.arms}
+        ordered = {arm: values.get(arm, {}) for arm in grid.arms_on(task)}
         return compare_arms(ordered, grid.control, direction, expected=len(grid.seeds))
 
     own = list(outcomes(lines)[block].get(grid.control, {}).values())
@@ -245,7 +245,7 @@ def _pooled(
             continue
         part = {key: values[key] for b in own if (key := (b.model, b.task, b.size, b.tested_on)) in values}
         pooled = pooled_values(part, grid.control)
-        ordered = {arm: pooled.get(arm, {}) for arm in grid.arms}
+        ordered = {arm: pooled.get(arm, {}) for arm in grid.arms if TASKS not in grid.arms[arm]}
         tasks, direction = len({block.task for block in own}), own[0].direction
         over_seeds = compare_arms(ordered, grid.control, direction, expected=len(grid.seeds) * tasks)
         found.append(Pooled(tested_on, over_seeds, compare_over_tasks(ordered, grid.control, direction, tasks)))

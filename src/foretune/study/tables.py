@@ -121,7 +121,8 @@ def cost_tables(summary: Summary) -> list[Table]:
     for block in summary.blocks:
         rows = cost_rows(summary.costs, block.model, block.task, block.size)
         if rows:
-            found.append((f"{block.task}, {block.size} rows: what choosing and training took, means over runs", rows))
+            unit = f"{summary.costs[0]['clock']} seconds, means over runs"
+            found.append((f"{block.task}, {block.size} rows: what choosing and training took, {unit}", rows))
     return found
 
 

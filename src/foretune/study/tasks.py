@@ -81,7 +81,7 @@ class StudyTask:
 
 def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: Progress) -> StudyTask:
     """Prepare a task of the grid under ``folder``. Raises as ``fit`` does on the same data and model."""
-    arms, left_out = _arms(grid, model)
+    arms, left_out = _arms(grid, model, name)
     made = plan(options=_options(grid, grid.model[model], grid.tasks[name], arms))
     if not made.fits:
         raise BudgetError(f"{model} does not fit: {made.notes[-1]}.", remedy="Choose a smaller model or smaller arms.")
@@ -92,6 +92,8 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
         "test": grid.evaluation.test_rows,
     }
     _limit(folder / "task" / "train.jsonl", limits["train"])
+    if grid.tasks[name].target_rows is not None:
+        _limit(folder / "task" / "target.jsonl", grid.tasks[name].target_rows)
     prepare_pool(grid.tasks[name].pool, made.resolution.spec, prepared.task.task, folder / "task")
     _write_tests(grid, name, made, prepared)
     rows = {split: _limit(folder / "task" / f"{split}.jsonl", limits[split]) for split in ("validation", "test")}
@@ -138,13 +140,13 @@ def _write_tests(grid: GridSpec, name: str, made: Plan, prepared: Prepared) -> N
     prepare_tests(settings.tests, (settings.path, settings.pool.also), made.resolution.spec, prepared.task, prefix)
 
 
-def _arms(grid: GridSpec, model: str) -> tuple[dict[str, ModelArm], dict[str, str]]:
-    """Every arm on a model, and why some cannot be had. Raises `UsageError` for one that was written out."""
+def _arms(grid: GridSpec, model: str, task: str) -> tuple[dict[str, ModelArm], dict[str, str]]:
+    """Every arm of a task on a model, and why some cannot be had. Raises `UsageError` for one that was written out."""
     settings = grid.model[model]
     shapes = find_model(settings.source, revision=settings.revision).shapes
     arms: dict[str, ModelArm] = {}
     left_out: dict[str, str] = {}
-    for name in grid.arms:
+    for name in grid.arms_on(task):
         try:
             found = on_model(grid.config(name), grid.share(name), shapes)
         except UsageError as error:
@@ -176,7 +178,8 @@ def _covariates(task: TaskSettings, rows: Sequence[Example], tokenizer: Path | N
 def _options(grid: GridSpec, model: ModelSettings, task: TaskSettings, arms: Mapping[str, ModelArm]) -> dict[str, Any]:
     """The settings of a ``fit`` on the same data and model, with the arm that takes most memory."""
     heaviest = max(arms.values(), key=lambda arm: arm.trainable).config
-    data = task.model_dump(exclude={"train_rows", "columns", "covariates", "pool", "tests"}, exclude_none=True)
+    apart = {"train_rows", "target_rows", "columns", "covariates", "pool", "tests"}
+    data = task.model_dump(exclude=apart, exclude_none=True)
     columns = task.columns.model_dump(exclude_none=True)
     return {
         **{f"data.{key}": value for key, value in data.items()},

@@ -17,9 +17,12 @@ from typing import Any
 
 from foretune.catalogue import regularizers, selection
 from foretune.catalogue.methods.adalink import ADALINK
+from foretune.catalogue.methods.adaption_prompt import ADAPTION_PROMPT
 from foretune.catalogue.methods.base import Declaration
 from foretune.catalogue.methods.bottleneck import BOTTLENECK
+from foretune.catalogue.methods.cartridge import CARTRIDGE
 from foretune.catalogue.methods.contextpeft import CONTEXTPEFT
+from foretune.catalogue.methods.cpt import CPT
 from foretune.catalogue.methods.dept import DEPT
 from foretune.catalogue.methods.direft import DIREFT
 from foretune.catalogue.methods.dsee import DSEE
@@ -40,9 +43,13 @@ from foretune.catalogue.methods.mam import MAM
 from foretune.catalogue.methods.melora import MELORA
 from foretune.catalogue.methods.mora import MORA
 from foretune.catalogue.methods.mtllora import MTLLORA
+from foretune.catalogue.methods.multitask_prompt_tuning import MULTITASK_PROMPT_TUNING
 from foretune.catalogue.methods.nola import NOLA
+from foretune.catalogue.methods.p_tuning import P_TUNING
 from foretune.catalogue.methods.partial import SELECTIONS
-from foretune.catalogue.methods.peft_rows import PEFT
+from foretune.catalogue.methods.peft_rows import PEFT, REFUSED
+from foretune.catalogue.methods.prefix_tuning import PREFIX_TUNING
+from foretune.catalogue.methods.prompt_tuning import PROMPT_TUNING
 from foretune.catalogue.methods.red import RED
 from foretune.catalogue.methods.ssf import SSF
 from foretune.catalogue.space import Choice, Condition, Parameter, Space, Text, Value
@@ -88,6 +95,13 @@ METHODS: dict[str, Declaration] = {
         DEPT,
         E2VPT,
         LORETTA_ADP,
+        PROMPT_TUNING,
+        P_TUNING,
+        MULTITASK_PROMPT_TUNING,
+        CPT,
+        PREFIX_TUNING,
+        CARTRIDGE,
+        ADAPTION_PROMPT,
         LORAPLUS,
         LORAFA,
         EVA,
@@ -108,6 +122,8 @@ _SPACES: dict[tuple[str, ...], Space] = {}
 
 def declaration(name: str) -> Declaration:
     """The declaration of a method. Raises `UsageError` with the nearest known name."""
+    if name in REFUSED:
+        raise UsageError(f"peft's {name} cannot be used: {REFUSED[name]}.", remedy="Choose another method.")
     if name not in METHODS:
         raise UsageError(f"unknown method {name!r}.", remedy=_nearest(name, tuple(METHODS)))
     return METHODS[name]

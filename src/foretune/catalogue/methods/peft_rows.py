@@ -5,8 +5,8 @@ are fixed. `foretune.methods.hf_peft` builds the configuration from it. Counts w
 are held to them by the contract. Learning-rate multipliers other than LoRA's are starting points after the papers'
 own settings, rounded; the search tests them.
 
-Not here: what peft has that is no method for a model's own weights (X-LoRA mixes trained adapters, trainable tokens
-extends a vocabulary), and prompts, which `peft_prompts` has.
+Not here: what peft puts before the rows (`prompts` has it, as tuners of ours), and what does not fit, with the reasons
+in `REFUSED`.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ from foretune.catalogue.traits import Merge, Traits
 LORA_RATE, VECTOR_RATE, ROTATION_RATE, SPECTRAL_RATE = 10.0, 25.0, 5.0, 50.0
 """Multiples of full tuning's rate: low-rank; scales and biases (1e-3 to 5e-3 at small widths); rotations; coefficients
 of fixed random or spectral bases."""
+LILY_UPS = 2
+"""B matrices that the targets of one name share"""
+FROD_SHARE = 0.01
+"""peft's share of the entries beside the diagonal that are free"""
+ADAMSS_GROUPS = 2
+"""Groups of a weight's rows, of rank 1 each"""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ def _row(
     which_targets: bool = True,
     switches: bool = True,
     packable: bool = True,
+    kinds: tuple[str, ...] = ("causal", "seq2seq", "encoder"),
     notes: tuple[str, ...] = (),
 ) -> PeftRow:
     parameters: tuple[Parameter, ...] = (*(() if knob is None else (knob,)), *more)
@@ -95,7 +102,8 @@ def _row(
         name=name, about=about, space=Space(parameters), menu=Space(menu), traits=traits, rate_multiplier=rate,
         short_run_multiplier=1.5 if rate == LORA_RATE else 1.0, source=source,
         knob="" if knob is None else knob.name.rpartition(".")[2], formula=formula, count=count,
-        evidence="released code", family=family, example=dict(example or {}), switches=switches, notes=notes,
+        evidence="released code", family=family, kinds=kinds, example=dict(example or {}), switches=switches,
+        notes=notes,
     )  # fmt: skip
     return PeftRow(declared, config, dict(names), dict(fixed or {}), pattern, moves_base)
 
@@ -167,6 +175,18 @@ def _vblora(chosen: Sequence[Target], model: Widths, own: Mapping[str, Any]) -> 
     length = divisor(common_width(chosen, outputs=True), int(own["vector_length"]))
     vectors, r = int(own["vectors"]), int(own["rank"])
     return vectors * length + sum(vectors * r * (t.inputs + t.outputs) // length for t in chosen)
+
+
+def _lily(chosen: Sequence[Target], model: Widths, own: Mapping[str, Any]) -> int:
+    """r·i and a router of 2r for each target; two B of r·o for all targets of one name and shape."""
+    r = int(own["rank"])
+    kinds = {(t.name.rpartition(".")[2], t.inputs, t.outputs) for t in chosen}
+    return sum(r * (t.inputs + LILY_UPS) for t in chosen) + sum(LILY_UPS * r * outputs for _, _, outputs in kinds)
+
+
+def _frod(inputs: int) -> int:
+    beside = inputs * inputs - inputs
+    return inputs + min(beside, max(1, int(inputs * inputs * FROD_SHARE)))
 
 
 def _attention_and_ffn(chosen: Sequence[Target], model: Widths, own: Mapping[str, Any]) -> int:
@@ -279,8 +299,8 @@ ROWS: tuple[PeftRow, ...] = (
          config="PeanutConfig", knob=rank("peanut", 16), formula="2r·o",
          count=per_linear(lambda i, o, r, own: 2 * r * o), names={"rank": "r"}, example={"rank": 4}),
     _row("lily", "LoRA with every A its own and the B shared and mixed.", "Zhong et al. 2024 (2407.09946)",
-         config="LilyConfig", knob=rank("lily", 16), formula="counted when attached", count=None,
-         names={"rank": "r"}, fixed={"num_B": 2}, merge="no", example={"rank": 4}, switches=False),
+         config="LilyConfig", knob=rank("lily", 16), formula="r(i+2), and 2r·o for each name of a layer", count=_lily,
+         names={"rank": "r"}, fixed={"num_B": LILY_UPS}, merge="no", example={"rank": 4}, switches=False),
     _row("osf", "The weight's small singular directions are trained, the large ones kept.",
          "Nayak et al. 2025 (2504.07097)", config="OSFConfig",
          knob=Number("osf.kept", 1, 65_536, 128, log=True, whole=True, about="Singular directions that stay frozen."),
@@ -288,8 +308,9 @@ ROWS: tuple[PeftRow, ...] = (
          count=per_linear(lambda i, o, k, own: max(0, min(i, o) - k) * (i + o + 1), "kept"),
          names={"kept": "effective_rank"}, rate=1.0, example={"kept": 8}, switches=False),
     _row("adamss", "Small updates of groups of a weight's rows in its singular directions.", "peft 0.21, AdaMSS",
-         config="AdamssConfig", knob=rank("adamss", 100), formula="counted when attached", count=None,
-         names={"rank": "r"}, fixed={"num_subspaces": 2}, example={"rank": 8}, switches=False),
+         config="AdamssConfig", knob=rank("adamss", 100), formula="2r + o",
+         count=per_linear(lambda i, o, r, own: ADAMSS_GROUPS * r + o), names={"rank": "r"},
+         fixed={"num_subspaces": ADAMSS_GROUPS, "subspace_rank": 1}, example={"rank": 8}, switches=False),
     _row("randlora", "A full-rank sum of scaled random low-rank matrices; a smaller rank trains more.",
          "Albert et al. 2025 (2502.00987)", config="RandLoraConfig", knob=rank("randlora", 32),
          formula="r·n + n·min(i,o), n = ⌈min(i,o)/r⌉",
@@ -344,13 +365,29 @@ ROWS: tuple[PeftRow, ...] = (
                      about="Trained entries in a million."), formula="⌊parts·10⁻⁶·i·o⌋",
          count=per_linear(_entries, "parts"), names={"parts": "sparsity"}, rate=5.0, example={"parts": 100_000}),
     _row("frod", "A rotation with a sparse part between shared factors.", "peft 0.21, FRoD", config="FrodConfig",
-         knob=None, formula="counted when attached", count=None, names={}, fixed={"progressbar": False}, example={},
+         knob=None, formula="i + 0.01·i²", names={}, fixed={"progressbar": False, "sparse_rate": FROD_SHARE},
+         count=lambda chosen, model, own: sum(_frod(t.inputs) for t in chosen), example={},
          switches=False, identity=False, merge="no", notes=("its factorisation loses more than rounding when merged",)),
     _row("beft", "A bias of its own for each chosen layer.", "2509.15974", config="BeftConfig", knob=None, formula="o",
          count=lambda chosen, model, own: sum(t.outputs for t in chosen), names={}, rate=VECTOR_RATE, merge="no"),
     _row("ia3", "Keys, values and the feed-forward's inner activations are rescaled.", "Liu et al. 2022 (2205.05638)",
          config="IA3Config", knob=None, formula="d_k + d_v + f a layer", count=_attention_and_ffn, names={},
          rate=VECTOR_RATE, which_targets=False, family="edit"),
+    _row("trainable_tokens", "The embeddings of some tokens are trained.", "peft 0.21, trainable tokens",
+         config="TrainableTokensConfig", knob=Number("trainable_tokens.last", 1, 100_000, 16, log=True, whole=True,
+                                                     about="The last so many tokens of the vocabulary."),
+         formula="n·d", names={"last": "token_indices"}, kinds=("causal", "encoder"),
+         count=lambda chosen, model, own: int(own["last"]) * model.width,
+         rate=SPECTRAL_RATE, which_targets=False, family="embedding", example={"last": 30}, switches=False,
+         notes=("for tokens that a vocabulary was extended by, which stand at its end",)),
 )  # fmt: skip
+
+REFUSED: Mapping[str, str] = {
+    "xlora": "it mixes adapters that are trained already; `foretune adapters combine` puts stored ones together",
+    "poly": "peft wants a task with every call, also where rows have none; mtllora shares factors between tasks",
+    "shadow": "its second model keeps keys beside the base's cache, which get lost where the model is called step by "
+    "step: answers written token by token are not those of whole rows",
+}
+"""Methods of peft that are not reached, with the reason"""
 
 PEFT: dict[str, PeftRow] = {row.declaration.name: row for row in ROWS}

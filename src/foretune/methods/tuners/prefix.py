@@ -19,6 +19,7 @@ from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foretune.methods.tuners.layer import AdapterLayer, Update
+from foretune.methods.tuners.model import AdapterModel
 
 IMPLEMENTATION = "foretune_prefix"
 WORKS_WITH = ("sdpa", "eager")
@@ -90,12 +91,12 @@ class GivenPrefix(Update):
         """Nothing to draw."""
 
     def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (key heads, length, width)."""
+        """Keys and values (1 or batch, key heads, length, width)."""
         assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def put(self, keys: torch.Tensor | None, values: torch.Tensor | None) -> None:
-        """(key heads, length, width) each, or None for no prefix."""
+        """(1 or batch, key heads, length, width) each, or None for no prefix."""
         self.keys, self.values = keys, values
 
     def before(self, base: nn.Module) -> None:
@@ -106,6 +107,48 @@ class GivenPrefix(Update):
     def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
         """None: nothing is added."""
         return None
+
+
+class ApartPrefix(Update):
+    """Keys and values that have an attention of their own, whose result is let in by `opening`."""
+
+    refuses_merge = "what an attention looks at apart is no weight of a layer"
+
+    def __init__(self, base: nn.Module) -> None:
+        nn.Module.__init__(self)
+        if not hasattr(base, _ATTRIBUTE):
+            _switch(base)
+
+    def opening(self) -> torch.Tensor:
+        """A number that the result is multiplied by."""
+        raise NotImplementedError
+
+    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values (key heads, length, width)."""
+        raise NotImplementedError
+
+    def before(self, base: nn.Module) -> None:
+        """The attention about to run is to look at these too."""
+        base.__dict__[_ATTRIBUTE].append(self)
+
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
+        """None: nothing is added behind the attention."""
+        return None
+
+
+class PrefixModel(AdapterModel):
+    """Every targeted attention module gets a prefix of the knob's length."""
+
+    prunable = False
+
+    def build(self, config: Any, base: nn.Module, name: str) -> Update:
+        """The prefix of the attention module called ``name``."""
+        return PrefixUpdate(base, config.knob_of(name), prunable=self.prunable)
+
+    def _unload_and_optionally_merge(self, *args: Any, **settings: Any) -> nn.Module:
+        model = super()._unload_and_optionally_merge(*args, **settings)
+        restore_all(model)
+        return model
 
 
 def head_shape(attention: Any) -> tuple[int, int]:
@@ -151,26 +194,48 @@ def prefixed_attention(
     query: (batch, heads, queries, width); key, value: (batch, key heads, keys, width). Returns what the model's own
     function does: (batch, queries, heads, width) and weights or None.
     """
-    active = list(module.foretune_prefix)
+    every = list(module.foretune_prefix)
+    active = [prefix for prefix in every if not isinstance(prefix, ApartPrefix)]
     module.foretune_prefix.clear()  # before anything can go wrong: the next call starts with none
     name = module.foretune_plain_config._attn_implementation
     if name not in WORKS_WITH:
         raise ValueError(f"a learnt prefix works with {' and '.join(WORKS_WITH)} attention, not with {name}")
     plain = ALL_ATTENTION_FUNCTIONS[name] if name != "eager" else _eager(module)
-    if not active:
-        return plain(module, query, key, value, attention_mask, **settings)  # type: ignore[no-any-return]
+    given = (query, key, value, attention_mask)
+    output, weights = (
+        _with_prefix(plain, module, *given, active, settings) if active else plain(module, *given, **settings)
+    )
+    for prefix in every:
+        if isinstance(prefix, ApartPrefix):
+            keys, values = (part.to(query.dtype).expand(query.shape[0], -1, -1, -1) for part in prefix.seen())
+            apart, _ = plain(module, query, keys, values, None, **{**settings, "is_causal": False})
+            output = output + prefix.opening().to(apart.dtype) * apart
+    return output, weights
+
+
+def _with_prefix(
+    plain: Any,
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    active: list[Any],
+    settings: dict[str, Any],
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Attention with the keys and values of ``active`` before the row's."""
     batch = key.shape[0]
     seen = [prefix.seen() for prefix in active]
     keys = [part.to(key.dtype).expand(batch, -1, -1, -1) for part, _ in seen]
     values = [part.to(value.dtype).expand(batch, -1, -1, -1) for _, part in seen]
-    length = sum(part.shape[2] for part in keys)
+    length = sum(part.shape[-2] for part in keys)
     causal = settings.get("is_causal")
     causal = getattr(module, "is_causal", True) if causal is None else causal
     mask = _opened(attention_mask, length, query, key, causal=bool(causal))
-    settings["is_causal"] = False
     return plain(  # type: ignore[no-any-return]
-        module, query, torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2), mask, **settings
-    )
+        module, query, torch.cat([*keys, key], dim=2), torch.cat([*values, value], dim=2), mask,
+        **{**settings, "is_causal": False},
+    )  # fmt: skip
 
 
 def _opened(
