@@ -28,6 +28,7 @@ IGNORED = """\
 .*
 !.gitignore
 /answers/
+/before/
 /logs/
 /trials/
 /rates-trials/
