@@ -128,21 +128,20 @@ def record(outcome: Outcome) -> r.RunRecord:
     )
 
 
-def tested(outcome: Outcome) -> list[tuple[str, int, dict[str, Score]]]:
-    """(run, step, test scores) of the runs that answered the test rows."""
+def tested(outcome: Outcome) -> tuple[dict[str, Score], list[tuple[str, int, dict[str, Score]]]]:
+    """(the base's test scores, [(run, step, test scores)] of the runs that answered the test rows)."""
     names = metric_names(outcome.prepared.task.metric, outcome.prepared.task.model.kind, outcome.prepared.task.task)
-    steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
+    scored = {
+        role: {name: Score(m.value, m.standard_error, len(m.per_row)) for name, m in measures.items()}
+        for role, measures in results(outcome.systems, names).items()
+    }
+    winner = outcome.candidates[0]
+    found = [(str(winner["run"]), int(winner["step"]), scored["winner"])]
     default = next((run for run in outcome.runs if run.arm == "default"), None)
-    runs = {"winner": str(outcome.candidates[0]["run"]), "default": None if default is None else default.id}
-    found = []
-    for system in outcome.systems:
-        run = runs.get(system.role)
-        if run is None:
-            continue
-        scored = {name: METRICS[name].score(system.answers) for name in names}
-        scores = {name: Score(m.value, m.standard_error, len(system.answers)) for name, m in scored.items()}
-        found.append((run, steps.get(run, 0 if default is None else default.step), scores))
-    return found
+    if default is not None and "default" in scored:
+        steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
+        found.append((default.id, steps.get(default.id, default.step), scored["default"]))
+    return scored["base"], found
 
 
 def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelInfo:

@@ -14,11 +14,10 @@ from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.catalogue.selection import NONE
-from foretune.evaluation.base import Answer
-from foretune.evaluation.metrics import METRICS
 from foretune.execution.drive import JobFailed, Stopped, run_job
+from foretune.fit.base import Base, answered
 from foretune.fit.effort import FULL, measured_steps
-from foretune.fit.finals import Evaluator, on_rows
+from foretune.fit.finals import Evaluator
 from foretune.fit.outlook import replan
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared, prepare
@@ -47,8 +46,8 @@ class Opening:
     """The plan with its forecast made again from what was measured"""
     base: Mapping[str, Any]
     """The base's loss on the validation rows of the end: ``{"loss": [value, standard error, rows]}``"""
-    base_losses: tuple[float, ...]
-    """(6,): and on the rows of each rung"""
+    base_answers: Base
+    """What it did on them, for its score on any of them"""
     selected: Mapping[str, Any]
     """What ranking the rows took; empty where all are trained on"""
     common: Common
@@ -57,13 +56,17 @@ class Opening:
     notes: tuple[str, ...] = ()
 
     @property
+    def base_losses(self) -> tuple[float, ...]:
+        """(6,): the base's loss on the rows of each rung."""
+        return tuple(self.base_answers.loss(rows).value for rows in self.common.schedule.rungs_rows())
+
+    @property
     def task_features(self) -> dict[str, Any]:
         """The task for the experience."""
-        return {
-            **self.prepared.facts["profile"],
-            "base_loss": self.probe["base_loss"],
-            "metric": self.prepared.task.metric,
-        }
+        metric, horizon = self.prepared.task.metric, self.common.horizon.steps
+        base = self.base_answers.at(self.common.schedule, horizon, horizon)
+        known = {f"base_{metric}": base[metric].value} if metric != "loss" and metric in base else {}
+        return {**self.prepared.facts["profile"], "base_loss": self.probe["base_loss"], "metric": metric, **known}
 
 
 def opened(session: Session) -> Opening:
@@ -82,8 +85,8 @@ def opened(session: Session) -> Opening:
     session.on_event("base", base)
     selected = _selected(session, prepared)
     common = _common(session, prepared, probe, end, generation, SEARCH)
-    opening = Opening(prepared, probe, refined, base, (), selected, common, end, generation)
-    return _with_base_losses(_paced(session, opening), evaluator)
+    opening = Opening(prepared, probe, refined, base, Base(()), selected, common, end, generation)
+    return _with_base(session, _paced(session, opening), evaluator)
 
 
 def _prepared(session: Session) -> Prepared:
@@ -124,20 +127,26 @@ def _common(
 
 def _base(evaluator: Evaluator, rows: int) -> dict[str, Any]:
     """The base's loss on ``rows`` validation rows, and how fast they were scored."""
-    content = evaluator.base_validation(rows)
-    answers = [Answer(**value) for value in content["answers"]]
-    result = METRICS["loss"].score(answers)
-    return {
-        "loss": [result.value, result.standard_error, len(answers)],
-        "score_rows_per_s": len(answers) / content["seconds"],
-    }
+    loss = answered(evaluator, rows).loss(())
+    seconds = evaluator.base_validation(rows)["seconds"]
+    return {"loss": [loss.value, loss.standard_error, loss.n], "score_rows_per_s": loss.n / seconds}
 
 
-def _with_base_losses(opening: Opening, evaluator: Evaluator) -> Opening:
-    content = evaluator.base_validation(opening.end.validation_rows)
-    answers = [Answer(**value) for value in content["answers"]]
-    losses = [METRICS["loss"].score(on_rows(answers, rows)).value for rows in opening.common.schedule.rungs_rows()]
-    return replace(opening, base_losses=tuple(losses))
+def _with_base(session: Session, opening: Opening, evaluator: Evaluator) -> Opening:
+    """``opening`` with the base's scores on what runs are scored on; what it takes to write answers is spent."""
+    schedule, rows = opening.common.schedule, opening.end.validation_rows
+    began_s = session.clock.used()
+
+    def write() -> dict[str, float]:
+        answered(evaluator, rows, schedule.written_rows)
+        return {"seconds": session.clock.used() - began_s}
+
+    spent = session.once("base-written", "base model", write)
+    return replace(
+        opening,
+        base_answers=answered(evaluator, rows, schedule.written_rows),
+        common=_spent(opening.common, spent["seconds"]),
+    )
 
 
 def _selected(session: Session, prepared: Prepared) -> dict[str, Any]:
@@ -223,5 +232,7 @@ def _corrected(opening: Opening, seen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spent(common: Common, seconds: float) -> Common:
-    """``seconds`` more are spent; steps that the first run goes on from are not: they are told when it is."""
+    """``seconds`` more of a time budget are spent; but for steps that the first run goes on from: it tells them."""
+    if common.budget.kind != "time":
+        return common
     return replace(common, budget=replace(common.budget, spent=max(0.0, common.budget.spent + seconds)))

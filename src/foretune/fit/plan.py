@@ -201,7 +201,7 @@ def plan(
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
         request, rules, (*filter(None, (share_said,)), *_notes(facts, rows, placement, answer, request)),
-        planned_proposals(resolution, facts.shapes, rows, answer.steps_per_run, runs),
+        planned_proposals(resolution, facts.shapes, rows, answer.steps_per_run, runs, rules),
     )  # fmt: skip
 
 

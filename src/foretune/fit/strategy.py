@@ -14,15 +14,18 @@ from typing import Any
 
 import numpy as np
 
+from foretune.catalogue.rules import Advice
 from foretune.config.resolve import Resolution
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError, UsageError
 from foretune.experience.past import PastRun, known_runs
 from foretune.files import fingerprint
+from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.history import plain_features
 from foretune.fit.planned_rows import PlannedRows
 from foretune.search.budget import Budget
 from foretune.search.encoding import Facts, features
+from foretune.search.hints import Hint
 from foretune.search.menu import read_menu
 from foretune.search.past_tasks import PastTask
 from foretune.search.reasons import because
@@ -104,12 +107,14 @@ def chosen_strategy(
     task: Mapping[str, Any],
     base_losses: tuple[float, ...],
     remember: Remember,
+    hints: Sequence[Hint] = (),
 ) -> Chosen:
-    """The strategy asked for; what experience says is computed once (``remember``) and read back on resume."""
+    """The strategy asked for; what experience and rules say is computed once (``remember``) and read back on resume."""
     settings = resolution.spec.search
 
     def decide() -> dict[str, Any]:
-        runs = earlier_runs() if settings.strategy in ("auto", "transfer", "quick-tune") else []
+        wanted = settings.experience == "known" and settings.strategy in ("auto", "transfer", "quick-tune")
+        runs = earlier_runs() if wanted else []
         tasks = related(runs, shapes.kind)
         name = resolved_name(settings.strategy, tasks, shapes.kind)
         if settings.strategy == AUTO and (settings.methods or settings.menu):
@@ -121,7 +126,7 @@ def chosen_strategy(
                 f"the strategy {name} is made from earlier runs, and none of this kind of model are known.",
                 remedy="Use --set search.strategy=auto, or collect some: foretune experience collect.",
             )
-        prior = prior_of(resolution, first, shapes, task, tasks)
+        prior = prior_of(resolution, first, shapes, task, tasks, hints)
         options: dict[str, Any] = {}
         if name == "quick-tune":
             from foretune.search.quick_tune.surrogate import fit
@@ -148,8 +153,9 @@ def prior_of(
     shapes: ModelShapes,
     task: Mapping[str, Any],
     tasks: tuple[PastTask, ...],
+    hints: Sequence[Hint] = (),
 ) -> TaskPrior:
-    """What ``tasks`` say about the pool of a fit."""
+    """What ``tasks`` and ``hints`` say about the pool of a fit."""
     settings = resolution.spec.search
     members = pool_of(
         first,
@@ -159,7 +165,7 @@ def prior_of(
         menu=read_menu(settings.menu, shapes.kind),
         seed=settings.seed,
     )
-    return build(tasks, facts_of(shapes, task, first.horizon), members, settings.seed)
+    return build(tasks, facts_of(shapes, task, first.horizon), members, settings.seed, hints=hints)
 
 
 def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
@@ -170,10 +176,10 @@ def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
 
 
 def planned_proposals(
-    resolution: Resolution, shapes: ModelShapes, rows: PlannedRows, steps: int, runs: Sequence[PastRun]
+    resolution: Resolution, shapes: ModelShapes, rows: PlannedRows, steps: int, runs: Sequence[PastRun], rules: Advice
 ) -> Outlook:
-    """What a search would try first by ``runs``, for a plan: the rows are counted and nothing is measured yet."""
-    tasks = related(runs, shapes.kind)
+    """What a search would try first by ``runs`` and ``rules``, for a plan: nothing is measured yet."""
+    tasks = related(runs, shapes.kind) if resolution.spec.search.experience == "known" else ()
     if not tasks or resolution.spec.search.strategy == "zero-shot":
         return Outlook()
     row = rows.count.row
@@ -183,11 +189,13 @@ def planned_proposals(
         "answer_tokens": {"mean": row.answer},
         "answer_share": row.answer / max(1.0, row.prompt + row.answer),
     }
+    fixed = resolution.fixed_training()
+    advised, _ = starting_settings(rules, shapes, fixed)
     first, _ = zero_shot_plan(
         width=shapes.width, kind=shapes.kind, train_rows=rows.train, budget=Budget("trials", SHOWN),
-        cost=lambda config, start, stop: 0.0, fixed=resolution.fixed_training(),
+        cost=lambda config, start, stop: 0.0, fixed=fixed, advised=advised, avoid=tuple(rules.avoid),
     )  # fmt: skip
-    prior = prior_of(resolution, replace(first, horizon=steps), shapes, task, tasks)
+    prior = prior_of(resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed))
     said = f"{prior.runs} runs on {prior.tasks} earlier tasks, {prior.similar} of them similar"
     return Outlook(proposals(prior), said)
 
@@ -204,7 +212,8 @@ def _task_metric(task: Mapping[str, Any]) -> tuple[str, float, float] | None:
     from foretune.search.past_tasks import LOWER_IS_BETTER
 
     name = str(task.get("metric", "loss"))
-    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, 0.0)
+    base = float(task.get(f"base_{name}", 0.0))
+    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, base)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 from foretune.catalogue.selection import kept_rows
 from foretune.errors import TrainingError
 from foretune.execution.drive import Watch, drive
-from foretune.fit.advice import starting_settings
+from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.effort import Effort, offered, settled
 from foretune.fit.folder import Clock
 from foretune.fit.plan import Plan
@@ -111,7 +111,8 @@ def open_search(
     the rows of each rung.
     """
     budget = replace(total, spent=common.budget.spent)
-    chosen = chosen_strategy(plan.resolution, common.first, plan.model.shapes, task, base_losses, remember)
+    hints = hints_of(plan.advice, plan.resolution.fixed_training())
+    chosen = chosen_strategy(plan.resolution, common.first, plan.model.shapes, task, base_losses, remember, hints)
     peak = plan.forecast.memory_bytes.value / plan.request.workers
     core = AskTell(
         chosen.strategy,
