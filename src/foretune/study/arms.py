@@ -8,7 +8,7 @@ left out of the product with the reason; one that was written out as an arm is a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -52,17 +52,29 @@ def written_share(value: Any) -> float:
     return share
 
 
-def multiplied(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
-    """Every combination of the factors' values as an arm by name: ``{"lora-0.5pct": {"method": "lora", …}}``."""
-    names = list(factors)
+def multiplied(factors: Any) -> dict[str, dict[str, Any]]:
+    """Every combination of the factors' values as an arm by name: ``{"lora-0.5pct": {"method": "lora", …}}``.
+
+    ``factors`` is one group of settings with their values, or a list of groups. Raises `ValueError`.
+    """
+    groups = factors if isinstance(factors, list) else [factors]
     arms: dict[str, dict[str, Any]] = {}
-    for values in product(*factors.values()):
-        settings = dict(zip(names, values, strict=True))
-        name = _JOINT.join(_word(key, value) for key, value in settings.items())
+    for name, settings in (arm for group in groups for arm in _combinations(group)):
         if name in arms:
             raise ValueError(f"factors: two combinations are both called {name!r}; write these arms out")
         arms[name] = settings
     return arms
+
+
+def _combinations(group: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(group, Mapping) or not all(isinstance(values, list) and values for values in group.values()):
+        raise ValueError("factors: every factor is a setting with a list of values")
+    for values in product(*group.values()):
+        settings = dict(zip(group, values, strict=True))
+        try:
+            yield _JOINT.join(_word(key, value) for key, value in settings.items()), settings
+        except UsageError as error:
+            raise ValueError(f"factors.{TRAINABLE}: {error.paragraph()}") from error
 
 
 def _word(key: str, value: Any) -> str:

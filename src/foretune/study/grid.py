@@ -280,7 +280,7 @@ class GridSpec(Section):
         if arms is not None and not isinstance(arms, Mapping):
             return {**value, "base": base}
         written = dict(arms or {})
-        made = _multiplied(factors) if factors is not None else {}
+        made = multiplied(factors) if factors is not None else {}
         if twice := set(written) & set(made):
             raise ValueError(f"arms.{min(twice)}: `factors` make an arm of this name too")
         checked = {name: _checked(f"arms.{name}", item or {}) for name, item in {**written, **made}.items()}
@@ -384,21 +384,6 @@ def _checked(key: str, settings: Any) -> dict[str, Any]:
         return {**space.check(flat), **share, **({TASKS: list(tasks)} if tasks else {})}
     except UsageError as error:
         raise ValueError(f"{key}.{error.paragraph()}") from error
-
-
-def _multiplied(factors: Any) -> dict[str, dict[str, Any]]:
-    """The arms of one group of factors or of several."""
-    if isinstance(factors, list):
-        made = [arm for group in factors for arm in _multiplied(group).items()]
-        if len(dict(made)) < len(made):
-            raise ValueError("factors: two groups make an arm of the same name")
-        return dict(made)
-    if not isinstance(factors, Mapping) or not all(isinstance(values, list) and values for values in factors.values()):
-        raise ValueError("factors: every factor is a setting with a list of values")
-    try:
-        return multiplied(factors)
-    except UsageError as error:
-        raise ValueError(f"factors.{TRAINABLE}: {error.paragraph()}") from error
 
 
 def nearest_key(key: str, known: list[str]) -> str:
