@@ -108,10 +108,14 @@ class Trial:
                 self._save(training)
             if rung >= lease.to_step and not self._tested(training, network):
                 return self._paused(training, rung - 1)
-            observation = replace(self.seen[rung], final=rung >= lease.to_step)
-            if observation.final:
-                return observation
-            self.report("rung", observation.to_json())
+            observation = self.seen[rung]
+            if rung >= lease.to_step:  # with the time that the test rows took
+                tested = {
+                    "eval_s": observation.eval_s + self.eval_s,
+                    "eval_cpu_s": observation.eval_cpu_s + self.eval_cpu_s,
+                }
+                return replace(observation, final=True, **tested)
+            self.report("rung", replace(observation, final=False).to_json())
         raise AssertionError("unreachable: the last rung ends the lease")
 
     def _kept(self) -> Kept:
