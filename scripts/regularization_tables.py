@@ -4,10 +4,10 @@
 
 A study's own table compares with a fixed control. Here the control of a block (model, task, size) is the best of its
 arms ``uniform-…`` by mean validation loss over the seeds: what somebody would get who tuned one rate and knew nothing
-of Fisher information. Loss, accuracy and Brier score on the test rows; paired over seeds, with Student's 95 %
-interval, Holm's correction over the arms of a block and outcome, and the smallest effect that so many pairs find with
-probability 0.8. "Helps" needs an interval without 0 that holds after Holm. With ``--docs`` the tables go into
-docs/regularization.md.
+of Fisher information. Loss, accuracy, Brier score and calibration error on every test set; paired over seeds, with
+Student's 95 % interval, Holm's correction over the arms of a block and outcome, and the smallest effect that so many
+pairs find with probability 0.8. "Helps" needs an interval without 0 that holds after Holm. With ``--docs`` the
+tables go into docs/regularization.md.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from typing import Any
 
 from foretune.evaluation.metrics import METRICS
 from foretune.files import write_text
-from foretune.study.results import read_results
-from foretune.study.statistics import Difference, compare_arms
+from foretune.study.results import block_of, read_results, views
+from foretune.study.statistics import Block, Difference, compare_arms
+from foretune.study.tables import tested
 
 UNIFORM = "uniform-"
-OUTCOMES = ("loss", "accuracy", "brier", "exact_match")
+OUTCOMES = ("loss", "accuracy", "brier", "calibration_error", "exact_match")
 PAGE = Path(__file__).parents[1] / "docs" / "regularization.md"
 START, END = "<!-- study:start -->", "<!-- study:end -->"
 Line = dict[str, Any]
 
 
-def blocks(lines: Sequence[Line]) -> Iterator[tuple[tuple[str, str, str], list[Line]]]:
-    """The lines of every (model, task, size)."""
-    found: dict[tuple[str, str, str], list[Line]] = {}
-    for line in lines:
-        found.setdefault((line["model"], line["task"], line["size"]), []).append(line)
+def blocks(lines: Sequence[Line]) -> Iterator[tuple[Block, list[Line]]]:
+    """The lines of every (model, task, size, test set)."""
+    found: dict[Block, list[Line]] = {}
+    for line in views(lines):
+        found.setdefault(block_of(line), []).append(line)
     yield from found.items()
 
 
@@ -65,11 +66,12 @@ def differences(lines: Sequence[Line], control: str, outcome: str) -> tuple[Diff
     return compare_arms(values, control, METRICS[outcome].direction, expected=len(seeds))
 
 
-def table(lines: Sequence[Line], block: tuple[str, str, str]) -> list[str]:
+def table(lines: Sequence[Line], block: Block) -> list[str]:
     """The Markdown of one block."""
-    model, task, size = block
+    model, task, size, tested_on = block
     control = best_uniform(lines)
-    out = [f"**{model}, {task}, {size} rows.** Control: `{control}`, the best uniform rate on validation.", ""]
+    where = f"{model}, {task}, {size} rows{tested(tested_on)}"
+    out = [f"**{where}.** Control: `{control}`, the best uniform rate on validation.", ""]
     out += ["| outcome | arm | pairs | arm − control | 95 % interval | p (Holm) | smallest detectable | verdict |",
             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     for outcome in OUTCOMES:

@@ -116,8 +116,8 @@ def test_test_rows_are_answered_with_the_weights_of_the_best_rung(listed, tmp_pa
         saved.setdefault(self.order.lease.run, trainable(training.network.model))
         saved["last"] = trainable(training.network.model)
 
-    def spy(bench, network, test, **more):
-        done = answer(bench, network, test, **more)
+    def spy(bench, attachment, network, test, **more):
+        done = answer(bench, attachment, network, test, **more)
         run = Path(test.output).stem
         same = {
             which: all(torch.equal(weight, saved[which][name]) for name, weight in trainable(network.model).items())

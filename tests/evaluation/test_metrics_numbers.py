@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from foretune.errors import DataError, TrainingError
-from foretune.evaluation.aggregate import resamples, spearman
+from foretune.evaluation.aggregate import calibration_error, resamples, spearman
 from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import METRICS
 from foretune.evaluation.metrics.labels import calibration
@@ -50,6 +50,21 @@ def test_calibration_by_hand() -> None:
     assert [b.rows for b in fine.bins] == [1, 2]
     with pytest.raises(DataError, match="row 4"):
         calibration([*rows, Answer(4, "", "a", "a", probability=1.2)])
+
+
+def test_calibration_error_is_that_of_its_bins_in_every_resample() -> None:
+    random = np.random.default_rng(0)
+    rows = [
+        Answer(i, "", "a", "a" if right else "b", probability=float(sure))
+        for i, (sure, right) in enumerate(zip(random.uniform(0.0, 1.0, 200), random.random(200) < 0.7, strict=True))
+    ]
+    measured = METRICS["calibration_error"].score(rows)
+    assert measured.value == pytest.approx(calibration(rows).expected_error)
+    drawn = random.integers(0, 200, 200)
+    weights = np.bincount(drawn, minlength=200)[None].astype(np.float64)
+    again = calibration_error(weights, np.asarray(measured.statistics))
+    assert again[0] == pytest.approx(calibration([rows[i] for i in drawn]).expected_error)
+    assert 0 < measured.standard_error < 0.1
 
 
 def regression(pairs: list[tuple[float, float]]) -> list[Answer]:

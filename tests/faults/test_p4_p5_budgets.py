@@ -138,6 +138,44 @@ def test_more_time_on_resume_from_another_folder(
     assert {trial.horizon for trial in result.record.trials} == {horizon}
 
 
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_slower_pace_than_the_probe_measured_shortens_all_runs_once(
+    interrupted: bool, virtual: VirtualTime, fast_fit: Callable[..., Any], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The probe's three steps take a quarter of what all others take."""
+    from foretune.training.loop import Training
+
+    slow, steps = Training._gradients, []
+
+    def step(*arguments: Any, **settings: Any) -> Any:
+        steps.append(1)
+        virtual.advance(0.0 if len(steps) <= 3 else 3 * STEP_S)
+        return slow(*arguments, **settings)
+
+    monkeypatch.setattr(Training, "_gradients", step)
+    factors: list[float] = []
+
+    def see(kind: str, payload: Any) -> None:
+        factors.extend([payload["factor"]] if kind == "pace" else [])
+        if interrupted and kind == "pace" and len(factors) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = {"budget.steps": None, "budget.time": 900.0}
+    if interrupted:
+        with pytest.raises(Interrupted):
+            fast_fit(output=tmp_path / "run", options=options, on_event=see)
+    result = fast_fit(output=tmp_path / "run", options=options, on_event=see)
+    assert len(set(factors)) == 1 and 2.0 < factors[0] < 4.0
+    horizon = _horizon(tmp_path / "run")
+    assert {trial.horizon for trial in result.record.trials} == {horizon}
+    (note,) = [note for note in result.record.notes if "planned again" in note]
+    assert f"{horizon} steps instead of" in note
+    first = next(trial for trial in result.record.trials if trial.is_default)
+    assert first.curve[-1].step == horizon  # its steps are those of the new length, not of the one given up
+    assert result.record.budget.used <= 900.0 + 4 * STEP_S
+
+
 def _horizon(folder: Path) -> int:
     from foretune.files import read_lines
 

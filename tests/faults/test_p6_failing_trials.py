@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from foretune.catalogue.models import ModelReference
-from foretune.errors import OutputError, TrainingError
+from foretune.errors import OutputError, StoreError, TrainingError
 from foretune.execution.drive import JobFailed, Watch, run_job
 from foretune.execution.local import LocalExecutor
 from foretune.execution.types import Event, Job, TaskSpec
@@ -158,6 +158,34 @@ def test_lost_checkpoints_are_trained_again(finished: Any, fast_fit: Callable[..
     fast_fit(output=tmp_path / "run")
     assert outcome(tmp_path / "run") == outcome(finished.folder)
     assert list((tmp_path / "run" / "trials").glob("*/damaged-step-*"))
+
+
+def test_a_finalist_whose_checkpoint_is_damaged_leaves_its_place_to_the_next(
+    finished: Any, fast_fit: Callable[..., Any], tmp_path: Path
+) -> None:
+    """The best run of the undisturbed fit is damaged after the search: another one is handed over, and it is said."""
+    best = finished.record.winner.run
+    assert not finished.record.winner.is_default
+
+    def damage(kind: str, payload: Any) -> None:
+        if kind == "searched":
+            for path in (tmp_path / "run" / "trials" / best).glob("step-*/state.safetensors"):
+                os.truncate(path, path.stat().st_size // 2)
+
+    record = fast_fit(output=tmp_path / "run", on_event=damage).record
+    assert record.winner.run not in (best, None)
+    assert any(best in note and "missing or damaged" in note for note in record.notes)
+    assert best not in {candidate.run for candidate in record.candidates} and len(record.candidates) == 2
+
+
+def test_when_no_checkpoint_can_be_read_the_fit_says_so(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
+    def damage(kind: str, payload: Any) -> None:
+        if kind == "searched":
+            for path in (tmp_path / "run" / "trials").glob("*/step-*/state.safetensors"):
+                os.truncate(path, path.stat().st_size // 2)
+
+    with pytest.raises(StoreError, match="every checkpoint is missing or damaged"):
+        fast_fit(output=tmp_path / "run", on_event=damage)
 
 
 # -- worker processes: a stand-in speaks the protocol, so that no test waits for torch

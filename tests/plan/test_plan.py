@@ -298,7 +298,8 @@ def test_a_second_forecast_after_the_probe_reads_nothing_again(tmp_path):
     assert "probe" in second.forecast.source
     assert first.forecast.source != second.forecast.source
     step = 16 * first.rows.count.row.total / 40
-    assert default_run(second.request, 100, 3).value > 3 * step  # the first rung lies at 3
+    assert default_run(second.request, 100, 5).value == pytest.approx(5 * step)
+    assert default_run(second.request, 100, 6).value > 6 * step  # the first rung that is evaluated lies at 6
     longer = default_run(second.request, 100, 50).value - default_run(second.request, 100, 49).value
     assert longer > step  # a rung lies at 50
     assert default_run(second.request, 100, 49).value - default_run(second.request, 100, 48).value == pytest.approx(

@@ -8,14 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from foretune.experience.past import Point
 from foretune.search.baselines.halving import bracket_of
 from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT
 from foretune.search.past_tasks import past_tasks
+from foretune.search.ranking import clearly_above
 from foretune.search.replay.adversaries import ADVERSARIES
 from foretune.search.replay.contestants import CONTESTANTS, Draw, agnostic_portfolio, every
 from foretune.search.replay.regret import SHARES, over_tasks, scored
 from foretune.search.replay.simulation import simulate
-from foretune.search.replay.world import world_of
+from foretune.search.replay.world import _filled, world_of
+from foretune.search.types import Score
 from tests.search import synthetic
 
 
@@ -47,7 +50,7 @@ def test_the_noise_floor_comes_from_other_seeds():
 
 
 def test_a_whole_random_run_takes_its_time_and_is_at_hand_at_its_end(draw):
-    strategy, _ = CONTESTANTS["random"](draw)
+    strategy = CONTESTANTS["random"](draw)
     world = replace(draw.world)
     trace = simulate(strategy, world, seed=3)
     first = trace.moments[0]
@@ -59,15 +62,15 @@ def test_a_whole_random_run_takes_its_time_and_is_at_hand_at_its_end(draw):
 
 
 def test_more_workers_are_not_slower(draw):
-    strategy, prior = CONTESTANTS["asha"](draw)
-    one, four = (scored(simulate(strategy, draw.world, workers=w, prior_cost=draw.costs(prior)), draw.world)
+    strategy = CONTESTANTS["asha"](draw)
+    one, four = (scored(simulate(strategy, draw.world, workers=w, prior_cost=draw.costs(strategy.prior)), draw.world)
                  for w in (1, 4))  # fmt: skip
     assert np.mean(four.curve) < np.mean(one.curve)
 
 
 def test_asking_time_is_charged_where_it_is_to_be(draw):
     slow = type("Slow", (), {})()
-    inner, _ = CONTESTANTS["random"](draw)
+    inner = CONTESTANTS["random"](draw)
 
     def propose(view):
         end = sum(range(300_000))  # some processor time
@@ -83,6 +86,48 @@ def test_hyperbands_brackets_are_the_papers():
     assert [bracket_of(k) for k in range(5)] == [(16, 1), (10, 2), (7, 3), (5, 4), (5, 5)]
 
 
+def test_hyperband_halves_a_bracket_that_the_pool_could_not_fill(draw):
+    pool = len(draw.pool)
+    assert pool < 16 + 10  # the second bracket finds too few members
+    trace = simulate(CONTESTANTS["hyperband"](draw), draw.world, budget_s=10 * draw.world.budget_s)
+    assert not math.isnan(trace.first) and trace.runs == pool
+
+
+def _ended(config, number, *, loss):
+    """A run of a public sweep: the loss at its end on test rows, without base, error or rungs."""
+    whole = synthetic.run(config, number)
+    end = Point(synthetic.HORIZON, "test", {"loss": (loss, 0.0, 0)}, 60.0, 0.0, 0)
+    return replace(whole, points=(end,), status="finished", task_features={"metric": "loss"}, model_features={})
+
+
+def test_a_sweep_that_kept_only_ends_has_no_rungs_to_tell_them_early():
+    listed = synthetic.design(12)
+    losses = [1.0 + 0.01 * k for k in range(12)]
+    tasks = past_tasks([_ended(config, 0, loss=loss) for config, loss in zip(listed, losses, strict=True)])
+    world = world_of(tasks[0])
+    assert not tasks[0].has_base and not world.has_test
+    assert world.horizon == 1 and world.regret(world.best) == 0
+    assert world.best == pytest.approx(math.log(np.median(losses) / 1.0))
+    for name in ("transfer", "asha", "hyperband", "random"):
+        trace = simulate(CONTESTANTS[name](Draw(world, tuple(tasks))), world)
+        whole = [moment.seconds for moment in trace.moments]
+        assert whole[0] == pytest.approx(60.0) and trace.at(59.0) is None  # nothing is known before a run's end
+        assert trace.moments[-1].tested == pytest.approx(world.best)
+
+
+def test_an_error_that_was_not_given_makes_nothing_clear():
+    assert clearly_above(Score(1.2, 0.01, 64), Score(1.0, 0.01, 64))
+    assert not clearly_above(Score(1.2, 0.0, 0), Score(1.0, 0.0, 0))
+
+
+def test_rungs_before_the_first_that_was_measured_tell_nothing_of_the_end():
+    run = synthetic.run(synthetic.design(1)[0], 0)
+    late = replace(run, points=tuple(point for point in run.points if point.step >= 50))  # from 25 % on
+    curve = past_tasks([replace(late, run=str(k)) for k in range(4)])[0].curves[0]
+    filled = _filled(curve.gains)
+    assert filled[3] == curve.gains[3] and filled[0] == pytest.approx(curve.gains[3] * 3 / 25)
+
+
 def test_a_portfolio_is_of_the_other_tasks_and_in_order(draw):
     chosen = agnostic_portfolio(draw)
     assert len(set(chosen)) == len(chosen)
@@ -93,8 +138,8 @@ def test_a_portfolio_is_of_the_other_tasks_and_in_order(draw):
 
 @pytest.mark.parametrize("name", ["transfer", "no-transfer", "no-guard", "end-only", "hyperband", "portfolio-halving"])
 def test_contestants_stay_in_budget_and_end_near_the_best(draw, name):
-    strategy, prior = every()[name](draw)
-    trace = simulate(strategy, draw.world, prior_cost=draw.costs(prior))
+    strategy = every()[name](draw)
+    trace = simulate(strategy, draw.world, prior_cost=draw.costs(strategy.prior))
     assert all(moment.seconds <= draw.world.budget_s for moment in trace.moments)
     found = scored(trace, draw.world)
     assert len(found.at) == len(SHARES) and found.at[-1] < 0.3
@@ -114,8 +159,8 @@ def test_spoilt_experience_is_spoilt_and_survived(draw):
     ratios = [b.train_s / a.train_s for x, y in zip(draw.others, costs, strict=True)
               for a, b in zip(x.curves, y.curves, strict=True)]  # fmt: skip
     assert {round(ratio, 6) for ratio in ratios} <= {0.1, 1.0, 10.0} and len({round(r, 6) for r in ratios}) > 1
-    strategy, prior = every()["flipped-sign"](draw)
-    assert scored(simulate(strategy, draw.world, prior_cost=draw.costs(prior)), draw.world).at[-1] < 0.3
+    strategy = every()["flipped-sign"](draw)
+    assert scored(simulate(strategy, draw.world, prior_cost=draw.costs(strategy.prior)), draw.world).at[-1] < 0.3
 
 
 def test_a_search_learns_more_from_experience_than_from_none(tasks):
@@ -123,8 +168,8 @@ def test_a_search_learns_more_from_experience_than_from_none(tasks):
     for number, task in enumerate(tasks):
         stage = Draw(world_of(task), tuple(other for k, other in enumerate(tasks) if k != number))
         for name, found in areas.items():
-            strategy, prior = every()[name](stage)
-            found.append(float(np.mean(scored(simulate(strategy, stage.world, prior_cost=stage.costs(prior)),
+            strategy = every()[name](stage)
+            found.append(float(np.mean(scored(simulate(strategy, stage.world, prior_cost=stage.costs(strategy.prior)),
                                               stage.world).curve)))  # fmt: skip
     assert np.mean(areas["transfer"]) < 0.7 * np.mean(areas["random"])
 

@@ -16,6 +16,7 @@ from foretune.selection.embeddings import embed
 from foretune.selection.greedy import facility_location as fl
 from foretune.selection.greedy import kernel
 from foretune.selection.run import select
+from foretune.selection.took import read_took
 from foretune.selection.utility import sampling
 from foretune.selection.utility.blocks import compute
 from foretune.selection.utility.kernel import Utility
@@ -93,6 +94,10 @@ def test_asking_some_rows_says_how_sure_it_is(bench, tmp_path):
     assert 0 <= found["halves_agree"] <= 1 and found["objective_standard_error"] > 0
     again = select(request, "delift")
     assert again.manifest["delift"]["pairs_computed"] == 0 and again.cost.tokens == 0
+    took = {path.name: read_took(path) for path in tmp_path.rglob("*.safetensors")}
+    cpu_s = sum(one.cpu_seconds for one in took.values())
+    assert len(took) == 25 == again.manifest["blocks_reused"] and cpu_s > 0
+    assert cpu_s <= again.cost.cpu_seconds < cpu_s + 1.0  # what was computed before counts, and once
     whole = select(Request(pool, 5, bench=bench, fields=ALL, folder=tmp_path), "delift")
     assert "halves_agree" not in whole.manifest["delift"]
     assert whole.manifest["delift"]["pairs_computed"] == 16 * 24

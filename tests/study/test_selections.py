@@ -8,6 +8,7 @@ import pytest
 
 from foretune.data.example import Example, conversation
 from foretune.errors import UsageError
+from foretune.execution.orders import subset
 from foretune.files import read_json, read_lines
 from foretune.study.design import steps_of
 from foretune.study.grid import GridSpec
@@ -48,7 +49,9 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     assert costs["ifd-25"]["selection_s"] == costs["ifd-50"]["selection_s"] > 0
     assert costs["full"]["selection_s"] == 0
     assert costs["ifd-25"]["total_s"] == costs["ifd-25"]["selection_s"] + costs["ifd-25"]["training_s"]
-    assert "what choosing and training took" in markdown(result.summary)
+    assert "what choosing and training took, processor seconds" in markdown(result.summary)
+    ranked = {entry["facts"]["cpu_seconds"] for entry in read_lines(folder / "selections.jsonl")}
+    assert lines["ifd-25", 0]["selection"]["cpu_seconds"] in ranked and lines["full", 0]["train_cpu_s"] > 0
     assert "what choosing and training took" in (folder / "report.html").read_text()
     before = (folder / "results.jsonl").read_text()
     assert run_study(None, folder, resume=True).summary.complete
@@ -90,6 +93,55 @@ def test_an_arm_without_the_target_it_needs_is_refused_before_anything_runs(writ
     assert run_study(grid, places / "with-target").summary.complete
 
 
+def test_an_arm_can_be_for_some_tasks_and_a_rate_for_all_arms_of_a_task(write_grid, places, inline):
+    arms = {"full": {}, "random-50": {"selection": "random", "keep": 0.5},
+            "longest-50": {"selection": "longest", "keep": 0.5, "tasks": ["far"]}}  # fmt: skip
+    rates = {"sweep": [0.001, 0.01], "per": "task", "of": ["full", "random-50"], "size": "all", "widen": 0}
+    grid = write_grid(arms=arms, control="random-50", sizes=["all"], learning_rate=rates)
+    summary = run_study(grid, places / "study").summary
+    assert summary.complete and summary.runs == 2 * (2 + 3)
+    swept = read_lines(places / "study" / "rates.jsonl")
+    assert len(swept) == 2 * 2 * 2 and {entry["arm"] for entry in swept} == {"full", "random-50"}
+    for task, arms_there in (("near", ["full"]), ("far", ["full", "longest-50"])):
+        (block,) = [one for one in summary.blocks if one.task == task]
+        assert [difference.arm for difference in block.differences] == arms_there
+        losses = {
+            rate: sum(e["scores"]["validation"]["loss"][0] for e in swept
+                      if e["task"] == task and e["config"]["learning_rate"] == rate)
+            for rate in (0.001, 0.01)
+        }  # fmt: skip
+        done = [entry for entry in read_lines(places / "study" / "results.jsonl") if entry["task"] == task]
+        used = {entry["config"]["learning_rate"] for entry in done}
+        assert used == {min(losses, key=losses.get)}
+    assert [difference.arm for difference in summary.pooled[0].over_seeds] == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": {"a": {}, "b": {"selection": "random", "tasks": ["nearly"]}}}, "no task 'nearly'.*near"),
+        ({"arms": {"a": {"tasks": ["near"]}, "b": {"selection": "random"}}}, "every task is compared with this arm"),
+        ({"arms": {"a": {}, "b": {"selection": "random", "tasks": ["far"]}}, "learning_rate": [0.1, 0.2]},
+         "swept on a task that it is not for"),
+        ({"learning_rate": {"sweep": [0.1, 0.2], "per": "task", "pilot": "near"}}, "every task is a pilot"),
+        ({"learning_rate": {"sweep": [0.1, 0.2], "of": ["a"]}}, "per: task only"),
+        ({"learning_rate": {"sweep": [0.1, 0.2], "per": "task", "of": ["c"]}}, "no arm 'c'"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_of_arms_and_tasks_is_refused(write_grid, changes, said):
+    arms = {"a": {}, "b": {"selection": "random", "keep": 0.5}}
+    with pytest.raises(UsageError, match=said):
+        load_grid(write_grid(**{"arms": arms, "control": "a", **changes}))
+
+
+def test_a_target_can_be_a_few_of_the_validation_rows(write_grid, places, inline):
+    task = {"path": "near.jsonl", "target": "validation", "target_rows": 3}
+    run_study(write_grid(tasks={"near": task}, seeds=1), places / "study")
+    (folder,) = (places / "study" / "tasks").glob("*/near/task")
+    target, validation = (read_lines(folder / f"{name}.jsonl") for name in ("target", "validation"))
+    assert len(target) == 3 and len(validation) == 4
+
+
 def test_wrong_answers_change_places_among_a_share_of_the_rows():
     rows = [conversation(f"q{i}", f"a{i}") for i in range(20)]
     found = shuffled(rows, 0.2)
@@ -106,15 +158,16 @@ def test_duplicates_take_the_place_of_a_share_of_the_rows():
     assert set(found) <= set(rows) and duplicated(rows, 0.2) == found
 
 
-def test_a_pool_can_hold_another_data_set_and_be_tested_on_it(write_grid, places, inline):
-    pool = {"shuffled_answers": 0.25, "also": str(places / "far.jsonl"), "also_rows": 10, "also_is_previous": True,
-            "test_on": "also"}  # fmt: skip
-    grid = write_grid(**{**SELECTING, "tasks": {"near": {"path": "near.jsonl", "pool": pool}}, "seeds": 1})
+def test_a_pool_can_hold_another_data_set_whose_own_test_rows_are_answered_too(write_grid, places, inline):
+    pool = {"shuffled_answers": 0.25, "also": str(places / "far.jsonl"), "also_rows": 10, "also_is_previous": True}
+    tests = {"old": str(places / "far.jsonl")}
+    task = {"path": "near.jsonl", "pool": pool, "tests": tests}
+    grid = write_grid(**{**SELECTING, "tasks": {"near": task}, "seeds": 1})
     assert run_study(grid, places / "study").summary.complete
     (task,) = (places / "study" / "tasks").glob("*/near")
     train, previous, test = (
         [Example.from_json(value) for value in read_lines(task / "task" / f"{name}.jsonl")]
-        for name in ("train", "previous", "test")
+        for name in ("train", "previous", "tests/old")
     )
     assert len(train) == 38 and [row.id for row in train[28:]] == [row.id for row in previous]
     assert read_json(task / "prepared.json")["rows"]["train"] == 38
@@ -122,6 +175,27 @@ def test_a_pool_can_hold_another_data_set_and_be_tested_on_it(write_grid, places
     far = {json.loads(line)["completion"].strip() for line in (places / "far.jsonl").read_text().splitlines()[-6:]}
     answers = {row.answer.strip() for row in test}
     assert answers <= far and not answers <= near
+
+
+def test_a_model_can_be_trained_on_the_old_data_first(write_grid, places, inline):
+    pool = {"also": str(places / "far.jsonl"), "also_rows": 10, "also_is_previous": True}
+    before = {"data": str(places / "far.jsonl"), "rows": 10, "steps": 30, "rows_per_update": 5, "learning_rate": 0.05}
+    task = {"path": "near.jsonl", "pool": pool, "tests": {"old": "far.jsonl"}}
+    grid = write_grid(**{**SELECTING, "tasks": {"near": task}, "seeds": 1, "before": before})
+    study = places / "study"
+    summary = run_study(grid, study).summary
+    assert summary.complete
+    model = study / "before" / "tiny"
+    old = [Example.from_json(value) for value in read_lines(model / "task" / "train.jsonl")]
+    (task_folder,) = (study / "tasks").glob("*/near/task")
+    previous = {Example.from_json(value).prompt for value in read_lines(task_folder / "previous.jsonl")}
+    assert previous == {old[i].prompt for i in subset(10, len(old), 0)}
+    assert not previous & {Example.from_json(value).prompt for value in read_lines(model / "task" / "test.jsonl")}
+    trained = read_json(model / "trained.json")
+    assert trained["status"] == "ok" and trained["metrics"]["gain"][0] > 0
+    weights = (model / "merged" / "model.safetensors").read_bytes()
+    assert run_study(None, study, resume=True).summary.complete
+    assert (model / "merged" / "model.safetensors").read_bytes() == weights
 
 
 def test_a_pool_names_the_other_data_set_it_speaks_of():

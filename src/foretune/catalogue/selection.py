@@ -39,6 +39,9 @@ SELECTION = Space(
 )  # fmt: skip
 """The two settings of every trial configuration."""
 
+READS_ANSWERS = frozenset({"pointwise", "pairwise", "gradient"})
+"""Families that score rows by the likelihood of their answers, or by its gradient."""
+
 Moment = Literal["before", "during", "either", "filter"]
 """When rows are chosen. ``either``: by a ranking before a training, or in it, as in a trial. ``filter``: the ranking is
 made before, and the training keeps to it for a while."""
@@ -240,6 +243,16 @@ def check(config: Mapping[str, Any]) -> None:
         raise UsageError(
             f"keep is {keep:g}, but no selection says which rows.", remedy="Set selection, if only to random."
         )
+
+
+def check_kind(text: str, kind: str) -> None:
+    """Refuse selectors that read how likely an answer is under a kind of model that writes none."""
+    for name in names_in(text):
+        if kind == "encoder" and declaration(name).family in READS_ANSWERS:
+            raise UsageError(
+                f"{name} reads how likely answers are, and an encoder writes none.",
+                remedy="Choose random, longest, k-centre, herding or rds-plus.",
+            )
 
 
 def kept_rows(config: Mapping[str, Any], rows: int) -> int:

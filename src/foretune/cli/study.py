@@ -158,7 +158,8 @@ def list_studies(as_json: AsJson = False) -> None:
             rows.append({"name": name, "runs": 0, "arms": [], "tasks": [], "about": module_of(kind).about(name)})
             continue
         grid = load_grid(name)
-        cells = len(grid.model) * len(grid.tasks) * len(grid.arms) * len(grid.sizes) * len(grid.seeds)
+        arms = sum(len(grid.arms_on(task)) for task in grid.tasks)
+        cells = len(grid.model) * arms * len(grid.sizes) * len(grid.seeds)
         rows.append(
             {"name": name, "runs": cells, "arms": list(grid.arms), "tasks": list(grid.tasks), "about": grid.about}
         )
@@ -201,7 +202,8 @@ def sentences(kind: str, payload: Mapping[str, Any]) -> list[str]:
     if kind == "prepared":
         rows = payload["rows"]
         counted = f"{rows['train']:,} training, {rows['validation']:,} validation, {rows['test']:,} test rows"
-        return [f"{payload['task']}: {counted}"]
+        further = "".join(f", {number:,} of {name}" for name, number in payload.get("tests", {}).items())
+        return [f"{payload['task']}: {counted}{further}"]
     if kind == "design":
         return [str(line) for line in payload["sentences"]]
     if kind == "selection":

@@ -6,17 +6,22 @@ folders and sessions, mean the same run by it, and none is trained twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from foretune.catalogue.regularizers import NONE, SETTING
+from foretune.catalogue.regularizers import check_kind as check_regularizers
+from foretune.catalogue.selection import check_kind as check_selectors
 from foretune.collect.design import Draw, Setting, planned
 from foretune.collect.task_list import TaskList
+from foretune.errors import UsageError
 from foretune.execution.orders import FinalTest, TrialOrder, subset
 from foretune.execution.types import Job
 from foretune.files import fingerprint
+from foretune.fit.effort import ANSWERED_RUNGS
 from foretune.fit.folder import RunFolder
-from foretune.fit.schedule import ANSWERED_RUNGS, Speeds
+from foretune.fit.schedule import Speeds
 from foretune.search.fidelity import rungs
 from foretune.search.types import Lease
 from foretune.study.tasks import StudyTask
@@ -91,8 +96,19 @@ def cells(listed: TaskList, tasks: Sequence[CollectedTask]) -> tuple[Cell, ...]:
     return tuple(_cells(listed, tasks))
 
 
-def _cells(listed: TaskList, tasks: Iterable[CollectedTask]) -> Iterator[Cell]:
-    draws = listed.draws()
+def possible(draw: Draw, kind: str) -> bool:
+    """Whether what a draw names works with a kind of model: what does not is no run of the list, and no failure."""
+    try:
+        check_regularizers(str(draw.settings.get(SETTING, NONE)), kind)
+        check_selectors(str(draw.settings.get("selection", NONE)), kind)
+    except UsageError:
+        return False
+    return True
+
+
+def _cells(listed: TaskList, tasks: Sequence[CollectedTask]) -> Iterator[Cell]:
+    kinds = {task.task.spec.model.kind for task in tasks}
+    draws = [draw for draw in listed.draws() if all(possible(draw, kind) for kind in kinds)]
     for start in range(0, len(draws), listed.stretch):
         for task in tasks:
             for draw in draws[start : start + listed.stretch]:

@@ -172,8 +172,10 @@ def _retrieval_seconds(request: ForecastRequest, units: UnitTimes, rows: int) ->
 
 def run_seconds(request: ForecastRequest, units: UnitTimes, steps: float) -> Interval:
     """A run of ``steps`` steps with the evaluations on its way."""
-    scored = sum(min(request.data.validation_rows, rows) for rows in request.evaluation.rung_rows)
-    answered = request.evaluation.rung_answers
+    settings = request.evaluation
+    every_rung = sum(min(request.data.validation_rows, rows) for rows in settings.rung_rows)
+    scored = every_rung if settings.rung_scored is None else settings.rung_scored
+    answered = settings.rung_answers
     plain = units.step.times(steps) + units.score_row.times(scored)
     plain = plain + (units.generate_row + units.score_row).times(answered) if answered else plain
     return request.correction.apply(RUN_SECONDS, plain)

@@ -49,7 +49,9 @@ class EvaluationSettings:
     max_answer_tokens: int = 128
     retrieved_examples: int = 0
     rung_rows: tuple[int, ...] = (64, 64, 64, 128, 256, 512)
-    """Validation rows scored on the way of one full run, at most; what is there counts"""
+    """Validation rows scored at each rung, at most; what is there counts"""
+    rung_scored: int | None = None
+    """Validation rows scored on the way of one run, in all; those of every rung when None"""
     rung_answers: int = 0
     """Validation rows answered on the way of one full run"""
 

@@ -138,6 +138,12 @@ def spearman(weights: Array, rows: Array) -> Array:
     return _correlation(weights, weighted_ranks(weights, rows[:, 0]), weighted_ranks(weights, rows[:, 1]))
 
 
+def calibration_error(weights: Array, rows: Array) -> Array:
+    """Expected calibration error from columns (bin, right minus probability): Σ over bins |Σ gaps| / rows."""
+    inside = (rows[:, :1] == np.unique(rows[:, 0])).astype(np.float64)
+    return _quotient(np.abs(weights @ (inside * rows[:, 1:2])).sum(axis=1), weights.sum(axis=1))
+
+
 AGGREGATES: dict[str, Aggregate] = {
     "mean": mean,
     "ratio": ratio,
@@ -145,6 +151,7 @@ AGGREGATES: dict[str, Aggregate] = {
     "chrf": chrf,
     "macro_f1": macro_f1,
     "balanced_accuracy": balanced_accuracy,
+    "calibration_error": calibration_error,
     "pearson": pearson,
     "spearman": spearman,
 }

@@ -33,7 +33,7 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
 from foretune.execution.orders import subset
-from foretune.execution.types import SPLITS, TaskSpec
+from foretune.execution.types import TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
 from foretune.methods.registry import get as get_method
@@ -139,7 +139,7 @@ class Bench:
         """A split of the task, encoded (from the cache where the same text was encoded before) and checked."""
         if name not in self._splits:
             path = Path(self.task.folder) / f"{name}.jsonl"
-            examples = tuple(Example.from_json(value) for value in read_lines(path)) if name in SPLITS else ()
+            examples = tuple(Example.from_json(value) for value in read_lines(path))
             rows = tuple(with_tasks(self.encode(examples), examples, self.task.tasks))
             self.mask_reports[name] = check_encoding(examples, rows, self.tokenizer, **self._encoding)
             self._splits[name] = Split(examples, rows)
@@ -256,9 +256,13 @@ class Bench:
         *,
         generation: bool,
         shots: Mapping[int, Sequence[Example]] | None = None,
+        known: Sequence[RowScore] = (),
         on_chunk: Callable[[int], bool] = lambda done: True,
     ) -> list[Answer]:
-        """Losses and predictions of rows of a split; ``shots`` puts solved examples before a row's question."""
+        """Losses and predictions of rows of a split; ``shots`` puts solved examples before a row's question.
+
+        ``known`` are scores of this network that were taken before, of these rows or more.
+        """
         part = self.split(split)
         examples, rows = part.examples, part.rows
         if shots is not None:
@@ -269,7 +273,9 @@ class Bench:
             longer = [examples[i] for i in chosen]
             encoded = dict(zip(chosen, with_tasks(self.encode(longer), longer, self.task.tasks), strict=True))
             rows = tuple(encoded.get(i, row) for i, row in enumerate(rows))
-        if shots is None:
+        if known:
+            scores = [score for score in known if score.row in set(chosen)]
+        elif shots is None:
             scores = self.score(network, split, chosen, on_chunk)
         else:
             scores = self.score_encoded(network, rows, chosen, on_chunk)

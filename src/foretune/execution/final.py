@@ -7,7 +7,8 @@ when the answers lie in their file, and a trial taken up again finds the file or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from foretune.methods.base import Attachment
 from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
+
+OWN = "test"
+"""The split of a task's own test rows."""
 
 
 def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None:
@@ -54,16 +58,20 @@ def answer_test(
     if test.checkpoint == "best" and best != step:
         restore(best)
         step = best
-    chosen = subset(test.rows, len(bench.split("test").rows), bench.task.seed)
-    with attachment.observed():
-        answers = bench.answers(network, "test", chosen, generation=test.generation, on_chunk=on_chunk)
-    missing = test.generation and bench.kind != "encoder" and any(answer.prediction is None for answer in answers)
-    if len(answers) < test.rows or missing:
-        return False
-    content: Mapping[str, Any] = {
+    answered: dict[str, list[dict[str, Any]]] = {}
+    for split, rows in {OWN: test.rows, **test.further}.items():
+        chosen = subset(rows, len(bench.split(split).rows), bench.task.seed)
+        with attachment.observed() if split == OWN else nullcontext():
+            answers = bench.answers(network, split, chosen, generation=test.generation, on_chunk=on_chunk)
+        missing = test.generation and bench.kind != "encoder" and any(answer.prediction is None for answer in answers)
+        if len(answers) < rows or missing:
+            return False
+        answered[split] = [answer.to_json() for answer in answers]
+    content = {
         "step": step,
         "wanted": test.rows,
-        "answers": [answer.to_json() for answer in answers],
+        "answers": answered.pop(OWN),
+        "further": answered,
         "statistics": attachment.statistics(),
     }
     write_json(output, content)

@@ -45,6 +45,8 @@ class Kept:
     """Those of ``rows`` that a filter lets through while it is on"""
     seconds: float = 0.0
     """Of the whole ranking, which other counts and trials share"""
+    cpu_seconds: float | None = None
+    """Processor seconds of it, where processors did the work"""
     answer_tokens: float = 0.0
     """Mean trained tokens of the kept rows"""
     scores: tuple[float, ...] | None = None
@@ -55,6 +57,7 @@ class Kept:
         return {
             "kept": len(self.rows),
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "answer_tokens": self.answer_tokens,
             "manifest": dict(self.manifest),
         }
@@ -99,15 +102,15 @@ def kept(
     if not chosen:
         raise UsageError(f"{text} leaves no row to train on.", remedy="Keep more, or choose another selection.")
     scores = ranking["scores"]
-    if moment == "filter":
-        return Kept(rows, chosen, float(ranking["seconds"]), _mean_targets(bench, rows), manifest=ranking["manifest"])
+    filtering = moment == "filter"
     return Kept(
-        chosen,
-        (),
+        rows if filtering else chosen,
+        chosen if filtering else (),
         float(ranking["seconds"]),
-        _mean_targets(bench, chosen),
-        None if scores is None else tuple(scores[:count]),
-        {**ranking["manifest"], "kept": len(chosen)},
+        ranking.get("cpu_seconds"),
+        _mean_targets(bench, rows if filtering else chosen),
+        None if filtering or scores is None else tuple(scores[:count]),
+        {**ranking["manifest"], **({} if filtering else {"kept": len(chosen)})},
     )
 
 
@@ -159,14 +162,15 @@ def _ranking(bench: Bench, text: str, request: Request, nested: bool) -> dict[st
 
 def _compute(text: str, request: Request, folder: Path) -> None:
     """Select and write the ranking, with what it takes where no scores are there to reuse."""
-    started = time.monotonic()
     chosen = select(request, text)
+    on_processors = request.model.network.model.device.type == "cpu"
     value = {
         "indices": list(chosen.indices),
         "scores": None if chosen.scores is None else [_finite(score) for score in chosen.scores],
         "n_positive": chosen.n_positive,
         "objective": chosen.objective,
-        "seconds": time.monotonic() - started + request.tally["reused_ms"] / 1000,
+        "seconds": chosen.cost.seconds,
+        "cpu_seconds": chosen.cost.cpu_seconds if on_processors else None,
         "manifest": dict(chosen.manifest),
     }
     write_json(folder / RANKING, value)

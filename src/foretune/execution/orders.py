@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,13 +16,15 @@ class FinalTest:
     """What to do with the test rows when a run reaches the end of its lease."""
 
     output: str
-    """The file of the answers, written whole: ``{"step", "wanted", "answers", "statistics"}``."""
+    """The file of the answers, written whole: ``{"step", "wanted", "answers", "further", "statistics"}``."""
     rows: int
     """The first so many rows of the test split."""
     generation: bool
     """Whether answers are written, not only scored."""
     checkpoint: Literal["best", "last"] = "best"
     """Answer with the evaluated checkpoint of lowest validation loss, or with the last."""
+    further: Mapping[str, int] = field(default_factory=dict)
+    """Further splits to answer, with the number of rows of each."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form; ``FinalTest(**value)`` reads it back."""
@@ -49,6 +51,8 @@ class TrialOrder:
     continues, where writing would cost more than training."""
     selection_seed: int = 0
     """The seed of the selection, where the configuration has one."""
+    pause_at: int | None = None
+    """The step after which to pause with a checkpoint, as if told to; its seconds are told again by who goes on."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
@@ -61,6 +65,7 @@ class TrialOrder:
             "test": None if self.test is None else self.test.to_json(),
             "checkpoints": self.checkpoints,
             "selection_seed": self.selection_seed,
+            "pause_at": self.pause_at,
         }
 
     @classmethod
@@ -75,6 +80,7 @@ class TrialOrder:
             test=None if value["test"] is None else FinalTest(**value["test"]),
             checkpoints=bool(value.get("checkpoints", True)),
             selection_seed=int(value.get("selection_seed", 0)),
+            pause_at=value.get("pause_at"),
         )
 
 

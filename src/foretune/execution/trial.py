@@ -191,7 +191,7 @@ class Trial:
             self.report("step", {**facts, "of": lease.horizon, "tokens": step.tokens, "seconds": step.seconds})
             if time.perf_counter() - self.last_saved > SAFETY_CHECKPOINT_S:
                 self._save(training)
-            return not self.stopped()
+            return not (self.stopped() or self._is_enough(step.step))
 
         busy = time.process_time()
         status = training.run(rung, on_step=on_step)
@@ -211,7 +211,9 @@ class Trial:
             if (gained := gain(self.base.values(), scores)) is not None:
                 metrics[GAIN] = gained
             if answered:
-                answers = self.bench.answers(network, "validation", answered, generation=True, on_chunk=on_chunk)
+                answers = self.bench.answers(
+                    network, "validation", answered, generation=True, known=scores, on_chunk=on_chunk
+                )
                 if len(answers) < len(answered) or any(answer.prediction is None for answer in answers):
                     return None
                 result = METRICS[self.bench.task.metric].score(answers)
@@ -260,8 +262,17 @@ class Trial:
         checkpoint.save(self.order.folder, training.step, tensors, facts)
         checkpoint.retain(self.order.folder, retained(self.seen.values(), training.step))
 
+    def _is_enough(self, step: int) -> bool:
+        return self.order.pause_at is not None and step >= self.order.pause_at
+
     def _paused(self, training: Training, reached: int) -> Observation:
-        """The end of a lease that was told to stop, with a checkpoint to go on from."""
+        """The end of a lease that was told to stop, with a checkpoint to go on from.
+
+        What was trained only to see how fast it goes counts as not told: who goes on tells its seconds again.
+        """
+        if self.order.pause_at is not None:
+            self._save(training)
+            return self._observation(reached, "paused", {})
         observation = self._observation(reached, "paused", {})
         self._save(training)
         return observation

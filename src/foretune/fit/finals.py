@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from foretune.errors import TrainingError
+from foretune.errors import Place, StoreError, TrainingError
 from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
 from foretune.evaluation.metrics import METRICS
@@ -24,6 +24,7 @@ from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import FINALISTS, End
 from foretune.search.fidelity import first_rows
 from foretune.search.ranking import Finalist
+from foretune.training import checkpoint
 
 FEWEST_COMPARED = 2
 LIKELIHOODS = ("loss", "loss_per_byte")
@@ -66,14 +67,46 @@ class Evaluator:
         content: dict[str, Any] = read_json(output)
         return content
 
+    def base_validation(self, count: int) -> dict[str, Any]:
+        """The base's answers to ``count`` validation rows."""
+        rows = list(self.rows("validation", count))
+        return self.answers("validation-base", {"split": "validation", "rows": rows, "generation": False})
+
+
+def _readable(evaluator: Evaluator, finalist: Finalist) -> bool:
+    """Whether the checkpoint that speaks for a run is there and whole."""
+    return checkpoint.read(evaluator.folder.trial(finalist.run.id), finalist.step) is not None
+
+
+def _whole(evaluator: Evaluator, finalists: Sequence[Finalist]) -> tuple[list[Finalist], list[str]]:
+    """The first finalists whose checkpoint can be read, and what is said of those before them that cannot."""
+    found: list[Finalist] = []
+    notes = []
+    for finalist in finalists:
+        if len(found) == FINALISTS:
+            break
+        if _readable(evaluator, finalist):
+            found.append(finalist)
+        else:
+            notes.append(f"{finalist.run.id}, among the best, is left out: its checkpoint is missing or damaged.")
+    if not found:
+        raise StoreError(
+            "no trained run can be read: every checkpoint is missing or damaged.",
+            place=Place(evaluator.folder.trials),
+            remedy="Check the disk, and start again in another --output.",
+        )
+    return found, notes
+
 
 def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], end: End) -> list[dict[str, Any]]:
     """The finalists with their loss on all validation rows, the chosen one first; it says so where it is not the best.
 
-    Where validation cannot tell two apart, the one that forgot less is chosen (`fit.choice`).
+    Where validation cannot tell two apart, the one that forgot less is chosen (`fit.choice`). One whose checkpoint is
+    damaged leaves its place to the next. Raises `StoreError` where none can be read.
     """
     table: list[tuple[dict[str, Any], Judged]] = []
-    for finalist in finalists[:FINALISTS]:
+    finalists, notes = _whole(evaluator, finalists)
+    for finalist in finalists:
         payload = {**checkpoint_of(evaluator.folder, finalist.run, finalist.step), "split": "validation",
                    "rows": list(evaluator.rows("validation", end.validation_rows)), "generation": False,
                    "forgetting": len(finalists) > 1}  # fmt: skip
@@ -91,12 +124,13 @@ def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], en
     if not table:  # time ended before a single chunk: the rungs have to decide
         best = finalists[0]
         score = best.score
-        return [{"run": best.run.id, "step": best.step, "loss": [score.value, score.standard_error, score.n]}]
+        loss = [score.value, score.standard_error, score.n]
+        return [{"run": best.run.id, "step": best.step, "loss": loss, "why": " ".join(notes)}]
     table.sort(key=lambda pair: pair[0]["loss"][0])
     judged = [each for _, each in table]
     chosen, why = remembering(judged[0], judged[1:], seed=evaluator.prepared.task.seed)
     rows = [row for row, _ in sorted(table, key=lambda pair: pair[0]["run"] != chosen)]
-    return [{**rows[0], "why": why}, *rows[1:]] if why else rows
+    return [{**rows[0], "why": " ".join(filter(None, (*notes, why)))}, *rows[1:]]
 
 
 def on_rows(answers: Sequence[Answer], rows: Sequence[int]) -> Sequence[Answer]:
@@ -138,7 +172,7 @@ def answer_test_rows(
         ("base", "untouched base model", {**common, "forgetting": True}),
         ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, "forgetting": True}),
     ]
-    if default is not None and default.run.id != winner.id:
+    if default is not None and default.run.id != winner.id and _readable(evaluator, default):
         trained = checkpoint_of(evaluator.folder, default.run, default.step)
         wanted.append(("default", "default LoRA", {**common, **trained}))
     if end.shots:

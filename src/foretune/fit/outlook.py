@@ -18,9 +18,10 @@ from foretune.cost.interval import Interval
 from foretune.cost.phases import RUN_SECONDS, UnitTimes, fixed_phases, unit_times
 from foretune.cost.request import EvaluationSettings, ForecastRequest, Measured
 from foretune.errors import BudgetError
-from foretune.fit.schedule import ANSWERED_ROWS, ANSWERED_RUNGS, Speeds, plan_end
+from foretune.fit.effort import ANSWERED_RUNGS, Effort, measured_steps, offered, rung_rows, settled
+from foretune.fit.schedule import Speeds, plan_end
 from foretune.search.budget import Budget as SearchBudget
-from foretune.search.fidelity import evaluation_counts, level_step, rungs
+from foretune.search.fidelity import level_step
 from foretune.search.zero_shot import plan as zero_shot_plan
 
 if TYPE_CHECKING:
@@ -35,14 +36,15 @@ def evaluation_settings(spec: FitSpec, kind: str, task: str, validation_rows: in
     """What a fit of ``spec`` evaluates on ``validation_rows`` rows and at the end."""
     chosen = spec.evaluation
     generates = chosen.generation and kind != "encoder" and task != "language-modelling"
-    answered = ANSWERED_RUNGS * min(ANSWERED_ROWS, validation_rows)
+    effort = offered(chosen.max_rows, fixed=True)[0]
+    answers = generates and spec.data.metric not in _SCORED_METRICS
     return EvaluationSettings(
         max_rows=chosen.max_rows,
         generation=generates,
         max_answer_tokens=chosen.max_answer_tokens,
         retrieved_examples=chosen.retrieved_examples if generates and kind == "causal" else 0,
-        rung_rows=evaluation_counts(validation_rows, most=chosen.max_rows),
-        rung_answers=answered if generates and spec.data.metric not in _SCORED_METRICS else 0,
+        rung_rows=effort.counts(validation_rows),
+        rung_answers=ANSWERED_RUNGS * min(effort.answered_rows, validation_rows) if answers else 0,
     )
 
 
@@ -55,7 +57,7 @@ def affordable_evaluation(
     units = unit_times(request)
     limit = _EVALUATION_SHARE * request.budget.total
     for rows in _EVALUATION_ROWS:
-        on_the_way = evaluation_counts(request.data.validation_rows, most=rows)
+        on_the_way = offered(rows, fixed=True)[0].counts(request.data.validation_rows)
         fewer = replace(request, evaluation=replace(request.evaluation, max_rows=rows, rung_rows=on_the_way))
         before, after = fixed_phases(fewer, units)
         needed = sum(phase.seconds.value for phase in (*before, *after) if phase.in_budget)
@@ -68,9 +70,10 @@ def affordable_evaluation(
 
 
 def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRequest:
-    """``request`` with the steps that the search would give every run in a time budget."""
+    """``request`` with the steps that the search would give every run in a time budget, and the effort it would make
+    of evaluating them."""
     if request.budget.kind != "time":
-        return request
+        return _with_effort(request, offered(request.evaluation.max_rows, fixed=True)[0], _full_steps(request))
     units, first = unit_times(request), unit_times(request, request.first_run)
     before, _ = fixed_phases(request, units)
     spent = sum(phase.seconds.value for phase in before if phase.in_budget)
@@ -84,11 +87,11 @@ def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRe
         time_s=request.budget.total,
     )
 
-    def cost(config: Mapping[str, Any], start: int, stop: int) -> float:
-        seconds = (stop - start) * int(config["rows_per_update"]) * row_s
-        return seconds + _evaluated(request, units, stop, start, stop).value
+    def under(effort: Effort) -> tuple[ForecastRequest, float]:
+        def cost(config: Mapping[str, Any], start: int, stop: int) -> float:
+            seconds = (stop - start) * int(config["rows_per_update"]) * row_s
+            return seconds + _evaluated(_with_effort(request, effort, stop), units, stop, start, stop).value
 
-    try:
         _, found = zero_shot_plan(
             width=request.shapes.width,
             kind=request.shapes.kind,
@@ -100,17 +103,36 @@ def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRe
             fixed=resolution.fixed_training(),
             max_trials=resolution.spec.search.max_trials,
         )
+        tried = replace(_with_effort(request, effort, found.steps), horizon_steps=found.steps)
+        evaluated = _evaluated(tried, units, found.steps, 0, found.steps).value
+        return tried, evaluated / (evaluated + found.steps * first.step.value)
+
+    try:
+        return settled(offered(settings.max_rows, fixed=resolution.chosen("evaluation.max_rows")), under)
     except BudgetError:  # not even a step beside what is kept for the end; the forecast says what would be needed
         return replace(request, horizon_steps=1)
-    return replace(request, horizon_steps=found.steps)
+
+
+def _full_steps(request: ForecastRequest) -> int:
+    return request.first_run.steps(request.data.train_rows)
+
+
+def _with_effort(request: ForecastRequest, effort: Effort, horizon: int) -> ForecastRequest:
+    """``request`` with what runs of ``horizon`` steps are evaluated on under an effort."""
+    rows, settings = request.data.validation_rows, request.evaluation
+    answered = ANSWERED_RUNGS * min(effort.answered_rows, rows) if settings.rung_answers else 0
+    counts = effort.counts(rows)
+    scored = sum(rung_rows(counts, horizon))
+    changed = replace(settings, rung_rows=counts, rung_scored=scored, rung_answers=answered)
+    return replace(request, evaluation=changed)
 
 
 def _evaluated(request: ForecastRequest, units: UnitTimes, horizon: int, start: int, stop: int) -> Interval:
     """Seconds of the evaluations at the rungs in (start, stop] of a run of ``horizon`` steps."""
-    counts, settings = request.evaluation.rung_rows, request.evaluation
-    steps = rungs(horizon)
-    rows = {level_step(horizon, level): count for level, count in enumerate(counts)}
-    scored = sum(rows[step] for step in steps if start < step <= stop)
+    settings = request.evaluation
+    rows = [(level_step(horizon, level), n) for level, n in enumerate(rung_rows(settings.rung_rows, horizon))]
+    scored = sum(count for step, count in rows if start < step <= stop)
+    steps = measured_steps(horizon)
     answering = sum(start < step <= stop for step in steps[-ANSWERED_RUNGS:]) / ANSWERED_RUNGS
     answered = (units.generate_row + units.score_row).times(settings.rung_answers * answering)
     return units.score_row.times(scored) + answered

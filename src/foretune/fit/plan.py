@@ -167,7 +167,7 @@ def plan(
     _check_task(facts, rows)
     check_search(resolution, facts.shapes)
     _check_regularizers(resolution, facts, rows)
-    check_selection(resolution.spec)
+    check_selection(resolution.spec, facts.shapes.kind)
     train_rows = kept_rows(resolution.fixed_training(), rows.train)
     device = _device(resolution.spec, machine)
     rules = advice_for(resolution.spec, facts.shapes, task=rows.task, format=rows.format, rows=train_rows)

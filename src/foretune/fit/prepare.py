@@ -121,24 +121,25 @@ def instruction(spec: FitSpec, model: ModelFacts) -> str:
     return prefix_for(parse_pair(spec.data.languages), shapes.kind, shapes.architecture, model.folder)
 
 
+def read_rows(spec: FitSpec, source: str, quarantine: Path | None = None) -> ReadResult:
+    """The rows of ``source``, read as a specification says; raises `DataError` with file and line."""
+    settings = spec.data
+    return read(
+        corpora.locate(source),
+        format=settings.format,
+        columns=said_in(settings),
+        task=settings.task,
+        on_bad_row=settings.on_bad_row,
+        quarantine=quarantine,
+    )
+
+
 def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadResult, Splits]:
     """The rows of a specification, read and split; raises `DataError` with file and line."""
     settings = spec.data
-    columns = said_in(settings)
-
-    def rows_of(source: str) -> ReadResult:
-        return read(
-            corpora.locate(source),
-            format=settings.format,
-            columns=columns,
-            task=settings.task,
-            on_bad_row=settings.on_bad_row,
-            quarantine=quarantine,
-        )
-
-    found = rows_of(str(settings.path))
+    found = read_rows(spec, str(settings.path), quarantine)
     given = {
-        name: rows_of(path).examples
+        name: read_rows(spec, path, quarantine).examples
         for name, path in (("validation", settings.validation), ("test", settings.test))
         if path is not None
     }

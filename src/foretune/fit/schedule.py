@@ -7,14 +7,15 @@ time budget. Where the end as asked for would take more than a quarter of the bu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.types import Job, TaskSpec
+from foretune.fit.effort import ANSWERED_RUNGS, Effort, measured_steps
 from foretune.fit.folder import RunFolder
-from foretune.search.fidelity import LEVELS, evaluation_rows, level_rows, rungs
+from foretune.search.fidelity import LEVELS, evaluation_rows, first_rows
 from foretune.search.types import Lease
 
 END_SHARE = 0.25
@@ -23,9 +24,6 @@ FEWEST_TEST_ROWS = 24
 """Fewer compared rows say nothing."""
 EXPORT_S = 20.0
 """Writing and verifying an adapter, the report: seconds on a slow disk, the verifying worker's start included."""
-ANSWERED_ROWS = 24
-"""Validation rows that are answered (not only scored) at the last two rungs of a trial."""
-ANSWERED_RUNGS = 2
 FINALISTS = 2
 SHOT_FACTOR = 1.0
 """A retrieved example costs about as much as the question it stands before."""
@@ -92,20 +90,19 @@ class Schedule:
     task: TaskSpec
     folder: RunFolder
     validation_rows: int
-    most_rows: int
-    """Most validation rows scored at a rung"""
     speeds: Speeds
+    effort: Effort
     generation: bool
 
     def rows_at(self, horizon: int, step: int) -> tuple[int, ...]:
         """The validation rows scored at a step."""
-        return evaluation_rows(self.validation_rows, horizon, step, self.task.seed, most=self.most_rows)
+        fewest, most = self.effort.fewest_rows, self.effort.most_rows
+        return evaluation_rows(self.validation_rows, horizon, step, self.task.seed, fewest=fewest, most=most)
 
     def rungs_rows(self) -> tuple[tuple[int, ...], ...]:
         """The validation rows scored at each of the six rungs."""
-        return tuple(
-            level_rows(self.validation_rows, level, self.task.seed, most=self.most_rows) for level in range(LEVELS)
-        )
+        counts = self.effort.counts(self.validation_rows)
+        return tuple(first_rows(self.validation_rows, counts[level], self.task.seed) for level in range(LEVELS))
 
     def answered_at(self, horizon: int, step: int) -> tuple[int, ...]:
         """The validation rows answered for the primary metric at a step."""
@@ -114,32 +111,51 @@ class Schedule:
         rows = self.rows_at(horizon, step)
         if not METRICS[self.task.metric].needs_generation or self.task.model.kind == "encoder":
             return rows
-        last = rungs(horizon)[-ANSWERED_RUNGS:]
+        last = measured_steps(horizon)[-ANSWERED_RUNGS:]
         if not self.generation or step not in last:
             return ()
-        return tuple(rows[i] for i in subset(ANSWERED_ROWS, len(rows), self.task.seed))
+        return tuple(rows[i] for i in subset(self.effort.answered_rows, len(rows), self.task.seed))
+
+    def measured(self, horizon: int, from_step: int, to_step: int) -> tuple[int, ...]:
+        """The steps in (from_step, to_step] at which a run is evaluated: its measured rungs, and the last step."""
+        rungs = {step for step in measured_steps(horizon) if from_step < step <= to_step}
+        return tuple(sorted(rungs | {to_step}))
+
+    def training_s(self, config: Mapping[str, Any], steps: int) -> float:
+        """Forecast seconds of training, at the pace of the default LoRA."""
+        return steps * int(config["rows_per_update"]) / self.speeds.train_rows_per_s
+
+    def evaluation_s(self, from_step: int, to_step: int, horizon: int) -> float:
+        """Forecast seconds of the evaluations from one step to another."""
+        seconds = 0.0
+        for step in self.measured(horizon, from_step, to_step):
+            seconds += len(self.rows_at(horizon, step)) / self.speeds.score_rows_per_s
+            if self.task.model.kind != "encoder":
+                seconds += len(self.answered_at(horizon, step)) * self.speeds.answer_s
+        return seconds
+
+    def evaluation_share(self, config: Mapping[str, Any], horizon: int) -> float:
+        """The share of a whole run that its evaluations take."""
+        evaluated = self.evaluation_s(0, horizon, horizon)
+        return evaluated / (evaluated + self.training_s(config, horizon))
 
     def cost(self, config: Mapping[str, Any], from_step: int, to_step: int, horizon: int, slower: float = 1.0) -> float:
         """Forecast seconds of training and evaluation from one step to another.
 
         ``slower`` is how much longer a row takes to train than with the default LoRA, which the probe measured.
         """
-        seconds = slower * (to_step - from_step) * int(config["rows_per_update"]) / self.speeds.train_rows_per_s
-        for step in rungs(horizon):
-            if from_step < step <= to_step:
-                seconds += len(self.rows_at(horizon, step)) / self.speeds.score_rows_per_s
-                if self.task.model.kind != "encoder":
-                    seconds += len(self.answered_at(horizon, step)) * self.speeds.answer_s
-        return seconds
+        trained = slower * self.training_s(config, to_step - from_step)
+        return trained + self.evaluation_s(from_step, to_step, horizon)
 
-    def order(self, lease: Lease, limit_s: float | None) -> Job:
-        """The worker's job for a lease."""
-        steps = [*lease.rungs, lease.to_step]
+    def order(self, lease: Lease, limit_s: float | None, *, pause_at: int | None = None) -> Job:
+        """The worker's job for a lease; ``pause_at``: a step at which to pause, not evaluated until then."""
+        steps = self.measured(lease.horizon, lease.from_step if pause_at is None else pause_at, lease.to_step)
         trial = TrialOrder(
-            lease=lease,
+            lease=replace(lease, rungs=steps),
             folder=self.folder.trial(lease.run),
             evaluation_rows={step: self.rows_at(lease.horizon, step) for step in steps},
             metric_rows={step: rows for step in steps if (rows := self.answered_at(lease.horizon, step))},
             selection_seed=self.task.seed,
+            pause_at=pause_at,
         )
         return Job(f"{lease.id}.{lease.attempt}", "train", self.task, trial.to_json(), limit_s)

@@ -189,6 +189,7 @@ def _carried_out(job: SelectionJob, request: Request) -> tuple[Selection, dict[s
         "previous_rows": len(job.previous),
         "pool": fingerprint([row.id for row in job.examples], length=32),
         "seconds": chosen.cost.seconds,
+        "cpu_seconds": chosen.cost.cpu_seconds,
         "nested": chosen.nested,
         "n_positive": chosen.n_positive,
         "objective": chosen.objective,

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from foretune.catalogue.selection import NONE, Keep, Pool, check, needed, parse, work_of
+from foretune.catalogue.selection import NONE, Keep, Pool, check, check_kind, needed, parse, work_of
 from foretune.config.spec import FitSpec
 from foretune.cost.request import SelectionWork
 from foretune.data import corpora
@@ -31,10 +31,11 @@ VALIDATION = "validation"
 """As ``data.target``: the task's own validation rows."""
 
 
-def check_selection(spec: FitSpec) -> None:
-    """Refuse a selection that could not be carried out. Raises `UsageError`."""
+def check_selection(spec: FitSpec, kind: str) -> None:
+    """Refuse a selection that could not be carried out with a kind of model. Raises `UsageError`."""
     config = spec.training
     check(config)
+    check_kind(str(config.get("selection", NONE)), kind)
     names = [name for stage in parse(str(config.get("selection", NONE))) for name in stage.names]
     if needed(names)[1] and spec.data.target is None:
         raise UsageError(

@@ -9,12 +9,13 @@ from typing import Any
 from foretune.catalogue.selection import kept_rows
 from foretune.errors import TrainingError
 from foretune.execution.drive import Watch, drive
-from foretune.execution.types import Executor
 from foretune.fit.advice import starting_settings
+from foretune.fit.effort import Effort, offered, settled
 from foretune.fit.folder import Clock
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import End, Schedule
+from foretune.fit.session import Session
 from foretune.fit.strategy import chosen_strategy
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
@@ -45,34 +46,47 @@ def budget_of(plan: Plan, clock: Clock, end: End) -> Budget:
     return Budget("time", plan.budget.total, reserve=end.reserve_s, workers=workers, spent=clock.used())
 
 
-def time_budget(plan: Plan) -> float | None:
-    """Seconds of the whole run, or None when the budget is in trials or steps."""
-    return plan.budget.total if plan.budget.kind == "time" else None
+@dataclass(frozen=True)
+class Common:
+    """What all runs of a search share."""
+
+    first: ZeroShot
+    """Baseline and expert portfolio"""
+    horizon: Horizon
+    schedule: Schedule
+    """With the effort of its evaluations settled"""
+    budget: Budget
+    """As it was at first: more time on resume buys more runs, not longer ones"""
 
 
-def first_plan(
+def planned(
     plan: Plan, prepared: Prepared, schedule: Schedule, budget: Budget, remember: Callable[..., Any], name: str = SEARCH
-) -> tuple[ZeroShot, Horizon, Budget]:
-    """Baseline, expert portfolio and horizon under ``budget`` as it was at first (remembered as ``name``).
+) -> Common:
+    """What all runs share under ``budget`` as it was at first (remembered as ``name``), at the speeds of ``schedule``.
 
-    More time on resume buys more runs, not longer ones.
+    The effort of evaluations is the largest offered that leaves two thirds of a run to training.
     """
     spec = plan.resolution.spec
-    decided = remember(name, lambda: {key: getattr(budget, key) for key in DECIDED})
-    at_first = replace(budget, **decided)
+    at_first = replace(budget, **remember(name, lambda: {key: getattr(budget, key) for key in DECIDED}))
     advised = remember(f"{name}-advice", lambda: _advice(plan))
-    first, horizon = zero_shot_plan(
-        width=plan.model.shapes.width,
-        kind=prepared.task.model.kind,
-        train_rows=kept_rows(plan.resolution.fixed_training(), prepared.rows["train"]),
-        budget=at_first,
-        cost=lambda config, start, stop: schedule.cost(config, start, stop, stop),
-        fixed=plan.resolution.fixed_training(),
-        max_trials=spec.search.max_trials,
-        advised=advised["settings"],
-        avoid=tuple(advised["avoid"]),
-    )
-    return first, horizon, at_first
+    efforts = offered(int(plan.resolution["evaluation.max_rows"]), fixed=plan.resolution.chosen("evaluation.max_rows"))
+
+    def under(effort: Effort) -> tuple[Common, float]:
+        tried = replace(schedule, effort=effort)
+        first, horizon = zero_shot_plan(
+            width=plan.model.shapes.width,
+            kind=prepared.task.model.kind,
+            train_rows=kept_rows(plan.resolution.fixed_training(), prepared.rows["train"]),
+            budget=at_first,
+            cost=lambda config, start, stop: tried.cost(config, start, stop, stop),
+            fixed=plan.resolution.fixed_training(),
+            max_trials=spec.search.max_trials,
+            advised=advised["settings"],
+            avoid=tuple(advised["avoid"]),
+        )
+        return Common(first, horizon, tried, at_first), tried.evaluation_share(first.baseline, horizon.steps)
+
+    return settled(efforts if budget.kind == "time" else efforts[:1], under)
 
 
 def _advice(plan: Plan) -> dict[str, Any]:
@@ -83,44 +97,45 @@ def _advice(plan: Plan) -> dict[str, Any]:
 
 def open_search(
     plan: Plan,
-    prepared: Prepared,
-    schedule: Schedule,
-    budget: Budget,
+    common: Common,
+    total: Budget,
     journal: Any,
     remember: Callable[..., Any],
     *,
     task: Mapping[str, Any],
     base_losses: tuple[float, ...],
-    planned: tuple[ZeroShot, Horizon, Budget] | None = None,
 ) -> Search:
     """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume.
 
-    ``task`` are the task's features for the experience, ``base_losses`` the base's loss on the rows of each rung.
+    ``total`` is the budget now, ``task`` are the task's features for the experience, ``base_losses`` the base's loss on
+    the rows of each rung.
     """
-    first, horizon, at_first = planned or first_plan(plan, prepared, schedule, budget, remember)
-    budget.spent = at_first.spent
-    chosen = chosen_strategy(plan.resolution, first, plan.model.shapes, task, base_losses, remember)
+    budget = replace(total, spent=common.budget.spent)
+    chosen = chosen_strategy(plan.resolution, common.first, plan.model.shapes, task, base_losses, remember)
     peak = plan.forecast.memory_bytes.value / plan.request.workers
     core = AskTell(
         chosen.strategy,
         budget,
-        lambda config, start, stop: schedule.cost(
+        lambda config, start, stop: common.schedule.cost(
             config, start, stop, chosen.strategy.steps_of(config), chosen.factor(config)
         ),
         seed=plan.resolution.spec.search.seed,
         journal=journal,
         memory=lambda config: round(peak * chosen.memory(config)),
     )
-    return Search(core, chosen.strategy, horizon, chosen.name)
+    return Search(core, chosen.strategy, common.horizon, chosen.name)
 
 
-def run_trials(
-    search: Search, executor: Executor, schedule: Schedule, watch: Watch, clock: Clock, time_s: float | None, end: End
-) -> str:
+def seconds_for_trials(session: Session, end: End) -> float | None:
+    """What is left of the time budget for trials, below 0 when it is used up; None without one."""
+    return None if session.time_s is None else session.time_s - end.reserve_s - session.clock.used()
+
+
+def run_trials(search: Search, session: Session, schedule: Schedule, end: End, watch: Watch) -> str:
     """Run the search to its end; the reason it ended. Raises `TrainingError` when no trial has a result."""
 
     def left() -> float | None:
-        return None if time_s is None else time_s - end.reserve_s - clock.used()
+        return seconds_for_trials(session, end)
 
     def out_of_time() -> bool:
         seconds = left()
@@ -128,11 +143,11 @@ def run_trials(
 
     reason = drive(
         search.core,
-        executor,
+        session.executor,
         lambda lease: schedule.order(lease, left()),
         watch,
         out_of_time=out_of_time,
-        charge_overhead=time_s is not None,
+        charge_overhead=session.time_s is not None,
     )
     if not search.strategy.finalists(search.core.runs):
         if any(run.status == "finished" for run in search.core.runs):

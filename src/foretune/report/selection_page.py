@@ -62,9 +62,10 @@ def summary(facts: Mapping[str, Any]) -> str:
 def cost_sentence(manifest: Mapping[str, Any]) -> str:
     """What choosing took, and what could not be chosen."""
     counted = manifest["counted"]
-    told = [f"Choosing took {format_duration(manifest['seconds'])}."]
+    told = [f"Choosing takes {format_duration(manifest['seconds'])}."]
     if counted.get("blocks_reused"):
-        told.append(f"{counted['blocks_reused']} blocks of scores were found from before.")
+        blocks, saved = counted["blocks_reused"], format_duration(counted.get("reused_s", 0.0))
+        told.append(f"{blocks:,} blocks of scores, {saved} of it, were found from before.")
     if counted.get("without_answer"):
         told.append(f"{counted['without_answer']} rows without an answer were set aside.")
     if manifest.get("cut_rows"):

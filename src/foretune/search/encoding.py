@@ -33,6 +33,10 @@ RATE, RANK, SCALE, STRENGTH = "rate", "rank", "scale", "strength"
 NOTHING = "none"
 RULE_OF_UNKNOWN = "lora"
 """Methods the catalogue does not know are mostly low-rank adapters; the ratio only has to be comparable."""
+WIDTH_OF_UNKNOWN = 4096
+"""As wide as models of 7 to 8 billion parameters: published sweeps seldom say it."""
+WIDTH_PER_ROOT = 2.0
+"""Width of a decoder over the cube root of its parameters: 2.0 for Llama 3 of 3, 8 and 70 billion."""
 TASK_FEATURES = (
     "log10_rows",
     "prompt_tokens.mean",
@@ -86,14 +90,26 @@ def features(facts: Facts) -> Floats:
 
 
 def rate_over_rule(config: Mapping[str, Any], facts: Facts) -> float:
-    """log10 of the learning rate over the rule's rate; NaN where the model's width is not known."""
-    rate, width = config.get("learning_rate"), facts.model.get("width")
-    if not rate or not width:
+    """log10 of the learning rate over the rule's rate for this model; NaN for a configuration without a rate."""
+    rate = config.get("learning_rate")
+    if not rate:
         return math.nan
-    known = {"width": int(width), "kind": facts.kind if facts.kind in KINDS else KINDS[0], "steps": max(1, facts.steps)}
+    known = {
+        "width": _width(facts.model),
+        "kind": facts.kind if facts.kind in KINDS else KINDS[0],
+        "steps": max(1, facts.steps),
+    }
     rows = int(config.get("rows_per_update") or 16)
     method = str(config.get("method", RULE_OF_UNKNOWN))
     return math.log10(float(rate) / _rule(method, known["width"], str(known["kind"]), rows, known["steps"]))
+
+
+def _width(model: Mapping[str, Any]) -> int:
+    """A model's width, or a guess from its size: an offset that all runs of a task share."""
+    if model.get("width"):
+        return int(model["width"])
+    parameters = model.get("parameters")
+    return round(WIDTH_PER_ROOT * float(parameters) ** (1 / 3)) if parameters else WIDTH_OF_UNKNOWN
 
 
 @lru_cache(maxsize=4096)

@@ -49,19 +49,17 @@ def evaluation_counts(total: int, *, fewest: int = FEWEST_ROWS, most: int = MOST
     return tuple(min(last, max(fewest, -(-last // 2**halving))) for halving in halvings)
 
 
-def evaluation_rows(total: int, horizon: int, step: int, seed: int, *, most: int = MOST_ROWS) -> tuple[int, ...]:
+def evaluation_rows(
+    total: int, horizon: int, step: int, seed: int, *, fewest: int = FEWEST_ROWS, most: int = MOST_ROWS
+) -> tuple[int, ...]:
     """The validation rows (indices below ``total``, sorted) on which a run of ``horizon`` steps is scored at ``step``.
 
     They depend on the rung and the seed alone: each rung's rows contain those of the rung before. A step that is no
     rung gets the rows of the last rung before it.
     """
     reached = [level for level in range(LEVELS) if level_step(horizon, level) <= step]
-    return level_rows(total, reached[-1] if reached else 0, seed, most=most)
-
-
-def level_rows(total: int, level: int, seed: int, *, most: int = MOST_ROWS) -> tuple[int, ...]:
-    """The validation rows of rung ``level``, whatever the horizon (see `evaluation_rows`)."""
-    return first_rows(total, evaluation_counts(total, most=most)[level], seed)
+    counts = evaluation_counts(total, fewest=fewest, most=most)
+    return first_rows(total, counts[reached[-1] if reached else 0], seed)
 
 
 def first_rows(total: int, count: int, seed: int) -> tuple[int, ...]:

@@ -142,6 +142,7 @@ class Ledger:
         if self.budget.kind == "steps":
             self.budget.charge(steps)
         run.train_s += seen.train_s
+        run.train_cpu_s += seen.train_cpu_s or 0.0
         run.eval_s += seen.eval_s
         run.tokens += seen.tokens
         run.peak_bytes = max(run.peak_bytes, seen.peak_bytes)

@@ -4,8 +4,9 @@ A gain is log(base loss / loss) on the same rows. Within a task, gains are centr
 and divided by their spread, so that trees learn what is better, not which task is easy; centre and spread are kept,
 because a new task's own are predicted from those of similar tasks. A run that failed has no gain: its status stays.
 
-Results without a base loss (imported sweeps) are measured from the task's median loss instead: their centre says
-nothing about the base, their differences are as good as others.
+Imported results often lack the base, the loss or a validation split. A task is read by the best that any of its runs
+has (`Reading`): gains over the base, else losses or scores of its metric measured from the task's median, on validation
+rows, else on test rows. Without a base the centre says nothing about it; the differences are as good as others.
 """
 
 from __future__ import annotations
@@ -35,6 +36,30 @@ NEAR_A_RUNG = (0.6, 1.25)
 LOWER_IS_BETTER = frozenset({"loss", "loss_per_byte", "mse", "mae"})
 FAILED = frozenset({"diverged", "oom", "crashed", "timeout", "refused"})
 TINY_LOSS = 1e-6
+GAIN, LOSS = "gain", "loss"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a task's runs are compared by."""
+
+    score: str
+    """`GAIN` over the base, `LOSS`, or the task's metric"""
+    split: str
+    """The rows that choose"""
+    reference: float = 0.0
+    """Median over the runs of their last loss or metric: gains are measured from it where there is no base"""
+
+    def value(self, point: Point) -> tuple[float, float] | None:
+        """(gain, standard error); an error of 0 is one that was not given. None where the point has no such score."""
+        if self.score == GAIN:
+            return None if point.gain is None else point.gain[:2]
+        if self.score not in point.metrics:
+            return None
+        value, error, _ = point.metrics[self.score]
+        if self.score == LOSS:
+            return math.log(self.reference / max(value, TINY_LOSS)), error / max(value, TINY_LOSS)
+        return (-1.0 if self.score in LOWER_IS_BETTER else 1.0) * (value - self.reference), error
 
 
 @dataclass(frozen=True)
@@ -110,10 +135,9 @@ def _task(key: tuple[str, str], runs: Sequence[PastRun]) -> PastTask | None:
     first = runs[0]
     typical = int(np.median([run.horizon for run in runs]))
     facts = Facts(first.task_features, first.model_features, typical)
-    has_base = any(point.gain is not None for run in runs for point in run.on("validation"))
-    reference = None if has_base else _median_loss(runs)
     metric = str(first.task_features.get("metric", ""))
-    curves = tuple(_curve(run, facts, metric, reference) for run in runs)
+    reading = _reading(runs, metric)
+    curves = tuple(_curve(run, facts, metric, reading) for run in runs)
     finals = np.asarray([curve.final for curve in curves if math.isfinite(curve.final)])
     if len(finals) < FEWEST_FINISHED:
         return None
@@ -122,46 +146,53 @@ def _task(key: tuple[str, str], runs: Sequence[PastRun]) -> PastTask | None:
     metric_centre, metric_spread = _centre_and_spread(scored, 0.0) if len(scored) >= FEWEST_FINISHED else (0.0, 0.0)
     return PastTask(
         key=fingerprint(list(key)), facts=facts, features=features(facts), hardware=first.hardware, curves=curves,
-        centre=centre, spread=spread, metric_centre=metric_centre, metric_spread=metric_spread, has_base=has_base,
+        centre=centre, spread=spread, metric_centre=metric_centre, metric_spread=metric_spread,
+        has_base=reading.score == GAIN,
     )  # fmt: skip
 
 
-def _curve(run: PastRun, facts: Facts, metric: str, reference: float | None) -> PastCurve:
+def _reading(runs: Sequence[PastRun], metric: str) -> Reading:
+    """The best reading any run allows: validation before test, with a base before without, losses before metrics."""
+    for split in ("validation", "test"):
+        lasts = [points[-1] for run in runs if (points := run.on(split))]
+        if any(point.gain is not None for point in lasts):
+            return Reading(GAIN, split)
+        for score in (LOSS, metric):
+            values = [point.metrics[score][0] for point in lasts if score in point.metrics]
+            if values:
+                middle = float(np.median(values))
+                return Reading(score, split, max(middle, TINY_LOSS) if score == LOSS else middle)
+    return Reading(GAIN, "validation")
+
+
+def _curve(run: PastRun, facts: Facts, metric: str, reading: Reading) -> PastCurve:
     gains, metrics, seconds = (np.full(LEVELS, math.nan) for _ in range(3))
     error, spent, trained, tokens = 0.0, 0.0, 0.0, 0
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    for point in run.on("validation"):
+    for point in run.on(reading.split):
         spent += point.train_s + point.eval_s
         trained += point.train_s if point.train_cpu_s is None else point.train_cpu_s
         tokens += point.tokens
         level = _level(point.step, run.horizon)
-        gain = _gain(point, reference)
+        gain = reading.value(point)
         if level is None or gain is None:
             continue
         gains[level], error = gain[0], gain[1]
         seconds[level] = spent if spent > 0 else math.nan
-        if metric in point.metrics and metric != "loss":
+        if metric in point.metrics and metric not in (LOSS, reading.score):
             base = point.base.get(metric, (0.0, 0.0, 0))[0]
             metrics[level] = sign * (point.metrics[metric][0] - base)
     if run.status in FAILED:
         gains[LAST_LEVEL] = math.nan
     row = described(run.config, Facts(facts.task, facts.model, run.horizon))
-    tests = [(point, gain) for point in run.on("test") if (gain := _gain(point, reference)) is not None]
+    answered = () if reading.split == "test" else run.on("test")
+    tests = [(point, gain) for point in answered if (gain := reading.value(point)) is not None]
     tested = tests[-1][1][0] if tests else math.nan
     tested_level = _level(tests[-1][0].step, run.horizon) if tests else None
     return PastCurve(
         run.config, row, run.status, gains, metrics, seconds, trained, float(tokens), run.peak_bytes, run.seed, error,
         tested, LAST_LEVEL if tested_level is None else tested_level, run.arm, run.horizon,
     )  # fmt: skip
-
-
-def _gain(point: Point, reference: float | None) -> tuple[float, float] | None:
-    if reference is None:
-        return None if point.gain is None else point.gain[:2]
-    if "loss" not in point.metrics:
-        return None
-    value, error, _ = point.metrics["loss"]
-    return math.log(reference / max(value, TINY_LOSS)), error / max(value, TINY_LOSS)
 
 
 def _level(step: int, horizon: int) -> int | None:
@@ -176,12 +207,6 @@ def _level(step: int, horizon: int) -> int | None:
     low, high = NEAR_A_RUNG
     near = low * RUNG_PERCENT[level] <= share <= high * RUNG_PERCENT[level]
     return level if near and level < LAST_LEVEL else None
-
-
-def _median_loss(runs: Sequence[PastRun]) -> float:
-    last = [run.on("validation")[-1] for run in runs if run.on("validation")]
-    losses = [point.metrics["loss"][0] for point in last if "loss" in point.metrics]
-    return max(float(np.median(losses)), TINY_LOSS) if losses else 1.0
 
 
 def _centre_and_spread(values: Floats, smallest: float) -> tuple[float, float]:

@@ -35,8 +35,12 @@ def score_at(run: Run, level: int, metric: str) -> Score | None:
 
 
 def clearly_above(score: Score, other: Score) -> bool:
-    """Whether ``score`` exceeds ``other`` by more than `CLEAR` standard errors of the difference."""
-    return score.value - other.value > CLEAR * math.hypot(score.standard_error, other.standard_error)
+    """Whether ``score`` exceeds ``other`` by more than `CLEAR` standard errors of the difference.
+
+    An error of zero is one that was not given (imported results): then nothing is clear.
+    """
+    error = math.hypot(score.standard_error, other.standard_error)
+    return error > 0 and score.value - other.value > CLEAR * error
 
 
 def best_seen(run: Run, metric: str) -> tuple[int, Score] | None:

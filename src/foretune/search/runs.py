@@ -39,6 +39,8 @@ class Run:
     status: RunStatus = "running"
     curve: Curve = field(default_factory=dict)
     train_s: float = 0.0
+    train_cpu_s: float = 0.0
+    """Processor seconds of training"""
     eval_s: float = 0.0
     tokens: int = 0
     peak_bytes: int = 0

@@ -10,7 +10,6 @@ cluster, and keep what is done in ``request.folder``, so that a killed selection
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,7 @@ from foretune.data.encode import EncodedRow
 from foretune.data.example import Example
 from foretune.errors import UsageError
 from foretune.methods.base import Attachment
+from foretune.selection.took import Tally
 from foretune.training.forward import Network
 
 Block = TypeVar("Block")
@@ -95,6 +95,8 @@ class Cost:
     memory_bytes: int = 0
     disk_bytes: int = 0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
+    """Processor seconds, of all processes; 0 where only estimated"""
 
 
 @dataclass(frozen=True)
@@ -143,8 +145,8 @@ class Request:
     on_progress: Callable[[str, int, int], None] = _say_nothing
     """(what, done, total)"""
     stopped: Callable[[], bool] = _keep_going
-    tally: Counter[str] = field(default_factory=Counter)
-    """Blocks computed and blocks found from before"""
+    tally: Tally = field(default_factory=Tally)
+    """Blocks computed and blocks found from before, with what they took"""
 
     @property
     def model(self) -> Workbench:

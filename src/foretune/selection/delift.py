@@ -50,6 +50,8 @@ IN_MEMORY_BYTES = 256 * 2**20
 LARGEST_DENSE = 20_000
 """Rows of a pool whose kernel is held whole (1.6 GB of scratch file); beyond it only neighbours are."""
 NEIGHBOURS_BEYOND = 64
+ASKED_SEED = 0
+"""Which rows are asked follows from the pool alone: runs of other seeds find its kernel, and differ in training."""
 
 
 @contextmanager
@@ -76,7 +78,7 @@ class Delift(Declared):
             measure = partial(
                 compute, request.model, folder=folder, blocks=blocks, template=settings["template"],
                 self_pairs=settings["self_pairs"], model=None if settings["proxy"] == "self" else settings["proxy"],
-                on_progress=request.on_progress, check_stopped=request.check_stopped,
+                on_progress=request.on_progress, check_stopped=request.check_stopped, tally=request.tally,
             )  # fmt: skip
             asked = _asked(request, measure, settings)
             similar, done = _similar(request, asked, measure, settings)
@@ -111,14 +113,14 @@ def _asked(request: Request, measure: Callable[..., Utility], settings: Settings
     rows, weights = np.arange(len(pool)), None
     if 0 < wanted < len(pool):
         alone = measure(rows=pool, examples=()).alone
-        sample = sampling.sample_rows(alone.d, wanted, seed=request.seed)
+        sample = sampling.sample_rows(alone.d, wanted, seed=ASKED_SEED)
         rows, weights = sample.rows, sample.weights
     count = int(settings["neighbours"])
     if not 0 < count < len(pool) - 1:
         return Asked(rows, weights)
     vectors = embed(request, pool, bench=embedding_bench(request, settings["proxy"]))
     pairs = sampling.neighbour_pairs(vectors[rows], vectors, rows, count)
-    return Asked(rows, weights, pairs, sampling.probes(pairs, len(rows), seed=request.seed))
+    return Asked(rows, weights, pairs, sampling.probes(pairs, len(rows), seed=ASKED_SEED))
 
 
 def _similar(

@@ -8,7 +8,6 @@ one entry a row along their first axis.
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,14 @@ from numpy.typing import NDArray
 
 from foretune.files import fingerprint, write_bytes
 from foretune.selection.base import Request
+from foretune.selection.took import Stopwatch, Took, write_took
 
 BLOCK_ROWS = 64
 """Rows between two files, and two looks at the clock: a few seconds for short rows of a small model."""
 _DIGEST = "digest"
-_SECONDS = "block_seconds"
-"""What a block took: whoever reuses it can still say what the selection costs where nothing is there to reuse."""
 _KEY_LENGTH = 32
+FORMAT = 2
+"""Raised whenever the files change for the same input."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -49,18 +49,17 @@ def in_blocks(
         rows = range(start, min(start + block_rows, len(keys)))
         path = None
         if request.folder is not None:
-            name = fingerprint([what, made_of, [keys[i] for i in rows]], length=_KEY_LENGTH)
+            name = fingerprint([FORMAT, what, made_of, [keys[i] for i in rows]], length=_KEY_LENGTH)
             path = request.folder / f"{what}-{name}.safetensors"
         arrays = None if path is None else read(path)
         if arrays is None:
-            started = time.perf_counter()
+            watch = Stopwatch()
             arrays = {key: np.ascontiguousarray(value) for key, value in compute(rows).items()}
-            request.tally["blocks_computed"] += 1
+            request.tally.add_computed("" if path is None else path.name)
             if path is not None:
-                write(path, {**arrays, _SECONDS: np.asarray([time.perf_counter() - started])})
-        else:
-            request.tally["blocks_reused"] += 1
-            request.tally["reused_ms"] += round(1000 * float(arrays.pop(_SECONDS)[0]))
+                write(path, arrays, watch.took())
+        elif path is not None:
+            request.tally.add_reused(path)
         found.append(arrays)
         request.on_progress(what, rows[-1] + 1, len(keys))
     if not found:
@@ -68,10 +67,11 @@ def in_blocks(
     return {key: np.concatenate([block[key] for block in found]) for key in found[0]}
 
 
-def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays atomically, with their digest. Raises `OutputError`."""
+def write(path: Path, arrays: Mapping[str, NDArray[Any]], took: Took) -> None:
+    """Write arrays atomically, with their digest, and beside them what they took. Raises `OutputError`."""
     from safetensors.numpy import save
 
+    write_took(path, took)
     write_bytes(path, save({**arrays, _DIGEST: _digest(arrays)}))
 
 

@@ -9,7 +9,6 @@ the manifest. A budget in answer tokens takes rows in order while they fit (a ro
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +22,7 @@ from foretune.selection.base import BlockMap, Cost, Request, Selection
 from foretune.selection.blocks import SerialBlocks
 from foretune.selection.declared import Floats
 from foretune.selection.registry import get
+from foretune.selection.took import Stopwatch, Tally
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def select(request: Request, text: str, keep: Keep | None = None, *, blocks: Blo
     ``keep`` replaces ``request.count``. The counted facts are in the manifest. Raises what `check_request` raises,
     `SelectionStopped` when told to stop, and what selectors raise.
     """
-    started = time.perf_counter()
+    watch, request = Stopwatch(), replace(request, tally=Tally())
     check_request(text, request)
     able = usable(request.examples)
     tokens = answer_tokens(request) if keep is not None and keep.kind == "tokens" else None
@@ -88,10 +88,11 @@ def select(request: Request, text: str, keep: Keep | None = None, *, blocks: Blo
         "rows": len(request.examples),
         "kept": len(chosen.indices),
         "without_answer": len(able.without_answer),
-        **request.tally,
+        **request.tally.facts(),
     }
-    seconds = time.perf_counter() - started
-    return replace(chosen, manifest=manifest, cost=replace(chosen.cost, seconds=seconds))
+    took = request.tally.whole(watch.took())
+    cost = replace(chosen.cost, seconds=took.seconds, cpu_seconds=took.cpu_seconds)
+    return replace(chosen, manifest=manifest, cost=cost)
 
 
 def answer_tokens(request: Request) -> list[int]:

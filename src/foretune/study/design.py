@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from foretune.catalogue.priors import learning_rate, rounded
+from foretune.catalogue.priors import learning_rate
 from foretune.catalogue.selection import kept_rows
 from foretune.errors import UsageError
 from foretune.execution.orders import FinalTest, TrialOrder, subset
@@ -22,12 +22,13 @@ from foretune.search.horizon import total_steps
 from foretune.search.types import Lease
 from foretune.study.grid import ALL, GridSpec
 from foretune.study.tasks import StudyTask
+from foretune.study.test_sets import split_name
 
 CONFOUNDED = "learning-rate-confounded"
 EPOCH_DIGITS = 4
 
-Rates = Mapping[tuple[str, str], float]
-"""Swept learning rates by (model, arm)."""
+Rates = Mapping[tuple[str, str, str], float]
+"""Swept learning rates by (model, task, arm)."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +79,16 @@ def rows_of(size: Any, task: StudyTask) -> int:
 def steps_of(grid: GridSpec, config: Mapping[str, Any], rows: int, row_tokens: float) -> int:
     """Optimiser steps of a run over ``rows`` rows of about ``row_tokens`` tokens."""
     asked = grid.horizon.steps or total_steps(rows, {**config, "epochs": grid.horizon.epochs})
+    asked = max(int(asked), grid.horizon.least_steps)
     if grid.horizon.tokens is None:
-        return int(asked)
-    return max(1, min(int(asked), int(grid.horizon.tokens / (row_tokens * int(config["rows_per_update"])))))
+        return asked
+    return max(1, min(asked, int(grid.horizon.tokens / (row_tokens * int(config["rows_per_update"])))))
 
 
-def _cell(
+def cell_of(
     grid: GridSpec, task: StudyTask, arm: str, size: Any, seed: int, rate: float | None, row_tokens: float
 ) -> StudyCell:
+    """The run of an arm on a task; without a ``rate`` the arm's own, the shared one, or the rule's."""
     config = dict(task.arms[arm].config)
     rows = rows_of(size, task)
     kept = kept_rows(config, rows)
@@ -94,7 +97,7 @@ def _cell(
     if rate is None:
         rate = grid.arms[arm].get("learning_rate") or grid.learning_rate.shared
     if rate is None:
-        rate = _rule(task, config, steps)
+        rate = rule_rate(task, config, steps)
     epochs = round(steps / -(-kept // rows_per_update), EPOCH_DIGITS)
     config |= {"learning_rate": float(rate), "epochs": max(epochs, 10.0**-EPOCH_DIGITS)}
     pair = f"{task.name}:{size}:{seed}"
@@ -102,7 +105,7 @@ def _cell(
     return StudyCell(task.model, task.name, arm, str(size), rows, seed, pair, config, steps)
 
 
-def _rule(task: StudyTask, config: Mapping[str, Any], steps: int) -> float:
+def rule_rate(task: StudyTask, config: Mapping[str, Any], steps: int) -> float:
     """The rate that the rule of the arm's method gives."""
     return learning_rate(
         str(config["method"]),
@@ -116,66 +119,21 @@ def _rule(task: StudyTask, config: Mapping[str, Any], steps: int) -> float:
 def cells(
     grid: GridSpec, tasks: Iterable[StudyTask], rates: Rates, row_tokens: Mapping[tuple[str, str], float]
 ) -> tuple[StudyCell, ...]:
-    """All cells, pair after pair and seed after seed, so that what is done early is complete pairs of all tasks."""
+    """All cells, size after size and seed after seed, so that what is done early are whole pairs and whole blocks.
+
+    A study that ends early, or is looked at under way, thus has tables of its first sizes with all their seeds.
+    """
     listed = list(tasks)
     return tuple(
-        _cell(grid, task, arm, size, seed, rates.get((model, arm)), row_tokens[model, task.name])
+        cell_of(grid, task, arm, size, seed, rates.get((model, task.name, arm)), row_tokens[model, task.name])
+        for size in grid.sizes
         for model in grid.model
         for seed in grid.seeds
         for task in listed
         if task.model == model
-        for size in grid.sizes
         for arm in grid.arms
         if arm in task.arms
     )
-
-
-def swept_arms(grid: GridSpec, task: StudyTask) -> dict[str, str]:
-    """By arm the arm whose sweep decides its rate: itself, or the middle arm of its method."""
-    if grid.learning_rate.per == "arm":
-        return {arm: arm for arm in task.arms}
-    by_method: dict[str, list[str]] = {}
-    for arm, found in task.arms.items():
-        by_method.setdefault(str(found.config["method"]), []).append(arm)
-    return {arm: arms[(len(arms) - 1) // 2] for arms in by_method.values() for arm in arms}
-
-
-def sweep_cells(
-    grid: GridSpec,
-    tasks: Iterable[StudyTask],
-    row_tokens: Mapping[tuple[str, str], float],
-    further: Mapping[tuple[str, str], float] | None = None,
-) -> tuple[StudyCell, ...]:
-    """The runs that choose a learning rate for every arm: on the pilot task, by validation rows alone.
-
-    ``further`` asks for one more rate for some (model, arm) instead: the rounds that widen a sweep.
-    """
-    settings = grid.learning_rate
-    if not settings.swept:
-        return ()
-    pilot = settings.pilot or next(iter(grid.tasks))
-    found = []
-    for task in tasks:
-        if task.name != pilot:
-            continue
-        tokens = row_tokens[task.model, task.name]
-        for arm in dict.fromkeys(swept_arms(grid, task).values()):
-            for rate in _rates_to_try(grid, task, arm, tokens, further):
-                found += [_cell(grid, task, arm, settings.size, seed, rate, tokens) for seed in settings.seeds]
-    return tuple(replace(cell, pair=f"{cell.pair}:{cell.config['learning_rate']:g}", tested=False) for cell in found)
-
-
-def _rates_to_try(
-    grid: GridSpec, task: StudyTask, arm: str, tokens: float, further: Mapping[tuple[str, str], float] | None
-) -> list[float]:
-    settings = grid.learning_rate
-    if further is not None:
-        return [further[task.model, arm]] if (task.model, arm) in further else []
-    if settings.factors is None:
-        return list(settings.sweep or ())
-    config = task.arms[arm].config
-    steps = steps_of(grid, config, rows_of(settings.size, task), tokens)
-    return [rounded(factor * _rule(task, config, steps)) for factor in settings.factors]
 
 
 def rate_label(grid: GridSpec) -> str:
@@ -186,6 +144,9 @@ def rate_label(grid: GridSpec) -> str:
         pilot = settings.pilot or next(iter(grid.tasks))
         listed = ", ".join(f"{rate:g}" for rate in settings.swept)
         times = " times the rule's rate" if settings.factors else ""
+        if settings.per == "task":
+            arms = " and ".join(settings.of or (grid.control,))
+            return f"one for all arms of a task, swept over {listed}{times} with {arms}, chosen by validation loss"
         return f"swept per {settings.per} over {listed}{times} on {pilot}, chosen by validation loss"
     if len(own) == len(grid.arms):
         return "set for each arm in the grid"
@@ -208,7 +169,9 @@ def job(task: StudyTask, cell: StudyCell, lease: Lease, folder: Path, answers: P
     grid_wants_rungs = task.best or not cell.tested
     rungs = lease.rungs if grid_wants_rungs else ()
     scored = tuple(range(task.rows["validation"]))
-    test = FinalTest(str(answers.resolve()), task.rows["test"], task.generation, "best" if task.best else "last")
+    further = {split_name(name): rows for name, rows in task.tests.items()}
+    which: Literal["best", "last"] = "best" if task.best else "last"
+    test = FinalTest(str(answers.resolve()), task.rows["test"], task.generation, which, further)
     order = TrialOrder(
         lease=replace(lease, rungs=rungs),
         folder=folder.resolve(),

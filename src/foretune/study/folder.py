@@ -1,6 +1,7 @@
 """A study's folder: what is where, and results that are computed once.
 
 study.json      the grid as resolved, when it was begun          grid.yaml      the grid as written
+before/         models trained on the data that comes first
 tasks/          one prepared folder per model and task           journal.jsonl  every ask and tell of the cells
 trials/<run>/   checkpoints, removed when a run is tested        answers/       what every run answered
 results.jsonl   one line a run                                   rates.jsonl    one line a run of the sweep
@@ -23,6 +24,11 @@ from foretune.study.grid import GridSpec
 STUDY = "study.json"
 
 
+def base_name(tested_on: str) -> str:
+    """What the base model's scores on a test set are called in a task's folder."""
+    return f"base-{tested_on}" if tested_on else "base"
+
+
 class StudyFolder:
     """The paths of one study."""
 
@@ -30,6 +36,7 @@ class StudyFolder:
         self.root = root
         self.study = root / STUDY
         self.answers = root / "answers"
+        self.before = root / "before"
         self.logs = root / "logs"
         self.clock = root / "clock.json"
         self.results = root / "results.jsonl"

@@ -22,6 +22,7 @@ from foretune.study.grid import GridSpec
 from foretune.study.results import outcomes, read_results
 from foretune.study.statistics import Block, detectable_before, spread
 from foretune.study.tasks import StudyTask
+from foretune.study.test_sets import OWN
 
 logger = logging.getLogger(__name__)
 SECONDS_AN_HOUR = 3600.0
@@ -62,8 +63,9 @@ def cell_seconds(cell: StudyCell, task: StudyTask, probe: Mapping[str, Any], fac
     seconds = factor * cell.horizon * min(int(cell.config["rows_per_update"]), cell.rows) / speeds.train_rows_per_s
     seconds += measured * task.rows["validation"] / speeds.score_rows_per_s
     if cell.tested:
-        seconds += task.rows["test"] / speeds.score_rows_per_s
-        seconds += task.rows["test"] * speeds.answer_s if task.generation else 0.0
+        tested = task.rows["test"] + sum(task.tests.values())
+        seconds += tested / speeds.score_rows_per_s
+        seconds += tested * speeds.answer_s if task.generation else 0.0
     return seconds
 
 
@@ -119,7 +121,7 @@ def _stored(grid: GridSpec, primary: str) -> dict[Block, dict[str, dict[Any, flo
             for row in store.runs(study=grid.name, status="finished"):
                 last = [seen for seen in store.curve(row.record.id) if (seen.split, seen.metric) == ("test", primary)]
                 if last and row.record.arm in grid.arms:
-                    block = (row.record.model, row.record.task, str(row.record.horizon))
+                    block = (row.record.model, row.record.task, str(row.record.horizon), OWN)
                     started = row.record.id.rpartition(".")[0]
                     results = blocks.setdefault(block, {}).setdefault(row.record.arm, {})
                     results[started, row.record.pair] = last[-1].value

@@ -25,7 +25,9 @@ from foretune.config.spec import Count, DataSettings, ModelSettings, Section, fl
 from foretune.errors import UsageError
 from foretune.files import fingerprint
 from foretune.study.arms import multiplied, written_share
+from foretune.study.before import BeforeSettings
 from foretune.study.pools import PoolSettings
+from foretune.study.test_sets import FurtherTest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 """Names of studies, tasks and models: they become folders, columns and entries of the experience."""
@@ -36,6 +38,10 @@ GOVERNED = {
     "learning_rate": "`learning_rate` at the top of the grid is for all arms; one arm's own goes into the arm",
 }
 LIKELIHOODS = ("loss", "loss_per_byte")
+TASKS = "tasks"
+"""The tasks that an arm is for, where it is not for all."""
+ABOUT_ARMS = (TRAINABLE, TASKS)
+"""What an arm may say beside settings of a run."""
 ALL = "all"
 
 
@@ -97,10 +103,20 @@ class TaskSettings(DataSettings):
     """A file, a folder, a data set of the catalogue or of the hub."""
     train_rows: Annotated[Count, Field(ge=1)] | None = None
     """Draw training subsets from this many rows (chosen once for all) instead of all of them."""
+    target_rows: Annotated[Count, Field(ge=1)] | None = None
+    """Rows of the target that selectors see (chosen once for all) instead of all of them."""
+    tests: Annotated[dict[str, FurtherTest], _names("a test set"), _named("path")] = Field(default_factory=dict)
+    """Test sets by name beside the task's own test rows: trained once, compared on each."""
     pool: PoolSettings = PoolSettings()
     """What is done to the training rows before anything is selected."""
     covariates: dict[str, float] = Field(default_factory=dict)
     """What is known of the task for fitted rules; the distance of its languages is found when not given."""
+
+    @model_validator(mode="after")
+    def _target_is_named(self) -> TaskSettings:
+        if self.target_rows is not None and self.target is None:
+            raise ValueError("target_rows: no target is named")
+        return self
 
 
 class HorizonSettings(Section):
@@ -110,6 +126,8 @@ class HorizonSettings(Section):
     """Optimiser steps."""
     epochs: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Passes over the run's training rows."""
+    least_steps: Annotated[Count, Field(ge=1)] = 1
+    """Never fewer steps than this, however few an epoch of a small size has."""
     tokens: Annotated[Count, Field(ge=1)] | None = None
     """Never more than about this many tokens a run, whatever steps or epochs say."""
     match: Literal["steps", "answer-tokens"] = "steps"
@@ -152,8 +170,11 @@ class RateSettings(Section):
     """Seeds of the sweep (a count or a list); losses are averaged over them."""
     factors: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Like sweep, as multiples of the rate that the rule of each arm's method gives."""
-    per: Literal["arm", "method"] = "arm"
-    """Sweep for every arm, or once for every method (on its middle arm) and use the rate for all arms of it."""
+    per: Literal["arm", "method", "task"] = "arm"
+    """Sweep for every arm; once for every method (on its middle arm), for all arms of it; or on every task (on the
+    arms in `of`), for all arms of the task: right where arms differ in their rows, not in what is trained."""
+    of: tuple[str, ...] = ()
+    """With ``per: task`` the arms that are swept, whose mean loss decides; the control when not said."""
     widen: Annotated[int, Field(ge=0, le=4)] = 1
     """How often an arm whose best rate lies at an end is tried one step beyond it."""
 
@@ -173,6 +194,10 @@ class RateSettings(Section):
             raise ValueError("seeds are different numbers, at least one")
         if not self.swept and self.pilot is not None:
             raise ValueError("a pilot task without sweep: [...] does nothing")
+        if self.per == "task" and self.pilot is not None:
+            raise ValueError("every task is a pilot with per: task; leave pilot out")
+        if self.of and self.per != "task":
+            raise ValueError("of: arms are named for a sweep with per: task only")
         return self
 
 
@@ -212,12 +237,15 @@ class GridSpec(Section):
         default_factory=lambda: {DEFAULT_MODEL: ModelSettings()}, min_length=1
     )
     """The base model or several of them."""
+    before: BeforeSettings | None = None
+    """What every model is trained on first: the old version of the data."""
     tasks: Annotated[dict[str, TaskSettings], _names("a task"), _named("path")] = Field(min_length=1)
     """Tasks by name."""
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings of the trial configuration that all arms share; the default LoRA where nothing is said."""
     arms: Annotated[dict[str, dict[str, Any]], _names("an arm", ARM_NAME)] = Field(min_length=2)
-    """What is compared: by name, the settings in which an arm differs from the base, and `trainable` (a share)."""
+    """What is compared: by name, the settings in which an arm differs from the base; `trainable` (a share) and `tasks`
+    (a list, where it is not for all)."""
     product: tuple[str, ...] = ()
     """Arms that came out of `factors`: these may be left out where a method cannot reach a share."""
     control: str
@@ -269,16 +297,31 @@ class GridSpec(Section):
         for key, values in (("seeds", self.seeds), ("sizes", self.sizes)):
             if len(set(values)) != len(values) or not values:
                 raise ValueError(f"{key}: the same value is given twice" if values else f"{key}: none is given")
+        for name, arm in self.arms.items():
+            for task in arm.get(TASKS, ()):
+                if task not in self.tasks:
+                    hint = nearest_key(task, list(self.tasks))
+                    raise ValueError(f"arms.{name}.tasks: there is no task {task!r}. {hint}")
+        everywhere = [self.control, *self.learning_rate.of]
+        for name in everywhere:
+            if name not in self.arms:
+                hint = nearest_key(name, list(self.arms))
+                raise ValueError(f"learning_rate.of: there is no arm {name!r}. {hint}")
+            if TASKS in self.arms[name]:
+                raise ValueError(f"arms.{name}.tasks: every task is compared with this arm; leave tasks out")
         rates = self.learning_rate
         if rates.pilot is not None and rates.pilot not in self.tasks:
             hint = nearest_key(rates.pilot, list(self.tasks))
             raise ValueError(f"learning_rate.pilot: there is no task {rates.pilot!r}. {hint}")
+        if rates.swept and rates.per != "task":
+            for name in set(self.arms) - set(self.arms_on(rates.pilot or next(iter(self.tasks)))):
+                raise ValueError(f"arms.{name}.tasks: rates are swept on a task that it is not for; say per: task")
         own = [name for name, settings in self.arms.items() if "learning_rate" in settings]
         if rates.swept and own:
             raise ValueError(f"arms.{own[0]}.learning_rate: rates are swept; leave it out or leave the sweep out")
         seen: dict[str, str] = {}
         for name in self.arms:
-            key = fingerprint([self.config(name), self.share(name)])
+            key = fingerprint([self.config(name), self.share(name), self.arms[name].get(TASKS)])
             if key in seen:
                 raise ValueError(f"arms.{name}: it is the same as {seen[key]}, so they cannot differ")
             seen[key] = name
@@ -286,17 +329,22 @@ class GridSpec(Section):
 
     def config(self, arm: str) -> dict[str, Any]:
         """The whole configuration of an arm on any model; learning rate, epochs and a knob for its share are open."""
-        settings = {**self.base, **_without_share(self.arms[arm])}
+        own = {name: value for name, value in self.arms[arm].items() if name not in ABOUT_ARMS}
+        settings = {**self.base, **own}
         method = str(settings.get("method", DEFAULT_LORA["method"]))
         general = {k: v for k, v in DEFAULT_LORA.items() if "." not in k or k.startswith(f"{method}.")}
         try:
-            return resolve({**general, **applicable({**settings, "method": method}), **_without_share(self.arms[arm])})
+            return resolve({**general, **applicable({**settings, "method": method}), **own})
         except UsageError as error:
             raise ValueError(f"arms.{arm}: {error.paragraph()}") from error
 
     def share(self, arm: str) -> float | None:
         """The share of the parameters that an arm is to train, where it says one."""
         return self.arms[arm].get(TRAINABLE)
+
+    def arms_on(self, task: str) -> tuple[str, ...]:
+        """The arms that are compared on a task: all but those that are for other tasks only."""
+        return tuple(name for name, arm in self.arms.items() if task in arm.get(TASKS, (task,)))
 
     @property
     def identity(self) -> str:
@@ -307,7 +355,10 @@ class GridSpec(Section):
 def _checked(key: str, settings: Any) -> dict[str, Any]:
     if not isinstance(settings, Mapping):
         raise ValueError(f"{key}: settings are a group of key: value lines")
-    flat = flat_settings(settings)
+    tasks = settings.get(TASKS) if key != "base" else None
+    if tasks is not None and (not isinstance(tasks, list) or not tasks):
+        raise ValueError(f"{key}.{TASKS}: write the names of the tasks as a list")
+    flat = flat_settings({name: value for name, value in settings.items() if name != TASKS or tasks is None})
     try:
         share = {TRAINABLE: written_share(flat.pop(TRAINABLE))} if TRAINABLE in flat and key != "base" else {}
     except UsageError as error:
@@ -319,13 +370,9 @@ def _checked(key: str, settings: Any) -> dict[str, Any]:
         if name not in space.names():
             raise ValueError(f"{key}.{name}: it is not a setting of a run. {nearest(name, space.names())}")
     try:
-        return {**space.check(flat), **share}
+        return {**space.check(flat), **share, **({TASKS: list(tasks)} if tasks else {})}
     except UsageError as error:
         raise ValueError(f"{key}.{error.paragraph()}") from error
-
-
-def _without_share(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name != TRAINABLE}
 
 
 def _multiplied(factors: Any) -> dict[str, dict[str, Any]]:

@@ -38,7 +38,13 @@ def beside(task: TaskSettings, folder: Path) -> TaskSettings:
         for key in ("path", "validation", "test", "target", "previous")
         if (value := getattr(task, key)) is not None and Path(value).suffix and (folder / value).exists()
     }
-    return task.model_copy(update=found)
+    tests = {
+        name: test.model_copy(update={"path": str((folder / test.path).resolve())})
+        if Path(test.path).suffix and (folder / test.path).exists()
+        else test
+        for name, test in task.tests.items()
+    }
+    return task.model_copy(update={**found, "tests": tests})
 
 
 def replaced(grid: GridSpec, data: Sequence[str], models: Sequence[str]) -> GridSpec:

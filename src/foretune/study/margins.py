@@ -30,6 +30,7 @@ from foretune.study.effects import ratio_of_means
 from foretune.study.gaps import outcome, reference_arm
 from foretune.study.outputs import Material
 from foretune.study.results import Line, read_answers
+from foretune.study.test_sets import OWN
 
 MOST_ANSWERS = 20
 """Tasks with more different answers have no frequencies to speak of."""
@@ -122,7 +123,7 @@ def _start(material: Material, model: str, task: str, start: str, outcomes: Outc
     """The outcome without any training, larger is worse."""
     prepared = material.tasks[model, task]
     if start == "base":
-        score = material.base.get((model, task), {}).get(prepared.primary)
+        score = material.base.get(OWN, {}).get((model, task), {}).get(prepared.primary)
         lower = next(e["direction"] for e in material.lines if e["task"] == task) == "lower"
         return None if score is None else float(score[0]) * (1.0 if lower else -1.0)
     answered = material.folder.task(model, task).root / "base-answers.json"

@@ -18,15 +18,16 @@ from foretune.experience.store import default_path
 from foretune.files import read_json, sha256_file, write_json, write_text
 from foretune.fit.folder import Clock
 from foretune.study.design import CONFOUNDED, notes
-from foretune.study.folder import StudyFolder, saved_grid
+from foretune.study.folder import StudyFolder, base_name, saved_grid
 from foretune.study.grid import GridSpec
-from foretune.study.rates import chosen_rates, deciding_arms
-from foretune.study.results import Line, read_results
+from foretune.study.rates import chosen_rates, deciding
+from foretune.study.results import Line, read_results, views
 from foretune.study.row_tests import row_tests
 from foretune.study.rules import Ruling, ruling
-from foretune.study.summary import Summary, summarise
+from foretune.study.summary import Base, Summary, summarise
 from foretune.study.tables import markdown
 from foretune.study.tasks import StudyTask
+from foretune.study.test_sets import OWN
 
 Pair = tuple[str, str]
 """(model, task)"""
@@ -42,9 +43,18 @@ class Material:
     """Those that are prepared"""
     lines: tuple[Line, ...]
     swept: tuple[Line, ...]
-    base: Mapping[Pair, Mapping[str, Any]]
-    """The untouched base model's scores on the test rows"""
+    base: Base
+    """The untouched base model's scores"""
     used_s: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one test set says of all runs."""
+
+    lines: tuple[Line, ...]
+    base: Mapping[Pair, Mapping[str, Any]]
+    ruling: Ruling
 
 
 @dataclass(frozen=True)
@@ -53,36 +63,43 @@ class Results:
 
     material: Material
     summary: Summary
-    ruling: Ruling
+    seen: Mapping[str, Seen]
+    """By test set, the task's own first"""
+
+    @property
+    def ruling(self) -> Ruling:
+        """The rules: those of the task's own test rows, because what is advised is advised for such rows."""
+        return self.seen[OWN].ruling
 
 
 def material_of(root: Path) -> Material:
     """Read the folder of a study. Raises `OutputError` when there is none."""
     grid, folder = saved_grid(root), StudyFolder(root)
     tasks: dict[Pair, StudyTask] = {}
-    base: dict[Pair, Mapping[str, Any]] = {}
+    base: dict[str, dict[Pair, Mapping[str, Any]]] = {}
     for model in grid.model:
         for name in grid.tasks:
             task_folder = folder.task(model, name).root
             if (task_folder / "prepared.json").is_file():
                 tasks[model, name] = StudyTask.from_json(read_json(task_folder / "prepared.json"))
-            if (task_folder / "base.json").is_file():
-                base[model, name] = read_json(task_folder / "base.json")
+            for tested_on in (OWN, *grid.tasks[name].tests):
+                path = task_folder / f"{base_name(tested_on)}.json"
+                if path.is_file():
+                    base.setdefault(tested_on, {})[model, name] = read_json(path)
     return Material(
         grid, folder, tasks, tuple(read_results(folder.results)), tuple(read_results(folder.rates)), base,
         Clock(folder.clock).used(),
     )  # fmt: skip
 
 
-def expected_runs(material: Material) -> int:
-    """Runs of the whole grid; arms that a model cannot have are not counted where that is known."""
+def arms_of(material: Material) -> dict[Pair, int]:
+    """How many arms every model and task has; arms that a model cannot have are not counted where that is known."""
     grid = material.grid
-    cells = sum(
-        len(material.tasks[key].arms) if (key := (model, task)) in material.tasks else len(grid.arms)
+    return {
+        (key := (model, task)): len(material.tasks[key].arms if key in material.tasks else grid.arms_on(task))
         for model in grid.model
         for task in grid.tasks
-    )
-    return cells * len(grid.sizes) * len(grid.seeds)
+    }
 
 
 def results_of(material: Material) -> Results:
@@ -90,13 +107,24 @@ def results_of(material: Material) -> Results:
     grid, lines = material.grid, material.lines
     said = [*notes(grid), *_left_out(material)]
     if lines and material.swept:
-        said += chosen_rates(grid, material.swept, deciding_arms(grid, material.tasks.values()))[1]
+        said += chosen_rates(grid, material.swept, deciding(grid, material.tasks.values()))[1]
     summary = summarise(
-        grid, lines, base=material.base, expected=expected_runs(material), notes=said, used_s=material.used_s,
-        tests=row_tests(lines, grid.control, material.folder.root),
+        grid, lines, base=material.base, arms=arms_of(material), notes=said, used_s=material.used_s,
+        tests=row_tests(list(views(lines)), grid.control, material.folder.root),
     )  # fmt: skip
-    comparison = summary.pooled or (summary.blocks[0].differences if len(summary.blocks) == 1 else ())
-    return Results(material, summary, ruling(grid, lines, comparison))
+    return Results(material, summary, {name: _seen(material, summary, name) for name in _test_sets(grid)})
+
+
+def _test_sets(grid: GridSpec) -> list[str]:
+    return list(dict.fromkeys([OWN, *(name for task in grid.tasks.values() for name in task.tests)]))
+
+
+def _seen(material: Material, summary: Summary, tested_on: str) -> Seen:
+    lines = tuple(entry for entry in views(material.lines) if entry["tested_on"] == tested_on)
+    blocks = [block for block in summary.blocks if block.tested_on == tested_on]
+    pooled = next((one.over_seeds for one in summary.pooled if one.tested_on == tested_on), ())
+    comparison = pooled or (blocks[0].differences if len(blocks) == 1 else ())
+    return Seen(lines, material.base.get(tested_on, {}), ruling(material.grid, lines, comparison))
 
 
 def _left_out(material: Material) -> list[str]:

@@ -25,7 +25,7 @@ from foretune.study.margins import standing_tables, standings
 from foretune.study.outputs import Results
 from foretune.study.rules import reference_is_full
 from foretune.study.summary import Summary
-from foretune.study.tables import HEADING, cost_tables, relative, remarks, tables
+from foretune.study.tables import HEADING, beside_tables, cost_tables, relative, remarks, tables, tested
 from foretune.units import format_duration
 
 MARKS = {"replicated": "better", "contradicted": "worse"}
@@ -36,13 +36,13 @@ def page(found: Results) -> str:
     sections = [
         section
         for section in (
-            _findings(found),
+            *(_findings(found, name) for name in found.seen),
             _rules(found),
             _comparisons(found.summary),
-            _relative(found),
+            *(_relative(found, name) for name in found.seen),
             _standings(found),
             _gates(found),
-            *_charts(found),
+            *(section for name in found.seen for section in _charts(found, name)),
             _rates(found),
             _effects(found),
             _notes(found.summary),
@@ -79,9 +79,10 @@ def _footer(found: Results) -> Markup:
     return tag("p", f"Foretune {__version__} · made again by ", tag("code", f"foretune study report {root}"))
 
 
-def _findings(found: Results) -> Section | None:
-    judged = findings(found.material.grid, found.material.lines, found.ruling, found.material.base)
-    if not judged or not any("distance" in entry["covariates"] for entry in found.material.lines):
+def _findings(found: Results, tested_on: str) -> Section | None:
+    seen = found.seen[tested_on]
+    judged = findings(found.material.grid, seen.lines, seen.ruling, seen.base)
+    if not judged or not any("distance" in entry["covariates"] for entry in seen.lines):
         return None
     rows = [
         [f"({one.number})", one.claim, tag("span", one.judgement, class_=f"mark {MARKS.get(one.judgement, '')}"),
@@ -90,7 +91,7 @@ def _findings(found: Results) -> Section | None:
     ]  # fmt: skip
     lead = "Findings of Üstün & Cooper Stickland (2022, arXiv 2205.11277), judged at the scale of this grid."
     columns = [Column("finding"), Column("claim"), Column("here"), Column("evidence")]
-    return Section("Findings", lead, (table("Published findings", columns, rows),))
+    return Section(f"Findings{tested(tested_on)}", lead, (table("Published findings", columns, rows),))
 
 
 def _rules(found: Results) -> Section:
@@ -134,6 +135,9 @@ def _comparisons(summary: Summary) -> Section:
     for caption, one in each:
         body += [tag("h3", caption), one] if few else [folded(caption, one)]
     costs = [Column(name, number=place > 0) for place, name in enumerate(COSTS)]
+    for caption, heading, rows in beside_tables(summary):
+        others = [Column(name, number=place > 0) for place, name in enumerate(heading)]
+        body.append(folded(caption, table(caption, others, rows)))
     body += [folded(caption, table(caption, costs, rows)) for caption, rows in cost_tables(summary)]
     lead = f"Every arm against {summary.control}, in pairs of the same rows, order and seed."
     return Section("Comparisons", lead, tuple(body))
@@ -146,13 +150,15 @@ def _verdict(claim: str) -> Markup:
     return tag("span", word, title=claim if claim != word else None, class_=f"mark {kind}".strip())
 
 
-def _relative(found: Results) -> Section | None:
-    heading, rows = relative(found.material.grid, found.material.lines, found.material.base)
+def _relative(found: Results, tested_on: str) -> Section | None:
+    heading, rows = relative(found.material.grid, found.seen[tested_on].lines, found.seen[tested_on].base)
     if not rows:
         return None
     columns = [Column(name, number=place > 0) for place, name in enumerate(heading)]
     lead = "100 % is the reference arm, 0 % the untouched base: the share of its gain that an arm reaches, by task."
-    return Section("Relative to the reference", lead, (table("Relative to the reference", columns, rows),))
+    return Section(
+        f"Relative to the reference{tested(tested_on)}", lead, (table("Relative to the reference", columns, rows),)
+    )
 
 
 def _standings(found: Results) -> Section | None:
@@ -176,16 +182,16 @@ def _drawn(chart: Chart, caption: str) -> Markup | None:
     return None if draw is None else figure(draw, join([caption, tag("br"), legend(chart)]))
 
 
-def _charts(found: Results) -> list[Section]:
-    material, ruled = found.material, found.ruling
-    lines = list(material.lines)
+def _charts(found: Results, tested_on: str) -> list[Section]:
+    material, ruled, where = found.material, found.seen[tested_on].ruling, tested(tested_on)
+    lines = list(found.seen[tested_on].lines)
     if not lines:
         return []
     sections = []
     budgets = [_drawn(chart, f"{name}: means over tasks and seeds") for name, chart in plots.budget_charts(lines)]
     if budgets:
-        sections.append(Section("Score by budget", "The trained share on a logarithmic axis; full tuning as a band.",
-                                tuple(budgets)))  # fmt: skip
+        lead = "The trained share on a logarithmic axis; full tuning as a band."
+        sections.append(Section(f"Score by budget{where}", lead, tuple(budgets)))
     reference = reference_arm(material.grid)
     if reference_is_full(material.grid, reference):
         measured = gaps(lines, reference)
@@ -195,7 +201,7 @@ def _charts(found: Results) -> list[Section]:
             if (chart := plots.distance_chart(method, measured, ruled.fits.get(method), str(lines[0]["primary"])))
         ]
         if distances:
-            sections.append(Section("Gap by language distance", "Above zero the arm is worse than full tuning.",
+            sections.append(Section(f"Gap by language distance{where}", "Above zero the arm is worse than full tuning.",
                                     tuple(distances)))  # fmt: skip
     sizes = [_drawn(chart, f"{name}: means over tasks and seeds") for name, chart in
              plots.size_charts(lines, ruled.crossings)]  # fmt: skip
@@ -203,10 +209,10 @@ def _charts(found: Results) -> list[Section]:
         lead = (
             "Where the shaded range stands, full tuning overtakes (Fieller's interval); without it, nowhere resolved."
         )
-        sections.append(Section("Score by training rows", lead, tuple(sizes)))
+        sections.append(Section(f"Score by training rows{where}", lead, tuple(sizes)))
     parents = plots.parent_chart(lines)
     if parents is not None:
-        sections.append(Section("Parents", "The size of the model against its score, a line an arm.",
+        sections.append(Section(f"Parents{where}", "The size of the model against its score, a line an arm.",
                                 (_drawn(parents, "means over tasks, sizes and seeds"),)))  # fmt: skip
     return sections
 
@@ -215,7 +221,7 @@ def _rates(found: Results) -> Section | None:
     charts = [_drawn(chart, name) for name, chart in plots.rate_charts(found.material.swept)]
     if not charts:
         return None
-    return Section("Learning rates", f"The sweep on the pilot task: {found.summary.rates}.", tuple(charts))
+    return Section("Learning rates", f"The sweep: {found.summary.rates}.", tuple(charts))
 
 
 def _effects(found: Results) -> Section | None:

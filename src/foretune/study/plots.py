@@ -174,17 +174,17 @@ def _dots(lines: Sequence[Line], key: str, levelled: Mapping[str, float]) -> tup
 
 
 def rate_charts(lines: Sequence[Line]) -> list[tuple[str, Chart]]:
-    """By model: validation loss of the sweep over the learning rate, a line an arm."""
+    """By model and task: validation loss of the sweep over the learning rate, a line an arm."""
     charts = []
-    by_model: dict[str, dict[str, list[Line]]] = {}
+    places: dict[str, dict[str, list[Line]]] = {}
     for entry in lines:
-        by_model.setdefault(entry["model"], {}).setdefault(entry["arm"], []).append(entry)
-    for model, arms in by_model.items():
+        places.setdefault(f"{entry['model']}, {entry['task']}", {}).setdefault(entry["arm"], []).append(entry)
+    for place, arms in places.items():
         series = tuple(
             Series(arm, tuple(Dot(rate, loss) for rate, loss in sorted(losses_by_rate(own).items())))
             for arm, own in arms.items()
             if losses_by_rate(own)
         )
         if series:
-            charts.append((model, Chart(series, "learning rate", "validation loss, nats per token", log_x=True)))
+            charts.append((place, Chart(series, "learning rate", "validation loss, nats per token", log_x=True)))
     return charts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -39,12 +39,10 @@ class PoolSettings(Section):
     """So many of them, drawn once, instead of all."""
     also_is_previous: bool = False
     """The other data set is what the model was trained on before: its training rows are the previous data."""
-    test_on: Literal["own", "also"] = "own"
-    """Which data set's test rows are answered."""
 
     @model_validator(mode="after")
     def _other_is_named(self) -> PoolSettings:
-        if self.also is None and (self.also_rows or self.also_is_previous or self.test_on == "also"):
+        if self.also is None and (self.also_rows or self.also_is_previous):
             raise ValueError("also: no other data set is named")
         return self
 
@@ -64,7 +62,9 @@ def prepare_pool(settings: PoolSettings, spec: FitSpec, task: str, folder: Path)
 
 
 def _others(settings: PoolSettings, spec: FitSpec, task: str, folder: Path) -> list[Example]:
-    data = spec.data.model_copy(update={"path": settings.also, "validation": None, "test": None, "task": None})
+    # found for itself: the task's own format and kind say nothing of another data set
+    changes = {"path": settings.also, "format": None, "task": None, "validation": None, "test": None}
+    data = spec.data.model_copy(update=changes)
     found, splits = read_and_split(spec.model_copy(update={"data": data}))
     if found.task != task:
         raise DataError(
@@ -77,9 +77,6 @@ def _others(settings: PoolSettings, spec: FitSpec, task: str, folder: Path) -> l
         others = [others[i] for i in subset(settings.also_rows, len(others), POOL_SEED)]
     if settings.also_is_previous:
         write_split(folder / "previous.jsonl", others)
-    if settings.test_on == "also":
-        write_split(folder / "test.jsonl", splits.test)
-        write_split(folder / "validation.jsonl", splits.validation)
     return [replace(row, task=row.task or str(settings.also)) for row in others]
 
 

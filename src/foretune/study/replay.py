@@ -199,8 +199,8 @@ def _cells(spec: ReplaySpec, key: str, keys: list[str]) -> Iterator[Cell]:
 
 def _searched(draw: Draw, cell: Cell, costs: dict[str, Any]) -> dict[str, Any]:
     if cell.contestant not in costs:
-        strategy, prior = every()[cell.contestant](draw)
-        costs[cell.contestant] = (strategy, draw.costs(prior))
+        strategy = every()[cell.contestant](draw)
+        costs[cell.contestant] = (strategy, draw.costs(strategy.prior))
     strategy, factors = costs[cell.contestant]
     trace = simulate(
         strategy, draw.world, workers=cell.workers, seed=cell.seed, asks_take_time=cell.asking_time, prior_cost=factors

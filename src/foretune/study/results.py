@@ -1,11 +1,12 @@
 """One line a run: configuration, how it ended, test scores with errors, seconds, tokens, memory, where its answers are.
 
-A failure is a line with its status and no score. The lines hold everything that the statistics need.
+A failure is a line with its status and no score. The lines hold everything that the statistics need. A run that was
+tested on several sets of rows has their scores under ``tests``; `views` gives such a line once for every set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from foretune.search.types import Score
 from foretune.study.design import StudyCell
 from foretune.study.statistics import Block, Values
 from foretune.study.tasks import StudyTask
+from foretune.study.test_sets import OWN, split_name
 
 FINISHED = "finished"
 TRANSLATION_METRICS = ("chrf", "bleu")
+CALIBRATION_METRICS = ("brier", "calibration_error")
 SIGNED = ("bleu", "chrf")
 """Metrics whose numbers mean something only with sacreBLEU's signature."""
 Line = dict[str, Any]
@@ -34,7 +37,7 @@ def scored(answers: Sequence[Answer], task: StudyTask) -> dict[str, Score]:
     if task.spec.model.kind != "encoder":
         names.append("loss_per_byte")
     elif task.spec.task == "classification":
-        names.append("brier")
+        names += CALIBRATION_METRICS
     answered = all(answer.prediction is not None for answer in answers)
     found = {}
     for name in dict.fromkeys(names):
@@ -55,14 +58,15 @@ def signatures(names: Iterable[str], answers: Sequence[Answer]) -> dict[str, str
     return found
 
 
-def read_answers(path: Path) -> tuple[int | None, list[Answer]]:
-    """(the step of the checkpoint that answered, its answers). Raises `StoreError` when the file is gone."""
+def read_answers(path: Path, tested_on: str = OWN) -> tuple[int | None, list[Answer]]:
+    """(the step of the checkpoint that answered, its answers to a test set). Raises `StoreError` without the file."""
     if not path.is_file():
         raise StoreError(
             "the answers of a finished run are gone.", place=Place(path), remedy="Start the study in a new folder."
         )
     content = read_json(path)
-    return content.get("step"), [Answer(**value) for value in content["answers"]]
+    answers = content["further"][split_name(tested_on)] if tested_on else content["answers"]
+    return content.get("step"), [Answer(**value) for value in answers]
 
 
 def read_statistics(path: Path) -> dict[str, float]:
@@ -74,6 +78,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
     """The line of an ended run; ``answers`` is its file of answers, or None where none are asked for."""
     ok = run.status == FINISHED
     scores: dict[str, dict[str, Score]] = {}
+    tests: dict[str, dict[str, Score]] = {}
     signed: dict[str, str] = {}
     statistics: dict[str, float] = {}
     step: int | None = None
@@ -86,6 +91,7 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
             scores["validation"] = dict(run.curve.get(step or 0, scores["validation"]))
             scores["test"] = scored(rows, task)
             signed = signatures(scores["test"], rows)
+            tests = {name: scored(read_answers(answers, name)[1], task) for name in task.tests}
             statistics = read_statistics(answers)
     return {
         "study": study,
@@ -102,13 +108,11 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
         "detail": run.detail,
         "primary": task.primary,
         "direction": METRICS[task.primary].direction,
-        "scores": {
-            split: {name: [s.value, s.standard_error, s.n] for name, s in values.items()}
-            for split, values in scores.items()
-        },
+        "scores": {split: _plain(values) for split, values in scores.items()},
         "step": step,
         "horizon": run.horizon,
         "train_s": run.train_s,
+        "train_cpu_s": run.train_cpu_s,
         "eval_s": run.eval_s,
         "tokens": run.tokens,
         "peak_bytes": run.peak_bytes,
@@ -119,10 +123,28 @@ def line(study: str, cell: StudyCell, run: Run, task: StudyTask, answers: Path |
         "kind": task.spec.model.kind,
         "task_kind": task.spec.task,
         "covariates": dict(task.covariates),
+        **({"tests": {name: _plain(values) for name, values in tests.items()}} if tests else {}),
         **({"statistics": statistics} if statistics else {}),
         **({"signatures": signed} if signed else {}),
         **({"selection": dict(cell.selection)} if cell.selection else {}),
     }
+
+
+def _plain(scores: Mapping[str, Score]) -> dict[str, list[float]]:
+    return {name: [s.value, s.standard_error, s.n] for name, s in scores.items()}
+
+
+def views(lines: Iterable[Line]) -> Iterator[Line]:
+    """Every line once for each test set of its run: ``tested_on`` is its name, ``scores.test`` are its scores."""
+    for entry in lines:
+        yield {**entry, "tested_on": OWN}
+        for name, scores in entry.get("tests", {}).items():
+            yield {**entry, "tested_on": name, "scores": {**entry["scores"], "test": scores}}
+
+
+def block_of(entry: Line) -> Block:
+    """Where seeds repeat the same comparison: (model, task, size, test set)."""
+    return entry["model"], entry["task"], entry["size"], entry.get("tested_on", OWN)
 
 
 def read_results(path: Path) -> list[Line]:
@@ -133,13 +155,14 @@ def read_results(path: Path) -> list[Line]:
     return list(by_cell.values())
 
 
-def outcomes(lines: Sequence[Line]) -> dict[Block, Values]:
-    """The primary outcome on the test rows by block, arm and seed."""
+def outcomes(lines: Sequence[Line], metric: str | None = None) -> dict[Block, Values]:
+    """A metric (the primary outcome) on the test rows by block, arm and seed; by test set where lines are `views`."""
     blocks: dict[Block, dict[str, dict[Any, float]]] = {}
     for entry in lines:
-        arms = blocks.setdefault((entry["model"], entry["task"], entry["size"]), {})
+        arms = blocks.setdefault(block_of(entry), {})
         results = arms.setdefault(entry["arm"], {})
         score: Mapping[str, Sequence[float]] = entry["scores"].get("test", {})
-        if entry["primary"] in score:
-            results[entry["seed"]] = float(score[entry["primary"]][0])
+        name = metric or entry["primary"]
+        if name in score:
+            results[entry["seed"]] = float(score[name][0])
     return blocks  # type: ignore[return-value]

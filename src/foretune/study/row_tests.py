@@ -17,7 +17,7 @@ from foretune.evaluation.base import Answer, Direction
 from foretune.evaluation.compare import Comparison, compare
 from foretune.evaluation.metrics import METRICS
 from foretune.files import fingerprint, read_json, write_json
-from foretune.study.results import Line, read_answers
+from foretune.study.results import Line, block_of, read_answers
 from foretune.study.statistics import Block
 
 FILE = "row-tests.json"
@@ -28,13 +28,12 @@ RowTests = Mapping[tuple[Block, str], Comparison]
 def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Block, str], Comparison]:
     """Every arm against ``control`` in every block where both have answers of the same seeds.
 
-    ``root`` is the study's folder; its cache is extended. A study whose answers were removed has no such tests.
+    ``lines`` are `results.views`: every test set is a block of its own. ``root`` is the study's folder;
+    its cache is extended. A study whose answers were removed has no such tests.
     """
     path = root / FILE
     known: dict[str, dict[str, object]] = read_json(path) if path.is_file() else {}
-    runs = {
-        ((e["model"], e["task"], e["size"]), e["arm"], e["seed"]): e for e in lines if e["scores"].get("test")
-    }  # fmt: skip
+    runs = {(block_of(e), e["arm"], e["seed"]): e for e in lines if e["scores"].get("test")}
     found: dict[tuple[Block, str], Comparison] = {}
     fresh: dict[str, dict[str, object]] = {}
     for block, arm in dict.fromkeys((block, arm) for block, arm, _ in runs if arm != control):
@@ -42,7 +41,7 @@ def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Blo
         pairs = [(runs[block, arm, seed], runs[block, control, seed]) for seed in seeds]
         if not pairs:
             continue
-        key = fingerprint([[a["cell"], b["cell"]] for a, b in pairs])
+        key = fingerprint([block[-1], [[a["cell"], b["cell"]] for a, b in pairs]])
         if key in known:
             fresh[key] = known[key]
         elif all((root / str(e["answers"])).is_file() for pair in pairs for e in pair):
@@ -62,7 +61,7 @@ def _compared(pairs: Sequence[tuple[Line, Line]], root: Path) -> Comparison:
     arms: tuple[list[Answer], list[Answer]] = ([], [])
     for pair in pairs:
         for side, entry in zip(arms, pair, strict=True):
-            side += read_answers(root / str(entry["answers"]))[1]
+            side += read_answers(root / str(entry["answers"]), entry["tested_on"])[1]
     a, b = (metric.score(answers) for answers in arms)
     groups = [answer.row for answer in arms[0]]
     if groups != [answer.row for answer in arms[1]]:

@@ -25,18 +25,20 @@ from foretune.fit.account import VERSIONED
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
 from foretune.study import forecast
+from foretune.study.before import trained_before
 from foretune.study.cells import Cells
-from foretune.study.design import Rates, StudyCell, cells, notes, rate_label, sweep_cells
-from foretune.study.folder import StudyFolder, saved_grid
+from foretune.study.design import Rates, StudyCell, cells, notes, rate_label
+from foretune.study.folder import StudyFolder, base_name, saved_grid
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import find_grid, load_grid
 from foretune.study.outputs import write_outputs
 from foretune.study.parents import is_parent, make_parent
-from foretune.study.rates import chosen_rates, deciding_arms, widened
+from foretune.study.rates import chosen_rates, deciding, sweep_cells, widened
 from foretune.study.results import Line, read_answers, read_results, scored
 from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
 from foretune.study.summary import Summary
 from foretune.study.tasks import StudyTask, prepare_task
+from foretune.study.test_sets import OWN, split_name
 
 PROBE_ROWS = 32
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -125,6 +127,10 @@ class _Study:
         with self.clock.phase("parents"):
             if not self._parents():
                 return self._finish("the time is over; the parents are not pre-trained yet")
+        if self.grid.before is not None:
+            with self.clock.phase("before"):
+                model = trained_before(self.grid.before, self.grid.model, self.folder.before, self.executor, self.watch)
+                self.grid = self.grid.model_copy(update={"model": model})
         with self.clock.phase("preparing"):
             tasks = self._tasks()
         with self.clock.phase("probe"):
@@ -133,7 +139,7 @@ class _Study:
         machine = detect()
         seconds = self._seconds(tasks, probes, machine)
         sweep, provisional = (
-            sweep_cells(self.grid, tasks.values(), tokens),
+            sweep_cells(self.grid, tasks.values(), tokens, deciding(self.grid, tasks.values()).values()),
             cells(self.grid, tasks.values(), {}, tokens),
         )
         self._announce(tasks, sweep, provisional, seconds, forecast_seconds(provisional, tasks, probes))
@@ -198,8 +204,9 @@ class _Study:
                     return prepare_task(self.grid, model, name, root, self._say).to_json()
 
                 found[model, name] = StudyTask.from_json(folder.once("prepared", prepare))
-                rows = dict(found[model, name].rows)
-                self.watch.on_event("prepared", {"model": model, "task": name, "rows": rows})
+                task = found[model, name]
+                facts = {"model": model, "task": name, "rows": dict(task.rows), "tests": dict(task.tests)}
+                self.watch.on_event("prepared", facts)
         return found
 
     def _probe(self, task: StudyTask) -> dict[str, Any]:
@@ -262,22 +269,25 @@ class _Study:
         self.watch.on_event("design", {**design.to_json(), "sentences": forecast.sentences(design, primary)})
 
     def _base(self, task: StudyTask) -> None:
-        """Measure the untouched base model on the test rows, once."""
+        """Measure the untouched base model on every test set, once."""
         folder = self.folder.task(task.model, task.name)
+        for tested_on, rows in {OWN: task.rows["test"], **task.tests}.items():
+            name = base_name(tested_on)
 
-        def measure() -> dict[str, Any]:
-            output = (folder.root / "base-answers.json").resolve()
-            payload = {
-                "output": str(output),
-                "split": "test",
-                "rows": list(range(task.rows["test"])),
-                "generation": task.generation,
-            }
-            run_job(self.executor, Job(f"base-{task.model}-{task.name}", "evaluate", task.spec, payload), self.watch)
-            found = scored(read_answers(output)[1], task)
-            return {name: [s.value, s.standard_error, s.n] for name, s in found.items()}
+            def measure(tested_on: str = tested_on, rows: int = rows, name: str = name) -> dict[str, Any]:
+                output = (folder.root / f"{name}-answers.json").resolve()
+                payload = {
+                    "output": str(output),
+                    "split": split_name(tested_on),
+                    "rows": list(range(rows)),
+                    "generation": task.generation,
+                }
+                job = Job(f"{name}-{task.model}-{task.name}", "evaluate", task.spec, payload)
+                run_job(self.executor, job, self.watch)
+                found = scored(read_answers(output)[1], task)
+                return {metric: [s.value, s.standard_error, s.n] for metric, s in found.items()}
 
-        folder.once("base", measure)
+            folder.once(name, measure)
 
     # -- runs
 
@@ -289,15 +299,17 @@ class _Study:
         probes: Mapping[Pair, Mapping[str, Any]],
         machine: Machine,
     ) -> Rates | None:
-        """Swept rates by (model, arm); None when time ended before they were known."""
+        """Swept rates by (model, task, arm); None when time ended before they were known."""
         if not sweep:
             return {}
         tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
+        sweeps = deciding(self.grid, tasks.values())
         listed, expected = tuple(sweep), 0
         lines: list[Line] = []
         for round_number in range(1 + self.grid.learning_rate.widen):
             if round_number:  # only the rounds before: what an earlier session has widened is there already
-                listed = sweep_cells(self.grid, tasks.values(), tokens, widened(lines[:expected]))
+                further = widened(lines[:expected], sweeps.values())
+                listed = sweep_cells(self.grid, tasks.values(), tokens, sweeps.values(), further)
             if not listed:
                 break
             expected += len(listed)
@@ -311,8 +323,9 @@ class _Study:
             lines = read_results(self.folder.rates)
             if len(lines) < expected:
                 return None
-        rates, remarks = chosen_rates(self.grid, lines, deciding_arms(self.grid, tasks.values()))
-        self.watch.on_event("rates", {"rates": {f"{m}/{a}": r for (m, a), r in rates.items()}, "notes": remarks})
+        rates, remarks = chosen_rates(self.grid, lines, sweeps)
+        named = {sweeps[key].named(self.grid): rate for key, rate in rates.items()}
+        self.watch.on_event("rates", {"rates": named, "notes": remarks})
         return rates
 
     def _run_cells(self, work: Cells, recorders: Mapping[Any, Recorder]) -> str:

@@ -31,7 +31,7 @@ def check_targets(grid: GridSpec) -> None:
         if not needed(names_in(text))[1]:
             continue
         for name, task in grid.tasks.items():
-            if task.target is None:
+            if task.target is None and arm in grid.arms_on(name):
                 raise UsageError(
                     f"arm {arm} needs to know what the rows are for, and task {name} does not say.",
                     remedy=f"Give tasks.{name}.target a file, or validation.",

@@ -152,8 +152,8 @@ def _judged(found: Difference, direction: Direction) -> Difference:
     return replace(found, verdict="better" if better else "worse")
 
 
-Block = tuple[str, str, str]
-"""(model, task, size)"""
+Block = tuple[str, str, str, str]
+"""(model, task, size, test set)"""
 
 
 def pooled_values(blocks: Mapping[Block, Values], control: str) -> Values:
@@ -162,7 +162,7 @@ def pooled_values(blocks: Mapping[Block, Values], control: str) -> Values:
     The control's value of a repetition is averaged over the same cells as the arm's, which are all of them.
     """
     arms = {arm: None for values in blocks.values() for arm in values}
-    tasks = {task: [block for block in blocks if block[1] == task] for _, task, _ in blocks}
+    tasks = {task: [block for block in blocks if block[1] == task] for _, task, *_ in blocks}
     pooled: dict[str, dict[Hashable, float]] = {arm: {} for arm in arms}
     for task, own in tasks.items():
         for arm in arms:

@@ -1,16 +1,21 @@
-"""A study's results as one value: per block and over tasks every arm against the control, failures, what it took."""
+"""A study's results as one value: per block and over tasks every arm against the control, failures, what it took.
+
+A block is a model, a task, a size and a test set. Runs are counted once, however many sets they were tested on.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.base import Direction
+from foretune.evaluation.metrics import METRICS
 from foretune.study.costs import arm_costs
 from foretune.study.design import rate_label
-from foretune.study.grid import GridSpec
-from foretune.study.results import FINISHED, Line, outcomes
+from foretune.study.grid import TASKS, GridSpec
+from foretune.study.results import FINISHED, Line, block_of, outcomes, views
 from foretune.study.row_tests import RowTests
 from foretune.study.statistics import (
     Block,
@@ -19,17 +24,22 @@ from foretune.study.statistics import (
     compare_over_tasks,
     pooled_values,
 )
+from foretune.study.test_sets import OWN
 
 SECONDS_AN_HOUR = 3600.0
+Base = Mapping[str, Mapping[tuple[str, str], Mapping[str, Sequence[float]]]]
+"""The untouched base model's scores by test set and (model, task)"""
 
 
 @dataclass(frozen=True)
 class BlockResult:
-    """One model, task and size."""
+    """One model, task, size and test set."""
 
     model: str
     task: str
     size: str
+    tested_on: str
+    """The name of the test set; empty for the task's own"""
     primary: str
     direction: Direction
     test_rows: int
@@ -38,10 +48,38 @@ class BlockResult:
     control_mean: float | None
     control_runs: int
     differences: tuple[Difference, ...]
+    beside: Mapping[str, tuple[Difference, ...]]
+    """The same comparison in every other metric that was measured"""
+    runs: int = 0
+    """Runs that have ended"""
+    expected: int = 0
+    """Runs that there will be"""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every run has ended."""
+        return self.runs == self.expected
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form."""
-        return {**vars(self), "differences": [difference.to_json() for difference in self.differences]}
+        beside = {metric: [found.to_json() for found in differences] for metric, differences in self.beside.items()}
+        return {**vars(self), "differences": [found.to_json() for found in self.differences], "beside": beside}
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Every arm against the control over all tasks, on one test set."""
+
+    tested_on: str
+    over_seeds: tuple[Difference, ...]
+    """Task × seed as repetitions"""
+    over_tasks: tuple[Difference, ...]
+    """Tasks as repetitions"""
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form."""
+        parts = {name: getattr(self, name) for name in ("over_seeds", "over_tasks")}
+        return {"tested_on": self.tested_on, **{name: [d.to_json() for d in found] for name, found in parts.items()}}
 
 
 @dataclass(frozen=True)
@@ -55,16 +93,16 @@ class Summary:
     seeds: tuple[int, ...]
     expected: int
     """Runs of the whole grid"""
+    expected_blocks: int
+    """Models × tasks × sizes"""
     runs: int
     failed: tuple[dict[str, Any], ...]
     rates: str
     arm_rates: Mapping[str, tuple[float, ...]]
     """The learning rates that each arm ran with"""
     blocks: tuple[BlockResult, ...]
-    pooled: tuple[Difference, ...]
-    """Task × seed as repetitions"""
-    over_tasks: tuple[Difference, ...]
-    """Tasks as repetitions"""
+    pooled: tuple[Pooled, ...]
+    """By test set; empty where there is one block or no common outcome"""
     pooled_note: str
     primary: str
     train_hours: float
@@ -78,14 +116,19 @@ class Summary:
         """Whether every run of the grid has ended."""
         return self.runs == self.expected
 
+    @property
+    def complete_blocks(self) -> int:
+        """Models × tasks × sizes of which every run has ended."""
+        return sum(block.complete for block in self.blocks if block.tested_on == OWN)
+
     def to_json(self) -> dict[str, Any]:
         """A JSON form."""
         return {
             **vars(self),
             "complete": self.complete,
+            "complete_blocks": self.complete_blocks,
             "blocks": [block.to_json() for block in self.blocks],
-            "pooled": [difference.to_json() for difference in self.pooled],
-            "over_tasks": [difference.to_json() for difference in self.over_tasks],
+            "pooled": [pooled.to_json() for pooled in self.pooled],
         }
 
 
@@ -93,19 +136,25 @@ def summarise(
     grid: GridSpec,
     lines: Sequence[Line],
     *,
-    base: Mapping[tuple[str, str], Mapping[str, Sequence[float]]],
-    expected: int,
+    base: Base,
+    arms: Mapping[tuple[str, str], int],
     notes: Sequence[str],
     used_s: float,
     tests: RowTests | None = None,
 ) -> Summary:
-    """The summary of the runs in ``lines``; ``base`` holds the base model's scores by (model, task)."""
-    values = outcomes(lines)
+    """The summary of the runs in ``lines``; ``arms`` says how many there are by (model, task)."""
+    seen = list(views(lines))
+    values = outcomes(seen)
+    ended = Counter(block_of(entry)[:3] for entry in lines)
     blocks = tuple(
-        _block(grid, block, [e for e in lines if (e["model"], e["task"], e["size"]) == block], base, tests or {})
+        replace(
+            _block(grid, block, [e for e in seen if block_of(e) == block], base, tests or {}),
+            runs=ended[block[:3]],
+            expected=arms[block[:2]] * len(grid.seeds),
+        )
         for block in sorted(values, key=lambda block: _order(grid, block))
     )
-    pooled, over_tasks, note = _pooled(grid, values, blocks)
+    pooled, note = _pooled(grid, values, blocks)
     primaries = list(dict.fromkeys(block.primary for block in blocks))
     rates: dict[str, list[float]] = {arm: [] for arm in grid.arms}
     for entry in lines:
@@ -116,7 +165,8 @@ def summarise(
         control=grid.control,
         models=tuple(grid.model),
         seeds=grid.seeds,
-        expected=expected,
+        expected=sum(arms.values()) * len(grid.sizes) * len(grid.seeds),
+        expected_blocks=len(arms) * len(grid.sizes),
         runs=len(lines),
         failed=tuple(
             {key: entry[key] for key in ("run", "arm", "pair", "status", "detail")}
@@ -127,7 +177,6 @@ def summarise(
         arm_rates={arm: tuple(sorted(set(used))) for arm, used in rates.items()},
         blocks=blocks,
         pooled=pooled,
-        over_tasks=over_tasks,
         pooled_note=note,
         primary=primaries[0] if len(primaries) == 1 else "each task's own outcome",
         train_hours=sum(entry["train_s"] + entry["eval_s"] for entry in lines) / SECONDS_AN_HOUR,
@@ -138,29 +187,37 @@ def summarise(
 
 
 def _order(grid: GridSpec, block: Block) -> tuple[int, ...]:
-    model, task, size = block
-    return list(grid.model).index(model), list(grid.tasks).index(task), [str(s) for s in grid.sizes].index(size)
+    model, task, size, tested_on = block
+    sets = [OWN, *grid.tasks[task].tests]
+    places = list(grid.model).index(model), list(grid.tasks).index(task), [str(s) for s in grid.sizes].index(size)
+    return *places, sets.index(tested_on)
 
 
 def _block(
     grid: GridSpec,
     block: Block,
     lines: Sequence[Line],
-    base: Mapping[tuple[str, str], Mapping[str, Sequence[float]]],
+    base: Base,
     tests: RowTests,
 ) -> BlockResult:
-    model, task, size = block
+    model, task, size, tested_on = block
     primary, direction = lines[0]["primary"], lines[0]["direction"]
-    values = outcomes(lines)[block]
-    ordered = {arm: values.get(arm, {}) for arm in grid.arms}
-    own = list(ordered[grid.control].values())
-    measured = base.get((model, task), {}).get(primary)
+
+    def compared(metric: str, direction: Direction) -> tuple[Difference, ...]:
+        values = outcomes(lines, metric)[block]
+        ordered = {arm: values.get(arm, {}) for arm in grid.arms_on(task)}
+        return compare_arms(ordered, grid.control, direction, expected=len(grid.seeds))
+
+    own = list(outcomes(lines)[block].get(grid.control, {}).values())
+    others = dict.fromkeys(name for entry in lines for name in entry["scores"].get("test", {}) if name != primary)
+    measured = base.get(tested_on, {}).get((model, task), {}).get(primary)
     rows = max((entry["scores"]["test"][primary][2] for entry in lines if primary in entry["scores"].get("test", {})),
                default=0)  # fmt: skip
     return BlockResult(
         model=model,
         task=task,
         size=size,
+        tested_on=tested_on,
         primary=primary,
         direction=direction,
         test_rows=int(rows),
@@ -168,30 +225,33 @@ def _block(
         control_mean=sum(own) / len(own) if own else None,
         control_runs=len(own),
         differences=tuple(
-            replace(difference, rows=tests.get((block, difference.arm)))
-            for difference in compare_arms(ordered, grid.control, direction, expected=len(grid.seeds))
+            replace(difference, rows=tests.get((block, difference.arm))) for difference in compared(primary, direction)
         ),
+        beside={name: compared(name, METRICS[name].direction) for name in others},
     )
 
 
 def _pooled(
     grid: GridSpec, values: Mapping[Block, Any], blocks: Sequence[BlockResult]
-) -> tuple[tuple[Difference, ...], tuple[Difference, ...], str]:
-    """Differences over all tasks, with tasks × seeds and with tasks as repetitions, and how they were made."""
-    if len(blocks) < 2:
-        return (), (), ""
+) -> tuple[tuple[Pooled, ...], str]:
+    """Differences over all tasks for each test set, and how they were made."""
     if len({(block.primary, block.direction) for block in blocks}) > 1:
-        return (), (), "Tasks have different outcomes, so they are not pooled."
-    direction = blocks[0].direction
-    pooled = pooled_values(values, grid.control)
-    ordered = {arm: pooled.get(arm, {}) for arm in grid.arms}
-    tasks = len({block.task for block in blocks})
+        return (), "Tasks have different outcomes, so they are not pooled."
+    whole = [block for block in blocks if block.complete] or blocks
+    found = []
+    for tested_on in dict.fromkeys(block.tested_on for block in blocks):
+        own = [block for block in whole if block.tested_on == tested_on]
+        if len(own) < 2:
+            continue
+        part = {key: values[key] for b in own if (key := (b.model, b.task, b.size, b.tested_on)) in values}
+        pooled = pooled_values(part, grid.control)
+        ordered = {arm: pooled.get(arm, {}) for arm in grid.arms if TASKS not in grid.arms[arm]}
+        tasks, direction = len({block.task for block in own}), own[0].direction
+        over_seeds = compare_arms(ordered, grid.control, direction, expected=len(grid.seeds) * tasks)
+        found.append(Pooled(tested_on, over_seeds, compare_over_tasks(ordered, grid.control, direction, tasks)))
     note = (
         "One repetition is a task × seed; its difference is averaged over sizes and models first, because they share "
         "rows. The interval speaks of these tasks."
     )
-    return (
-        compare_arms(ordered, grid.control, direction, expected=len(grid.seeds) * len(grid.tasks)),
-        compare_over_tasks(ordered, grid.control, direction, tasks),
-        note,
-    )
+    left = "" if len(whole) == len(blocks) else " Only blocks whose runs have all ended are in it."
+    return tuple(found), f"{note}{left}" if found else ""

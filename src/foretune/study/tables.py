@@ -53,10 +53,20 @@ def _control_row(name: str, mean: float | None, runs: int) -> list[str]:
     return [f"{name} (control)", str(runs), _number(mean), *[""] * (len(HEADING) - 3)]
 
 
-def _block_table(summary: Summary, block: BlockResult) -> Table:
+def _where(summary: Summary, block: BlockResult) -> str:
+    """A block in words: which model and task, how many rows, tested on what."""
     where = f"{block.model} · {block.task}" if len(summary.models) > 1 else block.task
     rows = "all rows" if block.size == "all" else f"{block.size} rows"
-    caption = f"{where}, {rows}: {block.primary} ({block.direction} is better) on {block.test_rows} test rows"
+    return f"{where}, {rows}{tested(block.tested_on)}"
+
+
+def tested(name: str) -> str:
+    """Words for a test set that is not the task's own."""
+    return f", tested on {name}" if name else ""
+
+
+def _block_table(summary: Summary, block: BlockResult) -> Table:
+    caption = f"{_where(summary, block)}: {block.primary} ({block.direction} is better) on {block.test_rows} test rows"
     base = [["untouched base", "", _number(block.base), *[""] * (len(HEADING) - 3)]] if block.base is not None else []
     control = _control_row(summary.control, block.control_mean, block.control_runs)
     return caption, [*base, control, *map(_row, block.differences)]
@@ -65,12 +75,44 @@ def _block_table(summary: Summary, block: BlockResult) -> Table:
 def tables(summary: Summary) -> list[Table]:
     """Every table of a summary."""
     found = [_block_table(summary, block) for block in summary.blocks]
-    if summary.pooled:
-        found.append((f"over all tasks: {summary.primary}", [_row(difference) for difference in summary.pooled]))
-    if summary.over_tasks:
-        caption = f"over all tasks, tasks as repetitions: {summary.primary}"
-        found.append((caption, [_row(difference) for difference in summary.over_tasks]))
+    for pooled in summary.pooled:
+        where = f"over all tasks{tested(pooled.tested_on)}"
+        found.append((f"{where}: {summary.primary}", [_row(difference) for difference in pooled.over_seeds]))
+        if pooled.over_tasks:
+            caption = f"{where}, tasks as repetitions: {summary.primary}"
+            found.append((caption, [_row(difference) for difference in pooled.over_tasks]))
     return found
+
+
+def beside_tables(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(caption, heading, rows) of every block that was measured otherwise too: mean (difference ± half its interval).
+
+    One column a metric, the verdict of its own comparison behind it where there is one.
+    """
+    found = []
+    for block in summary.blocks:
+        if not block.beside:
+            continue
+        arms = [difference.arm for difference in block.differences]
+        by_arm = {(metric, d.arm): d for metric, differences in block.beside.items() for d in differences}
+        control = [_control_mean(differences) for differences in block.beside.values()]
+        rows = [[f"{summary.control} (control)", *control]]
+        rows += [[arm, *(_beside(by_arm[metric, arm]) for metric in block.beside)] for arm in arms]
+        caption = f"{_where(summary, block)}: mean (minus control ± half of its 95 % interval) of other metrics"
+        found.append((caption, ["arm", *block.beside], rows))
+    return found
+
+
+def _control_mean(differences: Sequence[Difference]) -> str:
+    return _number(next((d.control_mean for d in differences if d.control_mean is not None), None))
+
+
+def _beside(found: Difference) -> str:
+    if found.mean is None:
+        return "–"
+    half = "" if found.high is None else f" ± {found.high - found.mean:.2g}"
+    verdict = "" if found.verdict == "not resolved" else f" {found.verdict}"
+    return f"{_number(found.arm_mean)} ({_number(found.mean, signed=True)}{half}){verdict}"
 
 
 def cost_tables(summary: Summary) -> list[Table]:
@@ -79,8 +121,18 @@ def cost_tables(summary: Summary) -> list[Table]:
     for block in summary.blocks:
         rows = cost_rows(summary.costs, block.model, block.task, block.size)
         if rows:
-            found.append((f"{block.task}, {block.size} rows: what choosing and training took, means over runs", rows))
+            unit = f"{summary.costs[0]['clock']} seconds, means over runs"
+            found.append((f"{block.task}, {block.size} rows: what choosing and training took, {unit}", rows))
     return found
+
+
+def every_table(summary: Summary) -> list[tuple[str, list[str], list[list[str]]]]:
+    """(caption, heading, rows) of all tables: comparisons, other metrics, costs."""
+    return [
+        *((caption, HEADING, rows) for caption, rows in tables(summary)),
+        *beside_tables(summary),
+        *((caption, COSTS, rows) for caption, rows in cost_tables(summary)),
+    ]
 
 
 def remarks(summary: Summary) -> list[str]:
@@ -88,7 +140,10 @@ def remarks(summary: Summary) -> list[str]:
     arms = "; ".join(f"{arm} {', '.join(f'{r:.3g}' for r in used)}" for arm, used in summary.arm_rates.items() if used)
     lines = [f"Learning rates: {summary.rates}." + (f" Used: {arms}." if arms else "")]
     if not summary.complete:
-        lines.append(f"Unfinished: {summary.runs} of {summary.expected} runs have ended; the table may still change.")
+        lines.append(
+            f"Unfinished: {summary.runs} of {summary.expected} runs have ended, and {summary.complete_blocks} of "
+            f"{summary.expected_blocks} blocks (model, task, size) are complete; other tables may still change."
+        )
     if summary.failed:
         shown = "; ".join(f"{f['arm']} on {f['pair']}: {f['status']} {f['detail']}".strip() for f in summary.failed[:5])
         more = f" and {len(summary.failed) - 5} more" if len(summary.failed) > 5 else ""
@@ -117,12 +172,8 @@ def markdown(summary: Summary) -> str:
     parts = [f"# Study {_cell(summary.name)}"]
     if summary.about:
         parts.append(_cell(summary.about))
-    for caption, rows in tables(summary):
-        lines = [HEADING, ["---"] * len(HEADING), *rows]
-        parts.append(f"## {_cell(caption)}")
-        parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
-    for caption, rows in cost_tables(summary):
-        lines = [COSTS, ["---"] * len(COSTS), *rows]
+    for caption, heading, rows in every_table(summary):
+        lines = [heading, ["---"] * len(heading), *rows]
         parts.append(f"## {_cell(caption)}")
         parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
     parts.append("\n".join(f"- {_cell(line)}" for line in remarks(summary)))
@@ -132,10 +183,8 @@ def markdown(summary: Summary) -> str:
 def plain(summary: Summary) -> str:
     """The same for a terminal."""
     parts: list[str] = []
-    for caption, rows in tables(summary):
-        parts += [caption, aligned(HEADING, rows), ""]
-    for caption, rows in cost_tables(summary):
-        parts += [caption, aligned(COSTS, rows), ""]
+    for caption, heading, rows in every_table(summary):
+        parts += [caption, aligned(heading, rows), ""]
     return printable("\n".join([*parts, *_wrapped(remarks(summary))]))
 
 

@@ -7,7 +7,7 @@ drawn once for all runs; the pool of training rows likewise where the grid limit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from foretune.execution.types import TaskSpec
 from foretune.files import write_text
 from foretune.fit.find_model import find_model
 from foretune.fit.folder import RunFolder
-from foretune.fit.plan import plan
-from foretune.fit.prepare import prepare
+from foretune.fit.plan import Plan, plan
+from foretune.fit.prepare import Prepared, prepare
 from foretune.fit.row_tokens import fertility
 from foretune.packages import Progress
 from foretune.study.arms import ModelArm, on_model
 from foretune.study.grid import LIKELIHOODS, GridSpec, TaskSettings
 from foretune.study.pools import prepare_pool
+from foretune.study.test_sets import prepare_tests, split_name
 
 DRAW_SEED = 0
 """Which rows are validated and tested is the same for every seed of a study."""
@@ -55,6 +56,8 @@ class StudyTask:
     """Why an arm is absent, by its name"""
     covariates: Mapping[str, float]
     """Distance of the languages, token fertility, and what the grid says"""
+    tests: Mapping[str, int] = field(default_factory=dict)
+    """Rows of each further test set"""
 
     @property
     def translation(self) -> bool:
@@ -78,7 +81,7 @@ class StudyTask:
 
 def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: Progress) -> StudyTask:
     """Prepare a task of the grid under ``folder``. Raises as ``fit`` does on the same data and model."""
-    arms, left_out = _arms(grid, model)
+    arms, left_out = _arms(grid, model, name)
     made = plan(options=_options(grid, grid.model[model], grid.tasks[name], arms))
     if not made.fits:
         raise BudgetError(f"{model} does not fit: {made.notes[-1]}.", remedy="Choose a smaller model or smaller arms.")
@@ -89,7 +92,10 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
         "test": grid.evaluation.test_rows,
     }
     _limit(folder / "task" / "train.jsonl", limits["train"])
+    if grid.tasks[name].target_rows is not None:
+        _limit(folder / "task" / "target.jsonl", grid.tasks[name].target_rows)
     prepare_pool(grid.tasks[name].pool, made.resolution.spec, prepared.task.task, folder / "task")
+    _write_tests(grid, name, made, prepared)
     rows = {split: _limit(folder / "task" / f"{split}.jsonl", limits[split]) for split in ("validation", "test")}
     rows["train"] = _limit(folder / "task" / "train.jsonl", None)
     primary = _primary(grid, prepared.task, Place(str(grid.tasks[name].path)))
@@ -120,16 +126,27 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
         covariates=_covariates(
             grid.tasks[name], made.rows.result.examples if made.rows.result else (), made.model.tokenizer
         ),
+        tests={
+            test: _limit(folder / "task" / f"{split_name(test)}.jsonl", limits["test"])
+            for test in grid.tasks[name].tests
+        },
     )
 
 
-def _arms(grid: GridSpec, model: str) -> tuple[dict[str, ModelArm], dict[str, str]]:
-    """Every arm on a model, and why some cannot be had. Raises `UsageError` for one that was written out."""
+def _write_tests(grid: GridSpec, name: str, made: Plan, prepared: Prepared) -> None:
+    """The further test sets of a task, without rows that are trained on."""
+    settings = grid.tasks[name]
+    prefix = str(prepared.facts["instruction"])
+    prepare_tests(settings.tests, (settings.path, settings.pool.also), made.resolution.spec, prepared.task, prefix)
+
+
+def _arms(grid: GridSpec, model: str, task: str) -> tuple[dict[str, ModelArm], dict[str, str]]:
+    """Every arm of a task on a model, and why some cannot be had. Raises `UsageError` for one that was written out."""
     settings = grid.model[model]
     shapes = find_model(settings.source, revision=settings.revision).shapes
     arms: dict[str, ModelArm] = {}
     left_out: dict[str, str] = {}
-    for name in grid.arms:
+    for name in grid.arms_on(task):
         try:
             found = on_model(grid.config(name), grid.share(name), shapes)
         except UsageError as error:
@@ -161,7 +178,8 @@ def _covariates(task: TaskSettings, rows: Sequence[Example], tokenizer: Path | N
 def _options(grid: GridSpec, model: ModelSettings, task: TaskSettings, arms: Mapping[str, ModelArm]) -> dict[str, Any]:
     """The settings of a ``fit`` on the same data and model, with the arm that takes most memory."""
     heaviest = max(arms.values(), key=lambda arm: arm.trainable).config
-    data = task.model_dump(exclude={"train_rows", "columns", "covariates", "pool"}, exclude_none=True)
+    apart = {"train_rows", "target_rows", "columns", "covariates", "pool", "tests"}
+    data = task.model_dump(exclude=apart, exclude_none=True)
     columns = task.columns.model_dump(exclude_none=True)
     return {
         **{f"data.{key}": value for key, value in data.items()},

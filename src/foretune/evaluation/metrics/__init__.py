@@ -24,6 +24,7 @@ METRICS: dict[str, Metric] = {
     "accuracy": ShareMetric("accuracy", labels.same_class),
     "balanced_accuracy": labels.ClassMetric("balanced_accuracy"),
     "brier": labels.BrierMetric(),
+    "calibration_error": labels.CalibrationMetric(),
     "macro_f1": labels.ClassMetric("macro_f1"),
     "pearson": numbers.Correlation("pearson"),
     "spearman": numbers.Correlation("spearman"),

@@ -67,6 +67,29 @@ class BrierMetric:
 
 
 @dataclass(frozen=True)
+class CalibrationMetric:
+    """The expected calibration error with `CALIBRATION_BINS` bins of equal width (Guo et al. 2017, equation 3).
+
+    Its value is biased upwards on few rows, equally for what is compared on the same rows.
+    """
+
+    name: str = "calibration_error"
+    unit: str = "share of 1"
+    direction: Direction = "lower"
+    needs_generation: bool = True
+
+    def score(self, rows: Sequence[Answer]) -> MetricResult:
+        """The error with its bootstrap error; ``per_row`` is right minus probability. Raises `DataError`."""
+        require_rows(rows, self.name)
+        sure = [_probability(row) for row in rows]
+        missed = tuple(
+            same_class(prediction_of(row, self.name), row.reference) - p for row, p in zip(rows, sure, strict=True)
+        )
+        statistics = tuple((float(_bin(p, CALIBRATION_BINS)), gap) for p, gap in zip(sure, missed, strict=True))
+        return from_rows(self.name, statistics, missed, scale=1.0, details={"bins": CALIBRATION_BINS})
+
+
+@dataclass(frozen=True)
 class CalibrationBin:
     """Rows whose probability lies in (low, high]."""
 
@@ -102,7 +125,7 @@ def calibration(rows: Sequence[Answer], *, bins: int = CALIBRATION_BINS) -> Cali
     sure = [_probability(row) for row in rows]
     members: list[list[int]] = [[] for _ in range(bins)]
     for i, probability in enumerate(sure):
-        members[max(0, math.ceil(probability * bins) - 1)].append(i)
+        members[_bin(probability, bins)].append(i)
     filled = tuple(
         CalibrationBin(
             b / bins, (b + 1) / bins, len(held),
@@ -115,6 +138,11 @@ def calibration(rows: Sequence[Answer], *, bins: int = CALIBRATION_BINS) -> Cali
     losses = [row.nll for row in rows if row.nll is not None]
     log_loss = math.fsum(losses) / len(losses) if len(losses) == len(rows) else None
     return Calibration(expected, brier, log_loss, filled, len(rows))
+
+
+def _bin(probability: float, bins: int) -> int:
+    """The bin (low, high] that holds a probability; 0 lies in the first."""
+    return max(0, math.ceil(probability * bins) - 1)
 
 
 def _probability(row: Answer) -> float:

@@ -14,7 +14,7 @@ from foretune.search.baselines.random_search import shuffled
 from foretune.search.fidelity import LAST_LEVEL, level_step
 from foretune.search.points import places_of
 from foretune.search.pooled import Pooled
-from foretune.search.ranking import ranking_at
+from foretune.search.ranking import ranking_at, score_at
 from foretune.search.runs import Continue, Proposal, Run, View
 from foretune.search.types import Done, Wait
 
@@ -70,7 +70,7 @@ class Hyperband(Pooled):
                 for place in order:
                     if place in free and self.may_start(view) and affords_first(self, view, place, level):
                         return self.start(place, f"bracket {bracket + 1}", arm="proposed", level=level)
-            if (going := promotion(view, members, self.metric, level, whole=size)) is not None:
+            if (going := promotion(view, members, self.metric, level, together=True)) is not None:
                 return going
             if len(members) < size or any(run.status == "running" for run in members):
                 break
@@ -93,28 +93,39 @@ def promotion(
     metric: str,
     first_level: int,
     *,
-    whole: int | None = None,
+    together: bool = False,
     keep_all: bool = False,
 ) -> Continue | None:
     """The next run that is among the better half of its rung, the highest rung first.
 
-    With ``whole`` a rung is halved only when all of the bracket's ``whole`` runs have been there or failed; with
-    ``keep_all`` any paused run may go on, the best first: what is left of a budget should not be left over.
+    With ``together`` a rung is halved only when all that will come to it have (a bracket), and its last run goes on;
+    with ``keep_all`` any paused run may go on, the best first: what is left of a budget should not be left over.
     """
     for level in range(LAST_LEVEL - 1, first_level - 1, -1):
+        if together and not _complete(runs, metric, first_level, level):
+            continue
         ranked = ranking_at(runs, level, metric)
-        if whole is not None:
-            expected = max(1, whole // REDUCTION ** (level - first_level))
-            lost = sum(run.failed for run in runs)
-            if len(ranked) + lost < min(expected, len(runs)):
-                continue
-        kept = ranked if keep_all else ranked[: len(ranked) // REDUCTION]
-        for run in kept:
+        for run in ranked if keep_all else _better(ranked, at_least=int(together)):
             target = level_step(run.horizon, level + 1)
             here = run.status == "idle" and level_step(run.horizon, level) <= run.step < target
             if here and view.affords(run.config, run.step, target):
                 return Continue(run.id, target, "among the better half of its rung")
     return None
+
+
+def _better(ranked: Sequence[Run], at_least: int) -> Sequence[Run]:
+    return ranked[: max(at_least, len(ranked) // REDUCTION)]
+
+
+def _complete(runs: Sequence[Run], metric: str, first_level: int, level: int) -> bool:
+    """Whether every run of a bracket that comes to ``level`` has its score there or failed."""
+    if level == first_level:
+        entrants = [run for run in runs if not run.failed]
+    else:
+        if not _complete(runs, metric, first_level, level - 1):
+            return False
+        entrants = list(_better(ranking_at(runs, level - 1, metric), at_least=1))
+    return all(score_at(run, level, metric) is not None for run in entrants)
 
 
 def affords_first(strategy: Pooled, view: View, place: int, level: int) -> bool:

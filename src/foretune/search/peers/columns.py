@@ -39,13 +39,16 @@ class Columns:
         return {name: words for name, words in self.encoding.categories if len(words) > 1}
 
     def values(self, place: int) -> dict[str, Any]:
-        """The columns of a member; a number that it lacks is in the middle."""
-        row = self.rows[place]
+        """The columns of a member."""
+        return self.values_of(self.rows[place])
+
+    def values_of(self, row: Mapping[str, float | str]) -> dict[str, Any]:
+        """The columns of a described configuration; a number that it lacks is in the middle."""
         found: dict[str, Any] = {}
         for name, (low, high) in self.numbers.items():
             value = row.get(name)
             known = isinstance(value, float) and np.isfinite(value)
-            found[name] = min(max(float(value), low), high) if known else (low + high) / 2  # type: ignore[arg-type]
+            found[name] = min(max(float(value or 0.0), low), high) if known else (low + high) / 2
         for name, words in self.categories.items():
             word = row.get(name)
             found[name] = word if word in words else words[0]

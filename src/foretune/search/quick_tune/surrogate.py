@@ -1,15 +1,17 @@
 """Quick-Tune's two models: a deep-kernel Gaussian process for the score, a network for log-seconds.
 
 Encoders for configuration, task features and curve feed a joint network, whose output is the input of an RBF kernel;
-all weights are learnt through the exact marginal likelihood of mini-batches of one task each (Wistuba & Grabocka 2021).
-Predictions condition on a sample of the meta-training rows. ``refit`` goes on training on what was seen on the task and
-conditions on it as well. Weights are plain arrays: they are kept as JSON, never pickled.
+all weights are learnt through the exact marginal likelihood of mini-batches (Wistuba & Grabocka 2021). Predictions
+condition on a sample of the meta-training rows. ``refit`` goes on training on what was seen on the task and conditions
+on it as well. Sizes, batches, passes and patience are those of the published Quick-Tune-Tool (Rapant et al. 2024).
+Weights are plain arrays: they are kept as JSON, never pickled.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +25,23 @@ from foretune.seeding import derive, generator
 if TYPE_CHECKING:
     import torch
 
-WIDTHS = {"config": 32, "features": 16, "curve": 16}
-JOINT = (32, 16)
-STEPS = 400
+HIDDEN = 128
+ENCODED = {"config": 32, "features": 16, "curve": 16}
+"""Outputs of the encoders: features through one layer, the others through three."""
+EMBEDDED = 32
+"""Dimensions in which the kernel looks."""
+PASSES = 100
+BATCH = 2048
+FEWEST_BATCHES = 4
+"""A pass has so many at least: the published experience is large enough for that, a young one is not."""
+HELD_OUT = 0.1
+PATIENCE, TOLERANCE = 5, 1e-4
+"""Training ends when the mean absolute error on held-out rows has not fallen by so much for so many passes."""
+RATE = 1e-3
 REFIT_STEPS = 50
-BATCH = 96
-RATE = 3e-3
-CONTEXT = 400
+REFIT_BATCH = 1024
+"""A refit's batches are what was seen, filled up with rows of meta-training."""
+CONTEXT = 4096
 """Rows that predictions condition on."""
 SMALLEST_NOISE = 1e-3
 SMALLEST_SECONDS = 1e-3
@@ -54,18 +66,8 @@ class Surrogate:
         import torch
 
         with torch.no_grad():
-            weights = _tensors(self.weights)
-            known = _embedded(weights, self.context.configs, self.context.features, self.context.curves)
-            new = _embedded(weights, configs, features, curves)
-            scale, noise = weights["log_scale"].exp(), weights["log_noise"].exp() + SMALLEST_NOISE
-            gram = scale * _rbf(known, known) + noise * torch.eye(len(known))
-            root = torch.linalg.cholesky(gram)
-            target = torch.as_tensor(self.context.targets, dtype=torch.float32)[:, None]
-            cross = scale * _rbf(new, known)
-            mean = cross @ torch.cholesky_solve(target, root)
-            explained = torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum(0)
-            variance = (scale + noise - explained).clamp_min(SMALLEST_NOISE)
-        return mean[:, 0].double().numpy(), variance.sqrt().double().numpy()
+            mean, variance = _conditioned(_tensors(self.weights), self.context, configs, features, curves)
+        return mean.double().numpy(), variance.sqrt().double().numpy()
 
     def seconds(self, configs: Floats, features: Floats, curves: Floats) -> Floats:
         """Seconds of the stretch to the rung behind each curve, in seconds: never zero, never scaled."""
@@ -75,12 +77,18 @@ class Surrogate:
             scaled = _cost(_tensors(self.weights), configs, features, curves).double().numpy()
         return np.maximum(np.exp(scaled * self.seconds_spread + self.seconds_mean), SMALLEST_SECONDS)
 
-    def refitted(self, seen: Examples, steps: int = REFIT_STEPS) -> Surrogate:
+    def refitted(self, seen: Examples) -> Surrogate:
         """This surrogate trained on with what was seen on the task, which then is part of the context."""
         if len(seen.targets) == 0:
             return self
-        merged = Examples(*(np.concatenate([getattr(self.context, name), getattr(seen, name)]) for name in vars(seen)))
-        weights = _trained(self.weights, merged, steps, self.seed, batch=len(seen.targets) + BATCH)
+        merged = joined(self.context, seen)
+        stream = generator(derive(self.seed, "quick-tune", "refit"), str(len(merged.targets)))
+
+        def batches() -> list[Examples]:
+            chosen = stream.permutation(len(self.context.targets))[: max(0, REFIT_BATCH - len(seen.targets))]
+            return [joined(seen, rows_at(self.context, chosen))]
+
+        weights = _trained(self.weights, batches, seen, REFIT_STEPS)
         return replace(self, weights=weights, context=merged)
 
     def to_json(self) -> dict[str, Any]:
@@ -111,56 +119,114 @@ def plain(values: Floats) -> Any:
     return known.tolist()
 
 
-def fit(tasks: Sequence[PastTask], seed: int = 0, *, steps: int = STEPS) -> Surrogate:
+def fit(tasks: Sequence[PastTask], seed: int = 0) -> Surrogate:
     """Meta-train both models on ``tasks``."""
     scaling = Scaling.of(tasks)
     rows = examples(tasks, scaling)
     known = rows.log_seconds[np.isfinite(rows.log_seconds)]
     mean, spread = (float(known.mean()), float(known.std()) or 1.0) if len(known) else (0.0, 1.0)
     scaled = replace(rows, log_seconds=(rows.log_seconds - mean) / spread)
-    weights = _trained(_begun(scaled, seed), scaled, steps, seed)
-    chosen = generator(seed, "search", "quick-tune", "context").permutation(len(rows.targets))[:CONTEXT]
-    context = Examples(*(getattr(scaled, name)[chosen] for name in vars(scaled)))
-    return Surrogate(scaling, weights, context, mean, spread, seed)
+    stream = generator(seed, "search", "quick-tune", "rows")
+    order = stream.permutation(len(rows.targets))
+    held, kept = np.split(order, [max(1, round(HELD_OUT * len(order)))])
+    size = min(BATCH, -(-len(kept) // FEWEST_BATCHES))
+
+    def batches() -> list[Examples]:
+        shuffled = stream.permutation(kept)
+        return [rows_at(scaled, part) for part in np.split(shuffled, range(size, len(shuffled), size))]
+
+    weights = _trained(_begun(scaled, seed), batches, rows_at(scaled, held), PASSES)
+    return Surrogate(scaling, weights, rows_at(scaled, stream.permutation(order)[:CONTEXT]), mean, spread, seed)
+
+
+def rows_at(rows: Examples, chosen: Any) -> Examples:
+    """The chosen rows."""
+    return Examples(*(getattr(rows, name)[chosen] for name in vars(rows)))
+
+
+def joined(one: Examples, other: Examples) -> Examples:
+    """Rows of both."""
+    return Examples(*(np.concatenate([getattr(one, name), getattr(other, name)]) for name in vars(one)))
 
 
 def _begun(rows: Examples, seed: int) -> dict[str, Floats]:
     """Fresh weights: He's normal for every layer, zeros for biases."""
-    sizes = {"config": rows.configs.shape[1], "features": rows.features.shape[1], "curve": CURVE}
-    layers = {name: (sizes[name], WIDTHS[name]) for name in WIDTHS}
-    layers |= {"joint": (sum(WIDTHS.values()), JOINT[0]), "out": JOINT, "cost": (sum(WIDTHS.values()), JOINT[0])}
-    layers["seconds"] = (JOINT[0], 1)
+    encoded = sum(ENCODED.values())
+    sizes = {
+        "config": (rows.configs.shape[1], HIDDEN, HIDDEN, ENCODED["config"]),
+        "features": (rows.features.shape[1], ENCODED["features"]),
+        "curve": (CURVE, HIDDEN, HIDDEN, ENCODED["curve"]),
+        "joint": (encoded, HIDDEN, HIDDEN, EMBEDDED),
+        "cost": (encoded, HIDDEN, HIDDEN, 1),
+    }
     weights: dict[str, Floats] = {}
-    for name, (inputs, outputs) in layers.items():
+    for name, widths in sizes.items():
         stream = generator(seed, "search", "quick-tune", name)
-        weights[name] = stream.standard_normal((inputs, outputs)) * math.sqrt(2.0 / max(1, inputs))
-        weights[f"{name}.bias"] = np.zeros(outputs)
+        for layer, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
+            weights[f"{name}.{layer}"] = stream.standard_normal((inputs, outputs)) * math.sqrt(2.0 / max(1, inputs))
+            weights[f"{name}.{layer}.bias"] = np.zeros(outputs)
     return weights | {"log_scale": np.zeros(()), "log_noise": np.asarray(math.log(0.1))}
 
 
 def _trained(
-    begun: Mapping[str, Floats], rows: Examples, steps: int, seed: int, batch: int = BATCH
+    begun: Mapping[str, Floats], batches: Callable[[], list[Examples]], held_out: Examples, passes: int
 ) -> dict[str, Floats]:
-    """``begun`` after so many steps on mini-batches of one task each: marginal likelihood and squared log-seconds."""
+    """The best of what ``begun`` becomes in so many passes, by both models' mean absolute errors on ``held_out``."""
     import torch
 
     weights = {name: value.requires_grad_() for name, value in _tensors(begun).items()}
-    optimizer = torch.optim.Adam(list(weights.values()), lr=RATE)
-    tasks = np.unique(rows.task)
-    stream = generator(derive(seed, "quick-tune", "batches"), str(len(rows.targets)))
-    for _ in range(steps):
-        own = np.flatnonzero(rows.task == stream.choice(tasks))
-        chosen = stream.permutation(own)[:batch]
-        parts = (rows.configs[chosen], rows.features[chosen], rows.curves[chosen])
-        target = torch.as_tensor(rows.targets[chosen], dtype=torch.float32)
-        known = torch.as_tensor(np.isfinite(rows.log_seconds[chosen]))
-        seconds = torch.as_tensor(np.nan_to_num(rows.log_seconds[chosen]), dtype=torch.float32)
-        loss = -_likelihood(weights, _embedded(weights, *parts), target) / len(chosen)
-        loss = loss + ((_cost(weights, *parts) - seconds).square() * known).sum() / known.sum().clamp_min(1)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return {name: value.detach().double().numpy() for name, value in weights.items()}
+    optimizer = torch.optim.AdamW(list(weights.values()), lr=RATE)
+    best, best_error, waited = dict(begun), math.inf, 0
+    for _ in range(passes):
+        for batch in batches():
+            loss = _loss(weights, batch)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        with torch.no_grad():
+            mean, _ = _conditioned(weights, batch, held_out.configs, held_out.features, held_out.curves)
+            seconds = _cost(weights, held_out.configs, held_out.features, held_out.curves)
+        off = np.abs(seconds.numpy() - held_out.log_seconds)
+        error = float(np.abs(mean.numpy() - held_out.targets).mean())
+        error += float(off[np.isfinite(off)].mean()) if np.isfinite(off).any() else 0.0
+        waited += 1
+        if error + TOLERANCE < best_error:
+            best = {name: value.detach().double().numpy().copy() for name, value in weights.items()}
+            best_error, waited = error, 0
+        if waited >= PATIENCE:
+            break
+    return best
+
+
+def _loss(weights: Weights, batch: Examples) -> torch.Tensor:
+    """Negative log marginal likelihood a row, and squared log-seconds where they are known."""
+    import torch
+
+    parts = (batch.configs, batch.features, batch.curves)
+    target = torch.as_tensor(batch.targets, dtype=torch.float32)
+    known = torch.as_tensor(np.isfinite(batch.log_seconds))
+    seconds = torch.as_tensor(np.nan_to_num(batch.log_seconds), dtype=torch.float32)
+    off = (_cost(weights, *parts) - seconds).square() * known
+    return -_likelihood(weights, _embedded(weights, *parts), target) / len(target) + off.sum() / known.sum().clamp_min(
+        1
+    )
+
+
+def _conditioned(
+    weights: Weights, context: Examples, configs: Floats, features: Floats, curves: Floats
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(mean, variance) of the process at new rows, given ``context``."""
+    import torch
+
+    known = _embedded(weights, context.configs, context.features, context.curves)
+    new = _embedded(weights, configs, features, curves)
+    scale, noise = weights["log_scale"].exp(), weights["log_noise"].exp() + SMALLEST_NOISE
+    root = torch.linalg.cholesky(scale * _rbf(known, known) + noise * torch.eye(len(known)))
+    target = torch.as_tensor(context.targets, dtype=torch.float32)[:, None]
+    cross = scale * _rbf(new, known)
+    explained = torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum(0)
+    mean = (cross @ torch.cholesky_solve(target, root))[:, 0]
+    return mean, (scale + noise - explained).clamp_min(SMALLEST_NOISE)
 
 
 def _likelihood(weights: Weights, places: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -182,9 +248,14 @@ def _tensors(weights: Mapping[str, Floats]) -> Weights:
     return {name: torch.as_tensor(value, dtype=torch.float32).clone() for name, value in weights.items()}
 
 
-def _layer(weights: Weights, name: str, inputs: torch.Tensor) -> torch.Tensor:
-    layered: torch.Tensor = inputs @ weights[name] + weights[f"{name}.bias"]
-    return layered
+def _network(weights: Weights, name: str, inputs: torch.Tensor) -> torch.Tensor:
+    """(n, outputs): the layers called ``name`` one after the other, rectified in between."""
+    hidden, layer = inputs, 0
+    while f"{name}.{layer}" in weights:
+        hidden = hidden.relu() if layer else hidden
+        hidden = hidden @ weights[f"{name}.{layer}"] + weights[f"{name}.{layer}.bias"]
+        layer += 1
+    return hidden
 
 
 def _encoded(weights: Weights, configs: Floats, features: Floats, curves: Floats) -> torch.Tensor:
@@ -192,22 +263,20 @@ def _encoded(weights: Weights, configs: Floats, features: Floats, curves: Floats
     import torch
 
     inputs = {"config": configs, "features": features, "curve": curves}
-    encoded = [
-        _layer(weights, name, torch.as_tensor(np.asarray(value), dtype=torch.float32)).relu()
-        for name, value in inputs.items()
-    ]
-    return torch.cat(encoded, dim=1)
+    return torch.cat(
+        [_network(weights, name, torch.as_tensor(np.asarray(value), dtype=torch.float32)) for name, value in
+         inputs.items()], dim=1,
+    ).relu()  # fmt: skip
 
 
 def _embedded(weights: Weights, configs: Floats, features: Floats, curves: Floats) -> torch.Tensor:
     """(n, d): where the kernel looks."""
-    return _layer(weights, "out", _layer(weights, "joint", _encoded(weights, configs, features, curves)).relu())
+    return _network(weights, "joint", _encoded(weights, configs, features, curves))
 
 
 def _cost(weights: Weights, configs: Floats, features: Floats, curves: Floats) -> torch.Tensor:
     """(n,): scaled log-seconds."""
-    hidden = _layer(weights, "cost", _encoded(weights, configs, features, curves).detach()).relu()
-    return _layer(weights, "seconds", hidden)[:, 0]
+    return _network(weights, "cost", _encoded(weights, configs, features, curves).detach())[:, 0]
 
 
 def _rbf(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,11 +20,15 @@ from foretune.search.baselines.random_search import RandomSearch
 from foretune.search.encoding import RATE, Encoding, Facts, Floats, described, features
 from foretune.search.horizon import EARLY_LEVEL
 from foretune.search.past_tasks import LARGEST_Z, PastTask
+from foretune.search.peers.conversation import Conversing
+from foretune.search.peers.dehb import Dehb
 from foretune.search.peers.optuna_tpe import OptunaTpe
+from foretune.search.peers.smac import Smac
+from foretune.search.peers.syne_tune import SEARCHERS, SyneTune
+from foretune.search.pooled import Pooled
 from foretune.search.quick_tune.strategy import QuickTune, Refit
 from foretune.search.replay.adversaries import ADVERSARIES
-from foretune.search.replay.world import HORIZON, World
-from foretune.search.runs import Strategy
+from foretune.search.replay.world import World
 from foretune.search.task_prior import TaskPrior, build
 from foretune.search.transfer import Transfer
 
@@ -72,32 +76,35 @@ class Draw:
         places = encoding.dense([*rows, described(config, facts)])
         return int(np.argmin(((places[:-1] - places[-1]) ** 2).sum(1)))
 
+    def made(self, kind: Callable[..., Pooled], prior: TaskPrior, **options: Any) -> Pooled:
+        """A strategy over the world's configurations."""
+        return kind(prior, self.world.horizon, equal_steps=True, **options)
 
-Maker = Callable[[Draw], tuple[Strategy, TaskPrior]]
+
+Maker = Callable[[Draw], Pooled]
 
 
 def _own(**options: Any) -> Maker:
-    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
-        return Transfer(draw.informed, HORIZON, equal_steps=True, **options), draw.informed
-
-    return make
+    return lambda draw: draw.made(Transfer, draw.informed, **options)
 
 
-def _without_features(draw: Draw) -> tuple[Strategy, TaskPrior]:
+def _blank(kind: Callable[..., Pooled], **options: Any) -> Maker:
+    return lambda draw: draw.made(kind, draw.blank, **options)
+
+
+def _without_features(draw: Draw) -> Pooled:
     facts = Facts({}, draw.world.task.facts.model, draw.world.task.facts.steps)
-    prior = draw.prior(ADVERSARIES["no-features"](draw.others, draw.seed), facts)
-    return Transfer(prior, HORIZON, equal_steps=True), prior
+    return draw.made(Transfer, draw.prior(ADVERSARIES["no-features"](draw.others, draw.seed), facts))
 
 
-def _no_transfer(draw: Draw) -> tuple[Strategy, TaskPrior]:
-    rule = by_rule(draw)
-    return Transfer(draw.blank, HORIZON, equal_steps=True, portfolio=rule[:3]), draw.blank
+def _no_transfer(draw: Draw) -> Pooled:
+    return draw.made(Transfer, draw.blank, portfolio=by_rule(draw)[:3])
 
 
 def _spoiled(name: str) -> Maker:
-    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
-        prior = draw.prior(ADVERSARIES[name](draw.others, draw.seed), draw.world.task.facts)
-        return Transfer(prior, HORIZON, equal_steps=True), prior
+    def make(draw: Draw) -> Pooled:
+        spoilt = ADVERSARIES[name](draw.others, draw.seed)
+        return draw.made(Transfer, draw.prior(spoilt, draw.world.task.facts))
 
     return make
 
@@ -142,33 +149,28 @@ def _measured(draw: Draw, task: PastTask) -> Floats:
 
 
 def _portfolio(count: int) -> Maker:
-    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
-        order = agnostic_portfolio(draw)[:count]
-        return Listed(draw.blank, HORIZON, equal_steps=True, order=order), draw.blank
-
-    return make
+    return lambda draw: draw.made(Listed, draw.blank, order=agnostic_portfolio(draw)[:count])
 
 
-def _portfolio_halving(draw: Draw) -> tuple[Strategy, TaskPrior]:
+def _portfolio_halving(draw: Draw) -> Pooled:
     order = agnostic_portfolio(draw)
     rest = [place for place in range(len(draw.pool)) if place not in order]
-    return Asha(draw.blank, HORIZON, equal_steps=True, order=(*order, *rest), first_level=EARLY_LEVEL), draw.blank
+    return draw.made(Asha, draw.blank, order=(*order, *rest), first_level=EARLY_LEVEL)
 
 
 CONTESTANTS: dict[str, Maker] = {
     "transfer": _own(),
-    "default-lora": lambda draw: (
-        Listed(draw.blank, HORIZON, equal_steps=True, order=(draw.nearest(DEFAULT_LORA),)), draw.blank),
-    "rule": lambda draw: (Listed(draw.blank, HORIZON, equal_steps=True, order=by_rule(draw)[:1]), draw.blank),
+    "default-lora": lambda draw: draw.made(Listed, draw.blank, order=(draw.nearest(DEFAULT_LORA),)),
+    "rule": lambda draw: draw.made(Listed, draw.blank, order=by_rule(draw)[:1]),
     "portfolio-1": _portfolio(1),
     "portfolio-2": _portfolio(2),
     "portfolio-3": _portfolio(3),
     "portfolio-halving": _portfolio_halving,
-    "random": lambda draw: (RandomSearch(draw.blank, HORIZON, equal_steps=True), draw.blank),
-    "random-one-rung": lambda draw: (RandomSearch(draw.blank, HORIZON, equal_steps=True, rung=EARLY_LEVEL), draw.blank),
-    "asha": lambda draw: (Asha(draw.blank, HORIZON, equal_steps=True), draw.blank),
-    "hyperband": lambda draw: (Hyperband(draw.blank, HORIZON, equal_steps=True), draw.blank),
-}  # fmt: skip
+    "random": _blank(RandomSearch),
+    "random-one-rung": _blank(RandomSearch, rung=EARLY_LEVEL),
+    "asha": _blank(Asha),
+    "hyperband": _blank(Hyperband),
+}
 ABLATIONS: dict[str, Maker] = {
     "no-transfer": _no_transfer,
     "no-features-at-all": _without_features,
@@ -183,14 +185,19 @@ DETERMINISTIC = frozenset({"default-lora", "rule", "portfolio-1", "portfolio-2",
 
 
 def _quick_tune(refit: Refit) -> Maker:
-    def make(draw: Draw) -> tuple[Strategy, TaskPrior]:
+    def make(draw: Draw) -> Pooled:
         from foretune.search.quick_tune.surrogate import fit
 
         own = features(draw.world.task.facts)
-        strategy = QuickTune(
-            draw.informed, HORIZON, equal_steps=True, surrogate=fit(draw.others, draw.seed), features=own, refit=refit
-        )
-        return strategy, draw.informed
+        return draw.made(QuickTune, draw.informed, surrogate=fit(draw.others, draw.seed), features=own, refit=refit)
+
+    return make
+
+
+def _syne_tune(searcher: str) -> Maker:
+    def make(draw: Draw) -> Pooled:
+        peer = partial(SyneTune, searcher=searcher, tasks=draw.others)
+        return draw.made(Conversing, draw.blank, peer=peer, name=f"syne-tune-{searcher}")
 
     return make
 
@@ -198,7 +205,10 @@ def _quick_tune(refit: Refit) -> Maker:
 PEERS: dict[str, Maker] = {
     "quick-tune": _quick_tune("none"),
     "quick-tune-refit": _quick_tune("full"),
-    "optuna-tpe": lambda draw: (OptunaTpe(draw.blank, HORIZON, equal_steps=True), draw.blank),
+    "optuna-tpe": _blank(OptunaTpe),
+    "dehb": _blank(Conversing, peer=Dehb, name="dehb"),
+    "smac": _blank(Conversing, peer=Smac, name="smac"),
+    **{f"syne-tune-{searcher}": _syne_tune(searcher) for searcher in SEARCHERS},
 }
 """The published system, which needs torch, and other packages' searchers, from the extra ``peers``."""
 

@@ -20,7 +20,7 @@ from foretune.files import fingerprint
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, level_step
-from foretune.search.replay.world import HORIZON, Entry, World
+from foretune.search.replay.world import Entry, World
 from foretune.search.runs import Run, Strategy
 from foretune.search.types import Done, Lease, Observation, Score, Wait
 
@@ -29,8 +29,6 @@ FAILURE_SHARE = 0.5
 MOST_EVENTS = 20_000
 NEVER_S = 1e12
 """Virtual workers do not fall silent."""
-
-LEVEL_OF = {level_step(HORIZON, level): level for level in range(LEVELS)}
 
 
 @dataclass(frozen=True)
@@ -64,14 +62,19 @@ class Trace:
 def forecast_of(world: World, prior_cost: Mapping[str, float]) -> Callable[[Mapping[str, Any], int, int], float]:
     """Forecast seconds: the world's median whole run, times what the strategy believes of the configuration."""
     typical = np.median([entry.seconds for entry in world.entries if entry.fails_at is None], axis=0)
-    steps = [0, *(level_step(HORIZON, level) for level in range(LEVELS))]
-    spent = [0.0, *map(float, typical)]
+    levels = _levels(world)
+    steps, spent = [0, *levels], [0.0, *(float(typical[level]) for level in levels.values())]
 
     def cost(config: Mapping[str, Any], from_step: int, to_step: int) -> float:
         between = float(np.interp(to_step, steps, spent) - np.interp(from_step, steps, spent))
         return between * prior_cost.get(fingerprint(dict(config)), 1.0)
 
     return cost
+
+
+def _levels(world: World) -> dict[int, int]:
+    """The level of every rung's step; where a run is a single step, it is the last."""
+    return {level_step(world.horizon, level): level for level in range(LEVELS)}
 
 
 def simulate(
@@ -88,7 +91,7 @@ def simulate(
     total = budget_s or world.budget_s
     budget, cost = Budget("time", total, workers=workers), forecast_of(world, prior_cost or {})
     search = AskTell(strategy, budget, cost, seed=seed, silence_s=NEVER_S)
-    entries = {fingerprint(dict(entry.config)): entry for entry in world.entries}
+    entries, levels = {fingerprint(dict(entry.config)): entry for entry in world.entries}, _levels(world)
     clock, asked, busy, order = 0.0, 0.0, 0, itertools.count()
     queue: list[tuple[float, int, Lease, Observation]] = []
     moments: list[Moment] = []
@@ -106,7 +109,7 @@ def simulate(
             if not isinstance(answer, Wait):
                 for lease in answer:
                     busy += 1
-                    script = _script(lease, entries[fingerprint(dict(lease.config))], clock)
+                    script = _script(lease, entries[fingerprint(dict(lease.config))], levels, clock)
                     for at, seen in script:
                         heapq.heappush(queue, (at, next(order), lease, seen))
                     forecasts.append((lease.seconds, script[-1][0] - clock))
@@ -121,7 +124,7 @@ def simulate(
         busy -= int(seen.final)
         if clock > total:
             continue
-        best = _best(search.runs, entries)
+        best = _best(search.runs, entries, levels)
         if best is not None:
             moments.append(Moment(clock, best))
         run = search.run(lease.run)
@@ -130,12 +133,12 @@ def simulate(
     return Trace(tuple(moments), len(search.runs), asked, first, tuple(forecasts))
 
 
-def _script(lease: Lease, entry: Entry, start: float) -> list[tuple[float, Observation]]:
+def _script(lease: Lease, entry: Entry, levels: Mapping[int, int], start: float) -> list[tuple[float, Observation]]:
     """(time, observation) of a lease as it really went."""
     found: list[tuple[float, Observation]] = []
-    before, clock = LEVEL_OF.get(lease.from_step, -1), start
+    before, clock = levels.get(lease.from_step, -1), start
     for step in lease.rungs:
-        level = LEVEL_OF[step]
+        level = levels[step]
         spent = float(entry.seconds[level] - (entry.seconds[before] if before >= 0 else 0.0))
         if entry.fails_at is not None and level >= entry.fails_at:
             spent *= FAILURE_SHARE
@@ -150,13 +153,13 @@ def _script(lease: Lease, entry: Entry, start: float) -> list[tuple[float, Obser
     return found
 
 
-def _best(runs: tuple[Run, ...], entries: Mapping[str, Entry]) -> float | None:
+def _best(runs: tuple[Run, ...], entries: Mapping[str, Entry], levels: Mapping[int, int]) -> float | None:
     """Test gain of the run that is best on validation: at its last rung, as it would be handed over."""
     best: tuple[float, float] | None = None
     for run in runs:
         if run.failed or not run.curve:
             continue
-        level = LEVEL_OF[max(run.curve)]
+        level = levels[max(run.curve)]
         entry = entries[fingerprint(dict(run.config))]
         pair = float(entry.gains[level]), float(entry.tested[level])
         best = max(best, pair) if best is not None else pair

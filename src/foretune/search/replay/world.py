@@ -3,6 +3,8 @@
 Choosing is by validation, scoring by test. Where a run was tested at one rung only, its test score at another is that
 one moved by the difference of the validation gains; where it was never tested the validation gain stands in, and the
 world says so. Seconds missing at a rung are interpolated by steps. Further seeds of a configuration measure the noise.
+
+A sweep that kept only how its runs ended has no rungs: each of its runs is one step, for every contestant alike.
 """
 
 from __future__ import annotations
@@ -18,10 +20,13 @@ import numpy as np
 from foretune.files import fingerprint
 from foretune.search.encoding import Floats
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT
+from foretune.search.horizon import EARLY_LEVEL
 from foretune.search.past_tasks import PastCurve, PastTask
 
 HORIZON = 200
 """Virtual steps of a whole run: every rung is a step of its own."""
+WITHOUT_RUNGS = 1
+"""Virtual steps of a run of which only the end is known."""
 FEWEST_CONFIGS = 8
 """A smaller world is no search."""
 FULL_RUNS = 20
@@ -57,6 +62,8 @@ class World:
     noise: float
     """Median difference in normalised regret between two seeds of one configuration; NaN where there is one seed"""
     has_test: bool
+    horizon: int = HORIZON
+    """`HORIZON`, or `WITHOUT_RUNGS`"""
 
     @property
     def budget_s(self) -> float:
@@ -90,7 +97,9 @@ def world_of(task: PastTask) -> World | None:
     ]
     noise = float(np.median(pairs)) / (best - reference) if pairs else math.nan
     has_test = any(math.isfinite(curve.tested) for curve in task.curves)
-    return World(task, tuple(entries), float(best), reference, noise, has_test)
+    early = [bool(np.isfinite(curve.gains[: EARLY_LEVEL + 1]).any()) for curve in task.curves]
+    horizon = HORIZON if 2 * sum(early) >= len(early) else WITHOUT_RUNGS
+    return World(task, tuple(entries), float(best), reference, noise, has_test, horizon)
 
 
 def _entry(curve: PastCurve) -> Entry | None:
@@ -112,12 +121,14 @@ def _tested(curve: PastCurve) -> Floats:
 
 
 def _filled(gains: Floats) -> Floats:
-    """A gain at every rung: what is missing is read off between its neighbours, in log steps, from no gain at first."""
+    """A gain at every rung: what is missing is read off between its neighbours, in log steps; before the first that is
+    known the gain grows with the steps, from none."""
     known = [level for level in range(LEVELS) if math.isfinite(gains[level])]
     if not known:
         return np.zeros(LEVELS)
-    shares = np.log(np.asarray(RUNG_PERCENT, dtype=float))
-    return np.asarray(np.interp(shares, shares[known], gains[known]))
+    shares = np.asarray(RUNG_PERCENT, dtype=float)
+    between = np.interp(np.log(shares), np.log(shares[known]), gains[known])
+    return np.asarray(between * np.minimum(1.0, shares / shares[known[0]]))
 
 
 def _seconds(curve: PastCurve) -> Floats:

@@ -6,11 +6,13 @@ rows. So a killed run goes on with the next block and ends with the same bytes, 
 (with the same number of threads each); a grown data set computes new examples and, behind old ones, new rows only;
 another model or template finds nothing. The block *none* holds the rows without an example.
 
-Working memory is that of one forward pass, whatever the number of pairs.
+What a block took lies beside it (`foretune.selection.took`). Working memory is that of one forward pass, whatever the
+number of pairs.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -28,6 +30,7 @@ from foretune.errors import UsageError
 from foretune.files import canonical_json, fingerprint, read_lines, write_text
 from foretune.selection import kept_blocks
 from foretune.selection.base import BlockMap, Workbench
+from foretune.selection.took import Stopwatch, Tally, Took
 from foretune.selection.utility.kernel import NONE, NONE_KEY, SelfPairs, Utility, keys_of, read
 from foretune.selection.utility.prompts import TEMPLATES, Ids, Prompts, Template, Writer, parted
 from foretune.selection.utility.scorer import PACK_TOKENS, Scorer
@@ -90,6 +93,7 @@ def compute(
     pairs: Sequence[Sequence[int]] | None = None,
     on_progress: OnProgress = lambda what, done, total: None,
     check_stopped: Callable[[], None] = lambda: None,
+    tally: Tally | None = None,
 ) -> Utility:
     """The kernel of ``rows`` (asked) by ``examples`` (shown), its blocks in a folder of its setting below ``folder``.
 
@@ -104,7 +108,8 @@ def compute(
     place = folder / f"utility-{fingerprint(setting_of(used, writer, adapter))}"
     asked, shown = [row.id for row in rows], [example.id for example in examples]
     found = _files(place)
-    todo = _missing(asked, shown, pairs, found)
+    tally = tally or Tally()
+    todo = _missing(asked, shown, pairs, found, tally)
     material = place / f"rows-{fingerprint([asked, shown])}.jsonl"
     if todo:
         lines = [canonical_json(row.to_json()) for row in (*rows, *examples)]
@@ -118,6 +123,8 @@ def compute(
             key = told["file"].partition("-")[0]
             found[key] = tuple(sorted({*found.get(key, ()), place / told["file"]}))
             tokens += told["tokens"]
+            elsewhere = Took(**told["took"]) if told["process"] != os.getpid() else None
+            tally.add_computed(told["file"], elsewhere)
             on_progress("utility", done, len(todo))
             if done < len(todo):
                 check_stopped()
@@ -143,8 +150,12 @@ def _missing(
     shown: Sequence[str],
     pairs: Sequence[Sequence[int]] | None,
     found: Files,
+    tally: Tally,
 ) -> list[dict[str, Any]]:
-    """The blocks still to compute: an example and the rows that no file has; equal rows and examples once."""
+    """The blocks still to compute: an example and the rows that no file has; equal rows and examples once.
+
+    What files have is told to the ``tally``, in proportion to the rows that are wanted of each.
+    """
     first: dict[str, int] = {}
     for place, row in enumerate(asked):
         first.setdefault(row, place)
@@ -155,7 +166,13 @@ def _missing(
         kept[1].extend(behind)
     todo = []
     for key, (example, rows) in wanted.items():
-        there = {int(row) for path in found.get(key, ()) for row in read(path)["rows"]}
+        wanted_keys = {int(asked[row], 16) for row in rows}
+        there: set[int] = set()
+        for path in found.get(key, ()):
+            inside = {int(row) for row in read(path)["rows"]}
+            if used := len(inside & wanted_keys - there):
+                tally.add_reused(path, used / len(inside))
+            there |= inside
         left = sorted({first[asked[row]] for row in rows if int(asked[row], 16) not in there})
         for part in chunks(len(left), BLOCK_ROWS):
             todo.append({"example": example, "key": key, "rows": left[part]})
@@ -165,7 +182,8 @@ def _missing(
 def compute_block(
     block: Mapping[str, Any], *, bench: Workbench, model: str | None, material: str, rows: int, template: Template
 ) -> dict[str, Any]:
-    """Measure the rows of a block behind its example and write its file; its name, and the tokens it took."""
+    """Measure the rows of a block behind its example and write its file; its name, and what it took."""
+    watch = Stopwatch()
     prompts, scorer = _opened(bench, model, material, rows, template)  # type: ignore[arg-type]  # hashable by identity
     limit = int(bench.task.context_tokens)
     asked = [int(row) for row in block["rows"]]
@@ -192,8 +210,9 @@ def compute_block(
         "tokens": tokens,
     }
     name = f"{block['key']}-{fingerprint(keys)}.safetensors"
-    kept_blocks.write(Path(material).parent / name, arrays)
-    return {"file": name, "tokens": passed}
+    took = watch.took()
+    kept_blocks.write(Path(material).parent / name, arrays, took)
+    return {"file": name, "tokens": passed, "took": vars(took), "process": os.getpid()}
 
 
 def _groups(prompts: Prompts, example: int, asked: Sequence[int]) -> list[Group]:

@@ -1,0 +1,63 @@
+"""What a fit leaves in the experience: its runs as they happen, how they ended, the forecast beside the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from foretune.execution.drive import OnEvent
+from foretune.fit.account import VERSIONED, Outcome, environment, tested
+from foretune.fit.hindsight import learnt_rows
+from foretune.fit.history import Recorder
+from foretune.fit.opening import Opening
+from foretune.fit.session import Session
+from foretune.search.ask_tell import AskTell
+from foretune.search.types import Lease, Observation
+
+
+def recorder(session: Session, opening: Opening) -> Recorder:
+    """The recorder of a fit."""
+    plan = session.plan
+    shapes = plan.model.shapes
+    return Recorder(
+        prefix=session.run_id,
+        task=opening.prepared.facts["profile"]["fingerprint"],
+        task_features=opening.task_features,
+        model=str(opening.probe["weights_hash"])[:16],
+        model_features={
+            "name": Path(plan.model.source).name,
+            "kind": shapes.kind,
+            "family": shapes.architecture,
+            "parameters": shapes.parameters,
+            "width": shapes.width,
+            "layers": shapes.layers,
+            "vocabulary": shapes.vocabulary,
+        },
+        machine=plan.machine,
+        versions={name: str(value) for name, value in environment(plan).items() if name in VERSIONED},
+    )
+
+
+def recorded(into: Recorder, core: AskTell, on_event: OnEvent) -> OnEvent:
+    """An observer that passes events on and adds runs and observations to the experience."""
+
+    def see(kind: str, payload: Mapping[str, Any]) -> None:
+        if kind == "lease":
+            lease = Lease.from_json(payload["lease"])
+            run = core.run(lease.run)
+            into.run(lease.run, lease.config, seed=lease.seed, horizon=lease.horizon, arm=run.arm)
+        elif kind == "observation":
+            into.observation(payload["lease"]["run"], Observation.from_json(payload["observation"]))
+        on_event(kind, payload)
+
+    return see
+
+
+def remember(into: Recorder, outcome: Outcome) -> None:
+    """How the runs ended, the test scores of the winner, and the forecast beside the truth."""
+    into.forecast(outcome.runs[0].id, learnt_rows(outcome.seen))
+    for run, step, scores in tested(outcome):
+        into.observation(run, Observation(step, scores), split="test")
+    into.finished(outcome.runs)
+    into.close()
