@@ -9,6 +9,7 @@ from foretune.catalogue.rules import Measured, Rule, When
 from foretune.cli.plan import lines
 from foretune.config.rules_file import write_rules
 from tests.plan.test_plan import _model, _plan
+from tests.search import synthetic
 
 RULE = Rule(
     "s:r4", "rank 4 is better than 16", When(kinds=("causal",), rows=(50, 100)), {"lora.rank": 4, "weight_decay": 0.1},
@@ -76,3 +77,13 @@ def test_the_distance_of_languages_sets_the_share_and_is_cited(tmp_path):
         shares[pair] = answer.trainable / answer.model.shapes.parameters
         assert "2205.11277" in answer.why and answer.advice.avoid
     assert shares["en-sv"] == pytest.approx(0.005, rel=0.15) and shares["en-tr"] == pytest.approx(0.08, rel=0.02)
+
+
+def test_an_injected_rule_moves_and_explains_what_experience_proposes(tmp_path):
+    runs = synthetic.experience(4, 24)
+    rule = replace(RULE, advice={"lora.rank": 8})
+    before, after = _plan(tmp_path, runs=runs).outlook.proposals, _with(tmp_path, rule, runs=runs).outlook.proposals
+    assert before and not any("study s" in shown.why for shown in before)
+    cited = [shown for shown in after if "study s" in shown.why]
+    assert cited and all(shown.config["lora.rank"] == 8 for shown in cited)
+    assert [shown.config for shown in after] != [shown.config for shown in before]

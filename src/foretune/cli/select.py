@@ -37,6 +37,7 @@ def select(
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of plain text, or of the text to classify.")] = None,
     task: Annotated[str | None, typer.Option(help="What the rows are; found from them.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that score, each with the model in memory.")] = 1,
     store: Annotated[Path | None, typer.Option(help="Folder that keeps scores between runs [default: cache].")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will take.")] = False,
     list_selectors: Annotated[bool, typer.Option("--list", help="List the selectors with their costs.")] = False,
@@ -72,7 +73,7 @@ def select(
     if estimate:
         return
     output = output or Path(f"{Path(data).stem.replace(':', '-') or 'data'}-kept.jsonl")
-    chosen, facts = _carried_out(job, output, quiet=as_json)
+    chosen, facts = _carried_out(job, output, workers, quiet=as_json)
     job_of.hand_over(job, chosen, facts, output, Path(data).name)
     paths = {name: str(path) for name, path in job_of.outputs(output).items()}
     if as_json:
@@ -82,7 +83,7 @@ def select(
     _tell(chosen.manifest, facts, paths)
 
 
-def _carried_out(job: Any, output: Path, *, quiet: bool) -> Any:
+def _carried_out(job: Any, output: Path, workers: int, *, quiet: bool) -> Any:
     """Run the selection with progress and a way to stop."""
     from foretune.execution.interrupts import interrupts
     from foretune.fit.select import run_selection
@@ -91,7 +92,7 @@ def _carried_out(job: Any, output: Path, *, quiet: bool) -> Any:
     progress = _Progress(quiet)
     with interrupts() as stopped:
         try:
-            return run_selection(job, on_progress=progress, stopped=stopped.is_set)
+            return run_selection(job, workers=workers, on_progress=progress, stopped=stopped.is_set)
         except SelectionStopped:
             raise Interrupted(
                 "interrupted; the scores so far are kept.",

@@ -24,6 +24,7 @@ from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError, UsageError
 from foretune.experience.store import default_path
 from foretune.methods.share import with_share
+from foretune.search.hints import Hint
 
 logger = logging.getLogger(__name__)
 NONE = "none"
@@ -77,6 +78,16 @@ def advised_configuration(
     steps = RunSettings(0, rows_per_update=rows_per_update, epochs=epochs).steps(train_rows)
     found = recommended(method, width=shapes.width, kind=shapes.kind, steps=steps, fixed=fixed)
     return dict(found.config), "; ".join([found.why, *(rule.citation for rule in behind)])
+
+
+def hints_of(advice: Advice, fixed: Mapping[str, Any]) -> tuple[Hint, ...]:
+    """The cited rules for a search: what they say of settings that the user left open."""
+    found = []
+    for rule in advice.cited:
+        open_ = {name: value for name, value in rule.advice.items() if name != TRAINABLE and name not in fixed}
+        if open_ or rule.avoid:
+            found.append(Hint(open_, tuple(rule.avoid), rule.citation, rule.strength))
+    return tuple(found)
 
 
 def starting_settings(

@@ -14,20 +14,27 @@ from typing import Any
 
 import numpy as np
 
+from foretune.catalogue.models import ModelKind
+from foretune.catalogue.rules import Advice
 from foretune.config.resolve import Resolution
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError, UsageError
 from foretune.experience.past import PastRun, known_runs
 from foretune.files import fingerprint
+from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.history import plain_features
 from foretune.fit.planned_rows import PlannedRows
 from foretune.search.budget import Budget
 from foretune.search.encoding import Facts, features
+from foretune.search.extras import Centre, methods_for, search_space
+from foretune.search.hints import Hint
 from foretune.search.menu import read_menu
 from foretune.search.past_tasks import PastTask
 from foretune.search.reasons import because
 from foretune.search.strategies import (
     AUTO,
+    ENOUGH_RUNS,
+    ENOUGH_TASKS,
     NEED_EXPERIENCE,
     STRATEGIES,
     Situation,
@@ -37,7 +44,7 @@ from foretune.search.strategies import (
     searched_methods,
 )
 from foretune.search.task_prior import TaskPrior, build, predicted_end
-from foretune.search.zero_shot import ZeroShot
+from foretune.search.zero_shot import DEFAULT_METHODS, ZeroShot
 from foretune.search.zero_shot import plan as zero_shot_plan
 
 logger = logging.getLogger(__name__)
@@ -104,16 +111,16 @@ def chosen_strategy(
     task: Mapping[str, Any],
     base_losses: tuple[float, ...],
     remember: Remember,
+    hints: Sequence[Hint] = (),
 ) -> Chosen:
-    """The strategy asked for; what experience says is computed once (``remember``) and read back on resume."""
+    """The strategy asked for; what experience and rules say is computed once (``remember``) and read back on resume."""
     settings = resolution.spec.search
 
     def decide() -> dict[str, Any]:
-        runs = earlier_runs() if settings.strategy in ("auto", "transfer", "quick-tune") else []
+        wanted = settings.experience == "known" and settings.strategy in ("auto", "transfer", "quick-tune")
+        runs = earlier_runs() if wanted else []
         tasks = related(runs, shapes.kind)
-        name = resolved_name(settings.strategy, tasks, shapes.kind)
-        if settings.strategy == AUTO and (settings.methods or settings.menu):
-            name = "transfer"  # a menu of one's own needs a strategy that draws from it
+        name = strategy_name(resolution, tasks, shapes.kind)
         if name == "zero-shot":
             return {"strategy": name, "prior": None}
         if name in NEED_EXPERIENCE and not tasks:
@@ -121,7 +128,7 @@ def chosen_strategy(
                 f"the strategy {name} is made from earlier runs, and none of this kind of model are known.",
                 remedy="Use --set search.strategy=auto, or collect some: foretune experience collect.",
             )
-        prior = prior_of(resolution, first, shapes, task, tasks)
+        prior = prior_of(resolution, first, shapes, task, tasks, hints)
         options: dict[str, Any] = {}
         if name == "quick-tune":
             from foretune.search.quick_tune.surrogate import fit
@@ -148,8 +155,9 @@ def prior_of(
     shapes: ModelShapes,
     task: Mapping[str, Any],
     tasks: tuple[PastTask, ...],
+    hints: Sequence[Hint] = (),
 ) -> TaskPrior:
-    """What ``tasks`` say about the pool of a fit."""
+    """What ``tasks`` and ``hints`` say about the pool of a fit."""
     settings = resolution.spec.search
     members = pool_of(
         first,
@@ -159,7 +167,7 @@ def prior_of(
         menu=read_menu(settings.menu, shapes.kind),
         seed=settings.seed,
     )
-    return build(tasks, facts_of(shapes, task, first.horizon), members, settings.seed)
+    return build(tasks, facts_of(shapes, task, first.horizon), members, settings.seed, hints=hints)
 
 
 def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
@@ -170,12 +178,13 @@ def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
 
 
 def planned_proposals(
-    resolution: Resolution, shapes: ModelShapes, rows: PlannedRows, steps: int, runs: Sequence[PastRun]
+    resolution: Resolution, shapes: ModelShapes, rows: PlannedRows, steps: int, runs: Sequence[PastRun], rules: Advice
 ) -> Outlook:
-    """What a search would try first by ``runs``, for a plan: the rows are counted and nothing is measured yet."""
-    tasks = related(runs, shapes.kind)
+    """What a search would try first by ``runs`` and ``rules``, for a plan: nothing is measured yet."""
+    tasks = related(runs, shapes.kind) if resolution.spec.search.experience == "known" else ()
+    search = searched(resolution, shapes, tasks)
     if not tasks or resolution.spec.search.strategy == "zero-shot":
-        return Outlook()
+        return Outlook(search=search)
     row = rows.count.row
     task = {
         "log10_rows": math.log10(max(1, rows.train)),
@@ -183,13 +192,46 @@ def planned_proposals(
         "answer_tokens": {"mean": row.answer},
         "answer_share": row.answer / max(1.0, row.prompt + row.answer),
     }
+    fixed = resolution.fixed_training()
+    advised, _ = starting_settings(rules, shapes, fixed)
     first, _ = zero_shot_plan(
         width=shapes.width, kind=shapes.kind, train_rows=rows.train, budget=Budget("trials", SHOWN),
-        cost=lambda config, start, stop: 0.0, fixed=resolution.fixed_training(),
+        cost=lambda config, start, stop: 0.0, fixed=fixed, advised=advised, avoid=tuple(rules.avoid),
     )  # fmt: skip
-    prior = prior_of(resolution, replace(first, horizon=steps), shapes, task, tasks)
+    prior = prior_of(resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed))
     said = f"{prior.runs} runs on {prior.tasks} earlier tasks, {prior.similar} of them similar"
-    return Outlook(proposals(prior), said)
+    return Outlook(proposals(prior), said, search)
+
+
+def searched(resolution: Resolution, shapes: ModelShapes, tasks: Sequence[PastTask]) -> str:
+    """How a search chooses, and among what."""
+    settings, kind = resolution.spec.search, shapes.kind
+    name = strategy_name(resolution, tasks, kind)
+    fixed = resolution.fixed_training()
+    if name == "zero-shot":
+        methods = methods_for(DEFAULT_METHODS[kind], fixed)
+        known = [len(task.curves) for task in tasks if task.facts.kind == kind]
+        why = (
+            f"; earlier runs choose from {ENOUGH_TASKS} tasks and {ENOUGH_RUNS} runs of such models on"
+            f" ({len(known)} and {sum(known)} are known)"
+        )
+        return (
+            f"zero-shot: {', '.join(methods)} at the rule's learning rate and around it, rungs decide"
+            f"{why if settings.strategy == AUTO else ''}"
+        )
+    methods = methods_for(searched_methods(kind, settings.methods), fixed)
+    centres = {method: Centre({"method": method}, 1.0, 1.0) for method in methods}
+    parameters = search_space(centres, tuple(fixed), read_menu(settings.menu, kind)).parameters
+    drawn = dict.fromkeys(parameter.name.partition(":")[2] or parameter.name for parameter in parameters)
+    return f"{name}: methods {', '.join(methods)}; draws {', '.join(item for item in drawn if item != 'method')}"
+
+
+def strategy_name(resolution: Resolution, tasks: Sequence[PastTask], kind: ModelKind) -> str:
+    """The strategy that the settings mean."""
+    settings = resolution.spec.search
+    if settings.strategy == AUTO and (settings.methods or settings.menu):
+        return "transfer"  # a menu of one's own needs a strategy that draws from it
+    return resolved_name(settings.strategy, tasks, kind)
 
 
 @dataclass(frozen=True)
@@ -198,13 +240,16 @@ class Outlook:
 
     proposals: tuple[Proposed, ...] = ()
     experience: str = ""
+    search: str = ""
+    """How the search chooses, and among what"""
 
 
 def _task_metric(task: Mapping[str, Any]) -> tuple[str, float, float] | None:
     from foretune.search.past_tasks import LOWER_IS_BETTER
 
     name = str(task.get("metric", "loss"))
-    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, 0.0)
+    base = float(task.get(f"base_{name}", 0.0))
+    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, base)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 from foretune.catalogue.selection import kept_rows
 from foretune.errors import TrainingError
 from foretune.execution.drive import Watch, drive
-from foretune.fit.advice import starting_settings
+from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.effort import Effort, offered, settled
 from foretune.fit.folder import Clock
+from foretune.fit.keeping import variants
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import End, Schedule
@@ -83,6 +84,7 @@ def planned(
             max_trials=spec.search.max_trials,
             advised=advised["settings"],
             avoid=tuple(advised["avoid"]),
+            variants=variants(plan.keeping),
         )
         return Common(first, horizon, tried, at_first), tried.evaluation_share(first.baseline, horizon.steps)
 
@@ -111,7 +113,8 @@ def open_search(
     the rows of each rung.
     """
     budget = replace(total, spent=common.budget.spent)
-    chosen = chosen_strategy(plan.resolution, common.first, plan.model.shapes, task, base_losses, remember)
+    hints = hints_of(plan.advice, plan.resolution.fixed_training())
+    chosen = chosen_strategy(plan.resolution, common.first, plan.model.shapes, task, base_losses, remember, hints)
     peak = plan.forecast.memory_bytes.value / plan.request.workers
     core = AskTell(
         chosen.strategy,

@@ -37,7 +37,12 @@ def beginning(prior: TaskPrior, place: int, belief: Belief | None) -> str:
 
 
 def because(prior: TaskPrior, place: int) -> str:
-    """The evidence of earlier tasks; empty where there is too little."""
+    """The evidence of earlier tasks and of rules; empty where there is too little."""
+    rule = f"by the rule: {prior.citations[place]}" if place in prior.citations else ""
+    return ", and ".join(part for part in (_earlier(prior, place), rule) if part)
+
+
+def _earlier(prior: TaskPrior, place: int) -> str:
     wins, counted = prior.verdicts.get(place, (0, 0))
     if counted >= FEW and 2 * wins > counted:
         return f"because on {wins} of {counted} similar tasks the run nearest to it beat the median run"

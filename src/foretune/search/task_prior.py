@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from foretune.search import costs
 from foretune.search.encoding import NOTHING, RATE, Encoding, Facts, Floats, described
 from foretune.search.failures import BASE_RATE, failure_odds
 from foretune.search.fidelity import LAST_LEVEL, LEVELS
+from foretune.search.hints import Hint, moved
 from foretune.search.learned import Learned, learn
 from foretune.search.past_tasks import PastTask
 from foretune.search.residual_gp import Process, no_path
@@ -73,6 +74,8 @@ class TaskPrior:
     similar: int = 0
     verdicts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
     """For the best looking: (similar tasks on which the nearest run was better than the median, of how many)"""
+    citations: Mapping[int, str] = field(default_factory=dict)
+    """The rules that mean a member"""
 
     @cached_property
     def places(self) -> dict[str, int]:
@@ -90,6 +93,7 @@ class TaskPrior:
             **{name: _rounded(getattr(self, name)) for name in _NUMBERS},
             "tasks": self.tasks, "runs": self.runs, "similar": self.similar,
             "verdicts": {str(place): list(pair) for place, pair in self.verdicts.items()},
+            "citations": {str(place): said for place, said in self.citations.items()},
         }  # fmt: skip
 
     @classmethod
@@ -104,6 +108,7 @@ class TaskPrior:
             bags=arrays.pop("bags").reshape(-1, count), **arrays,
             tasks=value["tasks"], runs=value["runs"], similar=value["similar"],
             verdicts={int(place): (pair[0], pair[1]) for place, pair in value["verdicts"].items()},
+            citations={int(place): str(said) for place, said in value["citations"].items()},
         )  # fmt: skip
 
 
@@ -113,32 +118,43 @@ def build(
     pool: Sequence[Mapping[str, Any]],
     seed: int,
     *,
+    hints: Sequence[Hint] = (),
     mean: TransferMean | None = None,
     learned: Learned | None = None,
 ) -> TaskPrior:
-    """What ``tasks`` say about ``pool`` on the task of ``facts``; ``mean``, ``learned``: fitted before."""
+    """What ``tasks`` and ``hints`` say of ``pool`` on the task of ``facts``; ``mean``, ``learned``: fitted before."""
     rows = tuple(described(config, facts) for config in pool)
     amount = np.asarray([share_of_rows(config) / share_of_rows(pool[0]) for config in pool])
+    by = moved(hints, pool)
     if not tasks:
         ones = np.ones(len(pool))
         odds = np.full(len(pool), BASE_RATE)
-        return TaskPrior(tuple(pool), rows, expert(rows), cost=ones, amount=amount, memory=ones, odds=odds)
+        alone = shifted(expert(rows), by.shift)
+        return TaskPrior(
+            tuple(pool), rows, alone, cost=ones, amount=amount, memory=ones, odds=odds, citations=by.citations
+        )
     mean = mean or fit(tasks, seed)
     learned = learned or learn(mean)
     weight = weights(tasks, facts)
     transfer, bags = _transfer(mean, learned, tasks, weight, facts, rows)
+    transfer = shifted(transfer, by.shift)
     encoding = mean.encoding
     best = np.argsort(-transfer.mean, kind="stable")[:MOST_REASONS]
     found = {int(p): verdicts(tasks, weight, encoding.dense, pool[p]) for p in best}
     return TaskPrior(
-        pool=tuple(pool), rows=rows, alone=expert(rows), transfer=transfer, bags=bags,
+        pool=tuple(pool), rows=rows, alone=shifted(expert(rows), by.shift), transfer=transfer, bags=bags + by.shift,
         amount=amount,
         cost=costs.relative(tasks, encoding, costs.seconds_per_token, rows, rows[0], seed),
         memory=costs.relative(tasks, encoding, costs.peak_bytes, rows, rows[0], seed),
         odds=failure_odds(tasks, encoding, rows),
         tasks=len(tasks), runs=sum(len(task.curves) for task in tasks),
-        similar=int((weight >= SIMILAR * weight.max()).sum()), verdicts=found,
+        similar=int((weight >= SIMILAR * weight.max()).sum()), verdicts=found, citations=by.citations,
     )  # fmt: skip
+
+
+def shifted(process: Process, by: Floats) -> Process:
+    """``process`` with the expected scores of its members moved."""
+    return replace(process, mean=process.mean + by)
 
 
 def share_of_rows(config: Mapping[str, Any]) -> float:

@@ -44,6 +44,8 @@ class Transfer(Pooled):
 
     portfolio: tuple[int, ...] = ()
     """Pool members to begin with where there is no experience"""
+    opening: int = 2
+    """Runs (the baseline is one) before what was seen counts: earlier tasks choose them alone"""
     guard: bool = True
     """For ablations, as the two below"""
     residual: bool = True
@@ -58,7 +60,7 @@ class Transfer(Pooled):
         places = places_of(self.prior, view.runs)
         odds = seen_failures(self.prior.odds, self.prior.rows, view.runs, places)
         free = self.free(places) if self.may_start(view) else np.zeros(0, dtype=np.int64)
-        if len(points) == 0 or self._cold(view):
+        if len(points) == 0 or self._opening(view):
             pick = self._portfolio_pick(view, places, free, odds)
             if pick is not None:
                 return self._start(pick, None)
@@ -70,11 +72,11 @@ class Transfer(Pooled):
 
     # -- what may be begun
 
-    def _cold(self, view: View) -> bool:
-        """Whether the expert's portfolio has still to be begun."""
-        return self.prior.transfer is None and len([run for run in view.runs if run.arm == "portfolio"]) < len(
-            self.portfolio
-        )
+    def _opening(self, view: View) -> bool:
+        """Whether the portfolio, of earlier tasks or of the expert, has still to be begun."""
+        if self.prior.transfer is not None:
+            return len(view.runs) < self.opening
+        return sum(run.arm == "portfolio" for run in view.runs) < len(self.portfolio)
 
     def _portfolio_pick(self, view: View, places: Sequence[int], free: Any, odds: Floats) -> int | None:
         """The pool member that adds most to those begun, on average over bags; or the expert's next."""

@@ -17,6 +17,7 @@ from foretune.study.grid_file import find_grid
 
 ARMS = "arms"
 MODULES = {
+    "live": "foretune.study.live",
     "replay": "foretune.study.replay",
 }
 

@@ -7,6 +7,7 @@ stopped goes on with the cells that are missing. What is measured is in `search.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from foretune.experience.store import default_path
 from foretune.files import FolderLock, append_line, fingerprint, read_lines, write_json
 from foretune.search.past_tasks import PastTask, past_tasks
 from foretune.search.replay.contestants import ABLATIONS, CONTESTANTS, DETERMINISTIC, PEERS, SPOILED, Draw, every
-from foretune.search.replay.regret import scored
+from foretune.search.replay.regret import covered, scored
 from foretune.search.replay.simulation import simulate
 from foretune.search.replay.world import World, world_of
 from foretune.study.grid_file import find_grid
@@ -45,6 +46,8 @@ class ReplaySpec(Section):
     """What is asked, in a sentence."""
     source: str = "auto"
     """auto (what ships, else what this machine remembers), bundled, store, or a folder of exported experience."""
+    study: str | None = None
+    """Only the runs of this study or task list."""
     contestants: tuple[str, ...] = ("all",)
     """Names, or the groups all, ablations, adversaries and peers."""
     workers: tuple[Annotated[Count, Field(ge=1)], ...] = (1, 4, 8)
@@ -137,8 +140,8 @@ def about(source: str | Path) -> str:
     return read_spec(source).about
 
 
-def experience(source: str) -> list[PastRun]:
-    """The runs that a replay is made from. Raises `UsageError` where there are none."""
+def experience(source: str, study: str | None = None) -> list[PastRun]:
+    """The runs that a replay is made from, of one study where it is named. Raises `UsageError` where there are none."""
     if source in ("auto", "bundled"):
         runs = bundled()
         if not runs and source == "auto":
@@ -146,6 +149,7 @@ def experience(source: str) -> list[PastRun]:
     else:
         own = default_path() if source == "store" else Path(source).expanduser()
         runs = past_runs(own) if source != "store" or own.exists() else []
+    runs = [run for run in runs if study in (None, run.study)]
     if not runs:
         raise UsageError(
             "there is no experience to replay.", remedy="Collect some: foretune experience collect, or import a sweep."
@@ -156,7 +160,7 @@ def experience(source: str) -> list[PastRun]:
 def run(source: str | Path, output: Path, *, time_s: float | None = None, on_event: OnEvent) -> dict[str, Any]:
     """Run or resume a replay in ``output``; see `study.kinds`."""
     spec = read_spec(source)
-    stage = Stage(past_tasks(experience(spec.source)), spec)
+    stage = Stage(past_tasks(experience(spec.source, spec.study)), spec)
     if not stage.worlds:
         raise UsageError("no task has enough runs to be searched.", remedy="Eight configurations have to end well.")
     limit, began = min(time_s or 1e12, spec.time or 1e12), time.monotonic()
@@ -205,4 +209,10 @@ def _searched(draw: Draw, cell: Cell, costs: dict[str, Any]) -> dict[str, Any]:
     trace = simulate(
         strategy, draw.world, workers=cell.workers, seed=cell.seed, asks_take_time=cell.asking_time, prior_cost=factors
     )
-    return {"cell": cell.key, **vars(cell), "score": scored(trace, draw.world).to_json()}
+    score = {**scored(trace, draw.world).to_json(), "covered": finite(covered(strategy.prior, draw.world))}
+    return {"cell": cell.key, **vars(cell), "score": score}
+
+
+def finite(value: float) -> float | None:
+    """A number as JSON keeps it."""
+    return None if math.isnan(value) else round(value, 4)

@@ -22,6 +22,8 @@ from foretune.search.replay.world import World
 Lines = Sequence[Mapping[str, Any]]
 OURS = "transfer"
 TIE = 0.01
+HALF = round((GRID - 1) * (1 - math.log(0.5) / math.log(FIRST_SHARE)))
+"""The point of a regret curve at half the budget"""
 CURVES = 8
 """Curves in the chart: ours and the best others at a fifth of the budget."""
 
@@ -59,6 +61,8 @@ def _contestant(lines: Lines, who: str) -> dict[str, Any]:
         "area": over_tasks(_by_task(own, lambda score: float(np.mean(score["curve"])))).to_json(),
         "asked_s": round(float(np.mean([line["score"]["asked_s"] for line in own])), 3),
         "cost_error": [_middle([_number(line["score"]["cost_errors"][k]) for line in own]) for k in (0, 1)],
+        "covered": over_tasks(_by_task(own, lambda score: _number(score.get("covered")))).to_json(),
+        "half": over_tasks(_by_task(own, lambda score: score["curve"][HALF])).to_json(),
         "against_ours": _wins(ours, own),
         "searches": len(own),
         "ours_takes": _time_to(ours, float(curve[-1])),

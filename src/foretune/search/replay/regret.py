@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from foretune.search.encoding import Floats
+from foretune.search.fidelity import LAST_LEVEL
 from foretune.search.replay.simulation import Trace
 from foretune.search.replay.world import World
+from foretune.search.task_prior import TaskPrior, predicted_end
 from foretune.seeding import generator
 
 SHARES = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)
@@ -25,6 +27,8 @@ GRID = 60
 FIRST_SHARE = 0.01
 BOOTSTRAPS = 2000
 NOTHING = 1.0
+CENTRAL = 1.645
+"""Standard deviations on either side that hold 90 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,17 @@ class Score:
             "cost_errors": [None if math.isnan(error) else round(error, 4) for error in self.cost_errors],
             "runs": self.runs,
         }
+
+
+def covered(prior: TaskPrior, world: World) -> float:
+    """The share of whole runs whose gain lies in the central 90 % of what was believed before any run; NaN without
+    experience, where nothing was."""
+    if prior.transfer is None:
+        return math.nan
+    mean, sd = predicted_end(prior)
+    whole = [place for place, entry in enumerate(world.entries) if entry.fails_at is None]
+    gains = np.asarray([world.entries[place].gains[LAST_LEVEL] for place in whole])
+    return float((np.abs(gains - mean[whole]) <= CENTRAL * sd[whole]).mean())
 
 
 def times(world: World) -> Floats:
