@@ -18,7 +18,7 @@ from typing import Any
 
 from foretune.catalogue.regularizer import Declaration
 from foretune.catalogue.regularizer import number as _number
-from foretune.catalogue.regularizers_of_recipes import PRUNE_REWIND, TFEW
+from foretune.catalogue.regularizers_of_recipes import PRUNE_REWIND, RANK_SCHEDULE, TFEW
 from foretune.catalogue.space import Choice, Mentions, Number, Parameter, Space, Text
 from foretune.errors import UsageError
 
@@ -228,6 +228,7 @@ REGULARIZERS: dict[str, Declaration] = {
         TOKEN_WEIGHTING,
         TFEW,
         PRUNE_REWIND,
+        RANK_SCHEDULE,
     )
 }
 

@@ -162,6 +162,7 @@ class Training:
     def _update(self) -> StepReport:
         started = time.perf_counter()
         update, loss = self._gradients(self.source.rows(self.step))
+        self.masters.hold(self.step)
         norm = self.masters.gradient_norm()
         accepted = self.guard.accepts(loss, norm)
         rate = self.masters.rate(self.step)
