@@ -110,11 +110,8 @@ class Trial:
                 return self._paused(training, rung - 1)
             observation = self.seen[rung]
             if rung >= lease.to_step:  # with the time that the test rows took
-                tested = {
-                    "eval_s": observation.eval_s + self.eval_s,
-                    "eval_cpu_s": observation.eval_cpu_s + self.eval_cpu_s,
-                }
-                return replace(observation, final=True, **tested)
+                wall, busy = observation.eval_s + self.eval_s, (observation.eval_cpu_s or 0.0) + self.eval_cpu_s
+                return replace(observation, final=True, eval_s=wall, eval_cpu_s=busy)
             self.report("rung", replace(observation, final=False).to_json())
         raise AssertionError("unreachable: the last rung ends the lease")
 
