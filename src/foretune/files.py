@@ -267,3 +267,26 @@ class FolderLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.close()
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Whether the work that will write ``path`` is ours for as long as we are inside; false where another has it.
+
+    A claim ends with its process, however that ends, so that work of a killed one is taken up by the others.
+    """
+    lock = path.with_name(f".{path.name}.claim")
+    with explained(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        stream = lock.open("a+")
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        stream.close()
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.unlink(missing_ok=True)
+        stream.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import foretune
 from foretune.cli.main import app
 from foretune.errors import TrainingError
+from foretune.experience.past import past_runs
 from foretune.files import folder_damage, read_json, read_lines
 from foretune.fit.job import FitResult
 from foretune.fit.systems import Settings, predict_rows
@@ -67,6 +69,21 @@ def test_training_did_something_and_the_scores_are_those_of_the_answers(finished
         answers = read_json(finished.folder / "answers" / f"test-{role}.json")["answers"]
         mean = sum(a["nll"] for a in answers) / sum(a["tokens"] for a in answers)
         assert loss[role] == pytest.approx(mean)
+
+
+def test_the_experience_holds_the_base_beside_every_score(finished: Any) -> None:
+    runs = past_runs(finished.folder.parent / f"{finished.folder.name}.store.sqlite")
+    assert len(runs) == len(finished.record.trials)
+    for run in runs:
+        for point in (*run.on("validation"), *run.on("test")):
+            assert point.base["loss"][2] == point.metrics["loss"][2]  # on as many rows
+            assert set(point.base) >= set(point.metrics) - {"gain"}
+            if "gain" in point.metrics:
+                assert point.metrics["gain"][0] == pytest.approx(
+                    math.log(point.base["loss"][0] / point.metrics["loss"][0]), abs=1e-6
+                )
+    answered = [point for run in runs for point in run.on("validation") if "exact_match" in point.metrics]
+    assert answered and runs[0].task_features["base_exact_match"] == answered[0].base["exact_match"][0]
 
 
 def test_the_adapter_answers_in_peft_as_it_was_evaluated(finished: Any, ground: Ground) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from foretune.cli.fit import selection_options
+from foretune.cli.setting_options import selection_options
 from foretune.errors import UsageError
 from foretune.execution.kept import BLOCKS, RANKING, SELECTIONS, kept
 from foretune.files import read_json

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
 import time
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 import foretune
-from foretune.files import remove_leftovers
+from foretune.files import claimed, remove_leftovers
+from foretune.selection import kept_blocks
+from foretune.selection.base import Request
+from foretune.selection.kept_blocks import in_blocks
 from foretune.selection.took import SUFFIX
 
 from ..faults.lives import live
@@ -39,3 +47,62 @@ def test_five_kills_change_nothing(ground, tmp_path):
 def contents(folder: Path) -> dict[str, bytes]:
     """Every block by name; what it took lies beside it and differs from run to run."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.endswith(SUFFIX)}
+
+
+def test_a_claimed_block_is_left_to_its_holder_and_taken_over_when_he_is_gone(tmp_path):
+    keys = [str(i) for i in range(6)]
+    computed = []
+
+    def compute(block):
+        computed.append(block[0])
+        return {"value": np.asarray(block)}
+
+    in_blocks(Request((), 0, folder=tmp_path / "alone"), "numbers", keys, None, compute, block_rows=2)
+    order = sorted((tmp_path / "alone").glob("*.safetensors"), key=lambda path: kept_blocks.read(path)["value"][0])
+    computed.clear()
+    request = Request((), 0, folder=tmp_path / "shared")
+    found = {}
+
+    def work():
+        found.update(in_blocks(request, "numbers", keys, None, compute, block_rows=2))
+
+    with claimed(tmp_path / "shared" / order[1].name) as mine:
+        assert mine
+        thread = threading.Thread(target=work)
+        thread.start()
+        while len(computed) < 2:
+            time.sleep(0.01)
+        thread.join(3 * kept_blocks.WAIT_S)
+        assert thread.is_alive() and computed == [0, 4]  # everything but what another has
+    thread.join()
+    assert computed == [0, 4, 2] and list(found["value"]) == list(range(6))
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work_and_leave_the_same_bytes(ground, tmp_path):
+    pool = rows(100)
+    ask = {"method": "ifd:50%+delift", "budget": 9, "context_tokens": 96, "device": "cpu", "dtype": "float32",
+           "fields": {"delift.rows": 4}, "model": str(ground.llama)}  # fmt: skip
+    alone = foretune.select(pool, store=tmp_path / "one", **ask)
+
+    def until_the_other_has_begun(what, done, total):
+        end = time.monotonic() + 120
+        while what == "utility" and done == 1 and len(_processes(tmp_path / "two")) < 2 and time.monotonic() < end:
+            time.sleep(0.05)
+
+    found = foretune.select(pool, store=tmp_path / "two", workers=2, on_progress=until_the_other_has_begun, **ask)
+    assert found.indices == alone.indices and found.gains == alone.gains
+    assert len(_processes(tmp_path / "two")) == 2
+    blocks = {
+        path.relative_to(tmp_path / "one"): path.read_bytes() for path in (tmp_path / "one").rglob("*.safetensors")
+    }
+    assert {
+        p.relative_to(tmp_path / "two"): p.read_bytes() for p in (tmp_path / "two").rglob("*.safetensors")
+    } == blocks
+    assert found.manifest["counted"]["blocks_computed"] == len(blocks)
+    assert [path.name for path in (tmp_path / "two").rglob("*.claim")] == []
+
+
+def _processes(folder):
+    return {json.loads(path.read_text())["process"] for path in folder.rglob(f"*{SUFFIX}")}

@@ -47,7 +47,7 @@ def material(root: Path, margin: float | None = 0.02, tasks: tuple[str, ...] = (
         answers = [answer(text).to_json() for text in ("yes", "no", "yes", "no")]
         (place / "base-answers.json").write_text(json.dumps({"step": None, "answers": answers}))
     prepared = {("m", task): SimpleNamespace(primary="loss") for task in tasks}
-    base = {("m", task): {"loss": [3.05, 0.1, 9]} for task in tasks}
+    base = {"": {("m", task): {"loss": [3.05, 0.1, 9]} for task in tasks}}
     return Material(grid, folder, prepared, tuple(lines), (), base, 0.0)  # type: ignore[arg-type]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,20 @@ def comparable(line: dict[str, Any]) -> dict[str, Any]:
         for key, value in line.items()
         if key not in ("train_s", "train_cpu_s", "eval_s", "peak_bytes", "run")
     }
+
+
+def committed(study: Path, place: Path) -> Path:
+    """A copy of what git takes of a study's folder."""
+    git = ["git", "-C", str(study)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    files = subprocess.run([*git, "ls-files"], check=True, capture_output=True, text=True).stdout.split()
+    shutil.rmtree(study / ".git")
+    for file in files:
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(study / file, place / file)
+    assert not [file for file in files if file.endswith(("train.jsonl", ".safetensors", ".lock"))]
+    return place
 
 
 def test_a_study_from_the_command_line(write_grid: WriteGrid, places: Path) -> None:
@@ -121,6 +136,8 @@ def test_pairs_share_rows_order_and_seed_and_small_subsets_lie_in_larger_ones(
 
 
 def test_killed_in_the_middle_nothing_is_lost_or_repeated(write_grid: WriteGrid, places: Path) -> None:
+    from foretune.experience.store import Store
+
     grid = write_grid(horizon={"steps": 12}, tasks={"near": "near.jsonl"}, seeds=3)
     whole, killed = places / "whole", places / "killed"
     run_study(grid, whole)
@@ -136,6 +153,7 @@ def test_killed_in_the_middle_nothing_is_lost_or_repeated(write_grid: WriteGrid,
         process.wait()
     before = read_lines(killed / "results.jsonl")
     assert 2 <= len(before) < 6, "it was killed in the middle"
+    moved = committed(killed, places / "elsewhere" / "studies" / "killed")
     result = run_study(None, killed, resume=True)
     assert result.summary.complete
     after = read_lines(killed / "results.jsonl")
@@ -144,6 +162,17 @@ def test_killed_in_the_middle_nothing_is_lost_or_repeated(write_grid: WriteGrid,
     assert len(orders(killed)) == 6, "no cell was begun twice"
     expected = {line["cell"]: comparable(line) for line in read_lines(whole / "results.jsonl")}
     assert {line["cell"]: comparable(line) for line in after} == expected
+
+    # what a repository would hold of the killed study goes on in another place, with the data read again
+    for file in (grid, places / "near.jsonl"):
+        shutil.copy(file, places / "elsewhere")
+    again = run_study(places / "elsewhere" / grid.name, moved, resume=True).summary
+    assert {line["cell"]: comparable(line) for line in read_lines(moved / "results.jsonl")} == expected
+    assert read_lines(moved / "results.jsonl")[: len(before)] == before
+    tests = [[d.rows for block in found.blocks for d in block.differences] for found in (again, result.summary)]
+    assert tests[0] == tests[1] and None not in tests[0], "rows are compared without the answers of the first place"
+    with Store() as store:
+        assert len(store.runs(study="tiny")) == 6 + 6 + (6 - len(before)), "no run is another machine's experience"
 
     # a line torn by a kill is written again from the journal and the answers; nothing runs for it
     torn, journal = (killed / "results.jsonl").read_bytes()[:-200], (killed / "journal.jsonl").read_bytes()

@@ -27,6 +27,7 @@ def chat(
     model: Annotated[str | None, typer.Option(help="The base of the adapter; alone, the model to talk to.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="An adapter folder.")] = None,
     instruction: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
+    task: Annotated[str | None, typer.Option(help="Which task answers, for an adapter of several.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     context: Annotated[int, typer.Option(min=2, help="Longest prompt with its answer, in tokens.")] = 4096,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -40,13 +41,16 @@ def chat(
     forgets what was said, /quit ends. Piped input is answered line by line.
     """
     from foretune.fit.conversation import Conversation
-    from foretune.fit.systems import Settings, opened
+    from foretune.fit.systems import Settings, opened, task_of
 
     name, base = system_of(system, model, adapter)
     settings = Settings(max_answer_tokens=max_tokens, context_tokens=context, plain_template=plain)
     typed = _is_terminal()
     with opened(name, [], "generation", base=base, settings=settings) as (bench, adapted):
-        conversation = Conversation(bench, adapted, instruction=instruction, temperature=temperature, seed=seed)
+        number = None if task is None else task_of(adapted, task, name)
+        conversation = Conversation(
+            bench, adapted, instruction=instruction, temperature=temperature, seed=seed, task=number
+        )
         if typed:
             typer.echo(f"{name}. {HELP}", err=True)
         _talk(conversation, _typed() if typed else _piped(), as_json=as_json, typed=typed)

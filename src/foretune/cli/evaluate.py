@@ -32,6 +32,9 @@ def evaluate(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text to classify.")] = None,
+    task_column: Annotated[
+        str | None, typer.Option(help="Column that names each row's task, for an adapter of several.")
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
     answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
@@ -50,7 +53,9 @@ def evaluate(
 
     for name in metrics or ():
         metric(name)
-    columns = Columns(prompt=prompt_column, answer=answer_column, label=label_column, text=text_column)
+    columns = Columns(
+        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, task=task_column
+    )
     found = read(locate(data), columns=columns, task=task or known_task(system))
     part, examples = _part(found.examples, split, data)
     examples = examples[:rows]

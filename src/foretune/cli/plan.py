@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.cli.setting_options import EVERY, takes
 from foretune.errors import BudgetError
 from foretune.units import format_bytes, format_count, format_duration, format_share
 
@@ -17,21 +18,19 @@ if TYPE_CHECKING:
     from foretune.fit.plan import Plan
 
 
+@takes(*EVERY)
 def plan(
     data: Annotated[str | None, typer.Argument(help="A file, a folder, or the name of a data set.")] = None,
-    model: Annotated[str | None, typer.Option(help="A folder, a .gguf file or a name of the catalogue.")] = None,
-    time: Annotated[str | None, typer.Option(help="Time budget, like 30m or 2h.")] = None,
-    trials: Annotated[int | None, typer.Option(help="Budget in trials instead of time.")] = None,
-    method: Annotated[str | None, typer.Option(help="How the model is adapted; `foretune methods` lists all.")] = None,
-    trainable: Annotated[str | None, typer.Option(help="Share of the parameters to train, like 0.5%.")] = None,
-    layers: Annotated[str | None, typer.Option(help="Layers adapted: all, last:8, or an expression.")] = None,
-    price_per_hour: Annotated[str | None, typer.Option(help="Price of this machine for an hour, like $2.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML, or the resolved.yaml of a run.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="One setting, like training.lora.rank=32.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Load the model and measure a few steps first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    *,
+    settings: dict[str, Any],
 ) -> None:
     """Say before a fit whether it fits, what it will take, and what is recommended. Nothing is trained.
+
+    Takes the options of `foretune fit` that set settings.
 
     Ends with exit code 5 when the model does not fit this machine.
     """
@@ -46,12 +45,9 @@ def plan(
 
     answer = make_plan(
         data,
-        model=model,
-        time=time,
-        price_per_hour=price_per_hour,
         config=config,
         sets=sets or (),
-        options={"budget.trials": trials, "training.method": method, "trainable": trainable, "training.layers": layers},
+        options=settings,
         probe=measure if probe else None,
         history=history,
         outcomes=outcomes,
@@ -108,6 +104,7 @@ def lines(answer: Plan) -> list[str]:
     text.append(
         f"  trains {format_count(answer.trainable)} parameters, {format_share(answer.trainable / shapes.parameters)}"
     )
+    text += ["", f"search     {answer.outlook.search}"] if answer.outlook.search else []
     text += proposed(answer)
     text += [f"rule: {rule.citation}" for rule in answer.advice.cited if rule.advice or rule.avoid]
     text += [

@@ -38,8 +38,8 @@ from foretune.experience.store import Store, default_path
 from foretune.files import FolderLock, read_json, remove_leftovers, write_json
 from foretune.fit.folder import RunFolder
 from foretune.fit.history import plain_features
+from foretune.study.prepared import prepared_task
 from foretune.study.run import versions
-from foretune.study.tasks import StudyTask, prepare_task
 
 LIST = "list.json"
 PROBE_ROWS = 32
@@ -165,17 +165,13 @@ class _Collection:
 
     def _task(self, name: str) -> CollectedTask:
         folder = RunFolder(self.folder.root / "tasks" / name)
+        grid = self.listed.grid()
+        (model,) = grid.model
 
-        def prepare() -> dict[str, Any]:
-            grid = self.listed.grid()
-            (model,) = grid.model
+        def say(line: str) -> None:
+            self.watch.on_event("progress", {"line": line})
 
-            def say(line: str) -> None:
-                self.watch.on_event("progress", {"line": line})
-
-            return prepare_task(grid, model, name, folder.root, say).to_json()
-
-        task = StudyTask.from_json(folder.once("prepared", prepare))
+        task = prepared_task(grid, model, name, folder.root, say)
         self.watch.on_event("prepared", {"task": name, "rows": dict(task.rows)})
         payload = {
             "config": {**self.listed.grid().config("lora"), "rows_per_update": self.listed.rows_per_update},

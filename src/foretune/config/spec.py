@@ -169,10 +169,14 @@ class SearchSettings(Section):
     """Earlier runs to learn from: those that ship with Foretune and those of this machine, or none."""
     methods: tuple[str, ...] | None = None
     """Methods to choose among; a curated list when not given."""
+    keep: Literal["auto"] | None = None
+    """auto: the search compares training on all rows with shares of a selection; else training.keep says the share."""
     menu: dict[str, Any] = Field(default_factory=dict)
     """What may be drawn for a setting of a trial: a list of values, or a range like 1e-4..1e-3."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Trials that run at the same time."""
+    processes: Annotated[int, Field(ge=1)] = 1
+    """Processes on this machine that train one trial together, sharing out every update (data parallel)."""
     ray: str | None = None
     """Train on a Ray cluster: its address (auto, ray://host:10001), or local; in local processes when not given."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -181,6 +185,12 @@ class SearchSettings(Section):
     """Never more trials than this, whatever the time budget pays for."""
     priors: str | None = None
     """A file of rules that a study measured (priors.yaml), or none; the one beside the store when not given."""
+
+    @model_validator(mode="after")
+    def _one_way_of_spreading(self) -> SearchSettings:
+        if self.processes > 1 and self.ray is not None:
+            raise ValueError("processes of one trial share a machine; with ray leave search.processes out")
+        return self
 
     @model_validator(mode="before")
     @classmethod

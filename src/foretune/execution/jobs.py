@@ -29,6 +29,7 @@ from foretune.files import write_json
 from foretune.search.types import Lease
 from foretune.selection.base import SelectionStopped
 from foretune.training.loop import StepReport, Training
+from foretune.training.ranks import ranks_of
 
 Report = Callable[[str, Mapping[str, Any]], None]
 Stopped = Callable[[], bool]
@@ -65,8 +66,9 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
     with bench.attached(config, 0) as (attachment, network):
         source = Epochs(len(rows), int(config["rows_per_update"]), 0)
         training = Training(
-            network, attachment, rows, source, loop_settings(lease, bench), backward=bench.accelerator.backward
-        )
+            network, attachment, rows, source, loop_settings(lease, bench), backward=bench.accelerator.backward,
+            ranks=ranks_of(bench.accelerator),
+        )  # fmt: skip
         training.run(PROBE_UPDATES, on_step=lambda step: steps.append(step) or True)  # type: ignore[func-returns-value]
         trained = [i for step in range(1, PROBE_UPDATES) for i in source.rows(step)]
         trainable = attachment.statistics()["trainable_parameters"]

@@ -23,6 +23,10 @@ STEP_REPORT_S = 0.25
 """Step and beat events at most this often: enough for a live display, little for the pipe."""
 
 
+TOGETHER = frozenset({"train", "probe"})
+"""Jobs that the processes of a group carry out together; all others are the first one's."""
+
+
 class Worker:
     """One process's state: the bench of the current task, and the flags of the current job."""
 
@@ -34,6 +38,7 @@ class Worker:
         self._deadline: float | None = None
         self._job = ""
         self._last_report = 0.0
+        self._follows = int(os.environ.get("RANK", "0")) > 0
 
     def stop(self, job: str) -> None:
         """Called by the reading thread: the job is to stop at its next step."""
@@ -62,6 +67,9 @@ class Worker:
         self._deadline = None if job.limit_s is None else time.monotonic() + job.limit_s
         try:
             self.report("started", {"pid": os.getpid()})
+            if self._follows and job.kind not in TOGETHER:
+                self._bench_for(job.task)  # which makes it a member of the group
+                return
             self.report("result", HANDLERS[job.kind](self._bench_for(job.task), job.payload, self.report, self.stopped))
         except ForetuneError as error:
             facts = {"what": error.what, "remedy": error.remedy, "exit_code": error.exit_code}

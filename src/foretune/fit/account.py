@@ -88,6 +88,11 @@ class Outcome:
     """What the selection kept; empty where all rows are trained on"""
 
     @property
+    def winner(self) -> Run:
+        """The run that was chosen."""
+        return next(run for run in self.runs if run.id == self.candidates[0]["run"])
+
+    @property
     def seen(self) -> Seen:
         """What is compared with the forecasts."""
         return Seen(self.plan, self.refined, self.probe, self.runs, self.used_s)
@@ -124,25 +129,24 @@ def record(outcome: Outcome) -> r.RunRecord:
         seeds={"search": prepared.task.seed},
         environment=environment(plan),
         base_validation=r.CurvePoint(0, 0, 0.0, r.Measure(*outcome.base_validation["loss"])),
-        selection=selection_info(outcome.plan, prepared.rows["train"], outcome.selected),
+        selection=selection_info(outcome.plan, prepared.rows["train"], outcome.selected, outcome.winner.config),
     )
 
 
-def tested(outcome: Outcome) -> list[tuple[str, int, dict[str, Score]]]:
-    """(run, step, test scores) of the runs that answered the test rows."""
+def tested(outcome: Outcome) -> tuple[dict[str, Score], list[tuple[str, int, dict[str, Score]]]]:
+    """(the base's test scores, [(run, step, test scores)] of the runs that answered the test rows)."""
     names = metric_names(outcome.prepared.task.metric, outcome.prepared.task.model.kind, outcome.prepared.task.task)
-    steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
+    scored = {
+        role: {name: Score(m.value, m.standard_error, len(m.per_row)) for name, m in measures.items()}
+        for role, measures in results(outcome.systems, names).items()
+    }
+    winner = outcome.candidates[0]
+    found = [(str(winner["run"]), int(winner["step"]), scored["winner"])]
     default = next((run for run in outcome.runs if run.arm == "default"), None)
-    runs = {"winner": str(outcome.candidates[0]["run"]), "default": None if default is None else default.id}
-    found = []
-    for system in outcome.systems:
-        run = runs.get(system.role)
-        if run is None:
-            continue
-        scored = {name: METRICS[name].score(system.answers) for name in names}
-        scores = {name: Score(m.value, m.standard_error, len(system.answers)) for name, m in scored.items()}
-        found.append((run, steps.get(run, 0 if default is None else default.step), scores))
-    return found
+    if default is not None and "default" in scored:
+        steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
+        found.append((default.id, steps.get(default.id, default.step), scored["default"]))
+    return scored["base"], found
 
 
 def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelInfo:

@@ -17,10 +17,12 @@ from foretune.cost.machine import Machine
 from foretune.cost.phases import RUN_SECONDS
 from foretune.cost.rates import Throughput
 from foretune.errors import ForetuneError
+from foretune.experience.past import BASE
 from foretune.experience.records import RunRecord
 from foretune.experience.store import Store
 from foretune.files import fingerprint
 from foretune.search.runs import Run
+from foretune.search.types import Observation, Score
 
 logger = logging.getLogger(__name__)
 FIT = "fit"
@@ -107,11 +109,14 @@ class Recorder:
         except ForetuneError as error:
             self._give_up(error)
 
-    def observation(self, run: str, observation: Any, split: str = "validation") -> None:
-        """Scores of a run at a step, with what they took."""
+    def observation(
+        self, run: str, observation: Observation, split: str = "validation", base: Mapping[str, Score] | None = None
+    ) -> None:
+        """Scores of a run at a step, the ``base`` model's on the same rows, and what they took."""
         if self._store is None or not observation.metrics:
             return
-        scores = {name: (s.value, s.standard_error, s.n) for name, s in observation.metrics.items()}
+        measured = {**observation.metrics, **{f"{BASE}{name}": score for name, score in (base or {}).items()}}
+        scores = {name: (s.value, s.standard_error, s.n) for name, s in measured.items()}
         try:
             self._store.record_observation(
                 f"{self.prefix}.{run}",

@@ -15,6 +15,7 @@ from typing import Any
 from foretune.config.resolve import write_resolved
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.execution.drive import Stopped, Watch
+from foretune.execution.group import group_command
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.ray import RayExecutor
@@ -90,6 +91,8 @@ def _executor(plan: Plan, request: FitRequest, logs: Path, worker: list[str] | N
     settings, plugins = plan.resolution.spec.search, [Path(plugin) for plugin in request.plugins]
     if settings.ray is not None:
         return RayExecutor(logs, address=settings.ray, workers=settings.workers, plugins=plugins)
+    if settings.processes > 1:
+        worker = group_command(settings.processes)
     return LocalExecutor(logs, workers=settings.workers, plugins=plugins, command=worker)
 
 
@@ -126,7 +129,7 @@ def _carry_out(session: Session) -> RunRecord:
     )  # fmt: skip
     session.on_event("search", {"horizon": search.horizon.steps, "why": search.horizon.why, "note": end.note})
     experience = recorder(session, opening)
-    watch = replace(session.watch, on_event=recorded(experience, search.core, session.on_event))
+    watch = replace(session.watch, on_event=recorded(experience, search.core, opening, session.on_event))
     reason = session.once("searched", "trials", lambda: run_trials(search, session, common.schedule, end, watch))
     session.on_event("searched", {"why": reason})
     evaluator = Evaluator(prepared, session.folder, session.executor, session.watch, session.left)

@@ -8,22 +8,23 @@ length of all runs are planned again, once; where the plan holds, those steps ar
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.catalogue.selection import NONE
-from foretune.evaluation.base import Answer
-from foretune.evaluation.metrics import METRICS
 from foretune.execution.drive import JobFailed, Stopped, run_job
+from foretune.fit.base import Base, answered
 from foretune.fit.effort import FULL, measured_steps
-from foretune.fit.finals import Evaluator, on_rows
+from foretune.fit.finals import Evaluator
+from foretune.fit.keeping import Offer
 from foretune.fit.outlook import replan
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared, prepare
 from foretune.fit.probe_plan import measured
 from foretune.fit.schedule import End, Schedule, Speeds, plan_end
+from foretune.fit.selected import named
 from foretune.fit.session import Session
 from foretune.fit.trials import SEARCH, Common, budget_of, planned, seconds_for_trials
 from foretune.search.types import Lease, Observation
@@ -47,8 +48,8 @@ class Opening:
     """The plan with its forecast made again from what was measured"""
     base: Mapping[str, Any]
     """The base's loss on the validation rows of the end: ``{"loss": [value, standard error, rows]}``"""
-    base_losses: tuple[float, ...]
-    """(6,): and on the rows of each rung"""
+    base_answers: Base
+    """What it did on them, for its score on any of them"""
     selected: Mapping[str, Any]
     """What ranking the rows took; empty where all are trained on"""
     common: Common
@@ -57,13 +58,17 @@ class Opening:
     notes: tuple[str, ...] = ()
 
     @property
+    def base_losses(self) -> tuple[float, ...]:
+        """(6,): the base's loss on the rows of each rung."""
+        return tuple(self.base_answers.loss(rows).value for rows in self.common.schedule.rungs_rows())
+
+    @property
     def task_features(self) -> dict[str, Any]:
         """The task for the experience."""
-        return {
-            **self.prepared.facts["profile"],
-            "base_loss": self.probe["base_loss"],
-            "metric": self.prepared.task.metric,
-        }
+        metric, horizon = self.prepared.task.metric, self.common.horizon.steps
+        base = self.base_answers.at(self.common.schedule, horizon, horizon)
+        known = {f"base_{metric}": base[metric].value} if metric != "loss" and metric in base else {}
+        return {**self.prepared.facts["profile"], "base_loss": self.probe["base_loss"], "metric": metric, **known}
 
 
 def opened(session: Session) -> Opening:
@@ -80,10 +85,10 @@ def opened(session: Session) -> Opening:
     evaluator = Evaluator(prepared, session.folder, session.executor, session.watch, session.left)
     base = session.once("base", "base model", lambda: _base(evaluator, end.validation_rows))
     session.on_event("base", base)
-    selected = _selected(session, prepared)
-    common = _common(session, prepared, probe, end, generation, SEARCH)
-    opening = Opening(prepared, probe, refined, base, (), selected, common, end, generation)
-    return _with_base_losses(_paced(session, opening), evaluator)
+    selected = _selected(session, prepared, refined.keeping)
+    common = _common(session, refined, prepared, probe, end, generation, SEARCH)
+    opening = Opening(prepared, probe, refined, base, Base(()), selected, common, end, generation)
+    return _with_base(session, _paced(session, opening), evaluator)
 
 
 def _prepared(session: Session) -> Prepared:
@@ -115,46 +120,64 @@ def _end(plan: Plan, prepared: Prepared, speeds: Speeds, generation: bool) -> En
 
 
 def _common(
-    session: Session, prepared: Prepared, probe: Mapping[str, Any], end: End, generation: bool, name: str
+    session: Session,
+    plan: Plan,
+    prepared: Prepared,
+    probe: Mapping[str, Any],
+    end: End,
+    generation: bool,
+    name: str,
 ) -> Common:
     schedule = Schedule(prepared.task, session.folder, prepared.rows["validation"], Speeds.of(probe), FULL, generation)
     budget = budget_of(session.plan, session.clock, end)
-    return planned(session.plan, prepared, schedule, budget, session.folder.once, name)
+    return planned(plan, prepared, schedule, budget, session.folder.once, name)
 
 
 def _base(evaluator: Evaluator, rows: int) -> dict[str, Any]:
     """The base's loss on ``rows`` validation rows, and how fast they were scored."""
-    content = evaluator.base_validation(rows)
-    answers = [Answer(**value) for value in content["answers"]]
-    result = METRICS["loss"].score(answers)
-    return {
-        "loss": [result.value, result.standard_error, len(answers)],
-        "score_rows_per_s": len(answers) / content["seconds"],
-    }
+    loss = answered(evaluator, rows).loss(())
+    seconds = evaluator.base_validation(rows)["seconds"]
+    return {"loss": [loss.value, loss.standard_error, loss.n], "score_rows_per_s": loss.n / seconds}
 
 
-def _with_base_losses(opening: Opening, evaluator: Evaluator) -> Opening:
-    content = evaluator.base_validation(opening.end.validation_rows)
-    answers = [Answer(**value) for value in content["answers"]]
-    losses = [METRICS["loss"].score(on_rows(answers, rows)).value for rows in opening.common.schedule.rungs_rows()]
-    return replace(opening, base_losses=tuple(losses))
+def _with_base(session: Session, opening: Opening, evaluator: Evaluator) -> Opening:
+    """``opening`` with the base's scores on what runs are scored on; what it takes to write answers is spent."""
+    schedule, rows = opening.common.schedule, opening.end.validation_rows
+    began_s = session.clock.used()
+
+    def write() -> dict[str, float]:
+        answered(evaluator, rows, schedule.written_rows)
+        return {"seconds": session.clock.used() - began_s}
+
+    spent = session.once("base-written", "base model", write)
+    return replace(
+        opening,
+        base_answers=answered(evaluator, rows, schedule.written_rows),
+        common=_spent(opening.common, spent["seconds"]),
+    )
 
 
-def _selected(session: Session, prepared: Prepared) -> dict[str, Any]:
-    """What ranking the rows took; {} where all are trained on. Trials read the ranking from the task's folder."""
-    config = session.plan.resolution.fixed_training()
-    if str(config.get("selection", NONE)) == NONE:
-        return {}
+def _selected(session: Session, prepared: Prepared, keeping: Sequence[Offer]) -> dict[str, Any]:
+    """What ranking the rows took, by selection and share (`named`); {} where all rows are trained on.
+
+    Trials read the rankings from the task's folder.
+    """
+    fixed = session.plan.resolution.fixed_training()
+    asked = [{**fixed, **arm} for offer in keeping for arm in offer.arms]
+    if not keeping and str(fixed.get("selection", NONE)) != NONE:
+        asked = [fixed]
 
     def rank() -> dict[str, Any]:
-        done = session.job("select", prepared.task, {"config": config, "seed": prepared.task.seed})
-        if not done["complete"]:
-            raise Stopped
-        return done
+        found = {}
+        for config in asked:
+            done = session.job("select", prepared.task, {"config": config, "seed": prepared.task.seed})
+            if not done["complete"]:
+                raise Stopped
+            found[named(config)] = done
+            session.on_event("selection", done)
+        return found
 
-    selected: dict[str, Any] = session.once("selection", "selection", rank)
-    session.on_event("selection", selected)
-    return selected
+    return dict(session.once("selection", "selection", rank)) if asked else {}
 
 
 # -- the pace, looked at again
@@ -177,19 +200,20 @@ def _paced(session: Session, opening: Opening) -> Opening:
     if 1 / TOLERATED <= factor <= TOLERATED:
         return replace(opening, common=_spent(opening.common, seen["other_s"]))
     end = _end(session.plan, opening.prepared, Speeds.of(probe), opening.generation)
-    common = _common(session, opening.prepared, probe, end, opening.generation, f"{SEARCH}-again")
+    generation, refined = opening.generation, opening.refined
+    common = _common(session, refined, opening.prepared, probe, end, generation, f"{SEARCH}-again")
     if common.horizon.steps == horizon:
         common = _spent(common, -seen["train_s"])
     elif not session.folder.journal.exists():  # they were steps of a longer or shorter schedule
         shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
     spent_s = session.clock.spent("reading and splitting", "probe")
-    refined = replan(session.plan, measured(probe), spent_s)
-    session.on_event("forecast", refined.forecast.to_json())
+    again_refined = replan(session.plan, measured(probe), spent_s)
+    session.on_event("forecast", again_refined.forecast.to_json())
     note = (
         f"The first steps showed that a run takes {factor:.2g} times what the probe said, so runs were planned again:"
         f" {common.horizon.steps} steps instead of {horizon}."
     )
-    return replace(opening, probe=probe, refined=refined, end=end, common=common, notes=(note,))
+    return replace(opening, probe=probe, refined=again_refined, end=end, common=common, notes=(note,))
 
 
 def _first_steps(session: Session, opening: Opening, pause_at: int) -> dict[str, Any]:
@@ -223,5 +247,7 @@ def _corrected(opening: Opening, seen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spent(common: Common, seconds: float) -> Common:
-    """``seconds`` more are spent; steps that the first run goes on from are not: they are told when it is."""
+    """``seconds`` more of a time budget are spent; but for steps that the first run goes on from: it tells them."""
+    if common.budget.kind != "time":
+        return common
     return replace(common, budget=replace(common.budget, spent=max(0.0, common.budget.spent + seconds)))

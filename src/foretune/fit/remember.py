@@ -39,8 +39,9 @@ def recorder(session: Session, opening: Opening) -> Recorder:
     )
 
 
-def recorded(into: Recorder, core: AskTell, on_event: OnEvent) -> OnEvent:
-    """An observer that passes events on and adds runs and observations to the experience."""
+def recorded(into: Recorder, core: AskTell, opening: Opening, on_event: OnEvent) -> OnEvent:
+    """An observer that passes events on and adds runs and observations to the experience, beside the base's scores."""
+    schedule, base = opening.common.schedule, opening.base_answers
 
     def see(kind: str, payload: Mapping[str, Any]) -> None:
         if kind == "lease":
@@ -48,7 +49,9 @@ def recorded(into: Recorder, core: AskTell, on_event: OnEvent) -> OnEvent:
             run = core.run(lease.run)
             into.run(lease.run, lease.config, seed=lease.seed, horizon=lease.horizon, arm=run.arm)
         elif kind == "observation":
-            into.observation(payload["lease"]["run"], Observation.from_json(payload["observation"]))
+            seen, horizon = Observation.from_json(payload["observation"]), int(payload["lease"]["horizon"])
+            beside = base.at(schedule, horizon, seen.step) if seen.metrics else None
+            into.observation(payload["lease"]["run"], seen, base=beside)
         on_event(kind, payload)
 
     return see
@@ -57,7 +60,8 @@ def recorded(into: Recorder, core: AskTell, on_event: OnEvent) -> OnEvent:
 def remember(into: Recorder, outcome: Outcome) -> None:
     """How the runs ended, the test scores of the winner, and the forecast beside the truth."""
     into.forecast(outcome.runs[0].id, learnt_rows(outcome.seen))
-    for run, step, scores in tested(outcome):
-        into.observation(run, Observation(step, scores), split="test")
+    base, runs = tested(outcome)
+    for run, step, scores in runs:
+        into.observation(run, Observation(step, scores), split="test", base=base)
     into.finished(outcome.runs)
     into.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.metrics import METRICS
-from foretune.execution.orders import TrialOrder, subset
+from foretune.execution.orders import TrialOrder
 from foretune.execution.types import Job, TaskSpec
 from foretune.fit.effort import ANSWERED_RUNGS, Effort, measured_steps
 from foretune.fit.folder import RunFolder
@@ -114,7 +114,14 @@ class Schedule:
         last = measured_steps(horizon)[-ANSWERED_RUNGS:]
         if not self.generation or step not in last:
             return ()
-        return tuple(rows[i] for i in subset(self.effort.answered_rows, len(rows), self.task.seed))
+        return first_rows(self.validation_rows, min(self.effort.answered_rows, len(rows)), self.task.seed)
+
+    @property
+    def written_rows(self) -> tuple[int, ...]:
+        """The validation rows to which runs write answers on their way: the same for all."""
+        horizon = 1  # the last rung is answered whatever the horizon
+        writes = METRICS[self.task.metric].needs_generation and self.task.model.kind != "encoder"
+        return self.answered_at(horizon, horizon) if writes else ()
 
     def measured(self, horizon: int, from_step: int, to_step: int) -> tuple[int, ...]:
         """The steps in (from_step, to_step] at which a run is evaluated: its measured rungs, and the last step."""

@@ -20,12 +20,13 @@ from foretune.catalogue.selection import Keep, names_in, needed, parse_keep
 from foretune.data import corpora
 from foretune.data.columns import FOUND, Columns
 from foretune.data.example import Example, task_of
-from foretune.data.read import ReadResult, read
+from foretune.data.read import OnBadRow, ReadResult, read
 from foretune.data.write import write_rows
 from foretune.errors import DataError, Place, UsageError
 from foretune.execution.bench import Bench
 from foretune.execution.types import SPLITS, TaskSpec
 from foretune.files import cache_folder, fingerprint, write_json, write_text
+from foretune.fit.assistants import assisted
 from foretune.fit.selected import other_rows
 from foretune.models.kinds import infer_kind
 from foretune.models.load import LoadedModel, bring, read_config
@@ -92,13 +93,18 @@ def selection_folder() -> Path:
 
 
 def read_pool(
-    data: str | Path, *, columns: Columns = FOUND, task: str | None = None, format: str | None = None
+    data: str | Path,
+    *,
+    columns: Columns = FOUND,
+    task: str | None = None,
+    format: str | None = None,
+    on_bad_row: OnBadRow = "error",
 ) -> tuple[ReadResult, tuple[Example, ...]]:
     """What was read, and the rows that may be selected: not those that say they are for validation or test.
 
     Raises `DataError` and `UsageError` as `read` does.
     """
-    found = read(corpora.locate(str(data)), columns=columns, task=task, format=format)
+    found = read(corpora.locate(str(data)), columns=columns, task=task, format=format, on_bad_row=on_bad_row)
     pool = tuple(row for row in found.examples if row.split in TRAINING_SPLITS)
     if not pool:
         raise DataError("no row is for training.", place=Place(str(data)), remedy="Check its split column.")
@@ -123,10 +129,11 @@ def run_selection(
     job: SelectionJob,
     *,
     loaded: LoadedModel | None = None,
+    workers: int = 1,
     on_progress: OnProgress = lambda what, done, total: None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Selection, dict[str, Any]]:
-    """The selection and its portrait (facts for the report).
+    """The selection and its portrait (facts for the report), made by so many processes.
 
     Raises `SelectionStopped` when told to stop, and the errors of models, data and settings.
     """
@@ -134,8 +141,8 @@ def run_selection(
         request = job.request(None)
         return _carried_out(job, replace(request, on_progress=on_progress, stopped=stopped))
     with _open_bench(job, loaded) as bench:
-        request = job.request(bench)
-        return _carried_out(job, replace(request, on_progress=on_progress, stopped=stopped))
+        request = replace(job.request(bench), on_progress=on_progress, stopped=stopped)
+        return _carried_out(job, request, workers)
 
 
 @contextmanager
@@ -173,10 +180,11 @@ def rank_sources(
         )  # fmt: skip
 
 
-def _carried_out(job: SelectionJob, request: Request) -> tuple[Selection, dict[str, Any]]:
+def _carried_out(job: SelectionJob, request: Request, workers: int = 1) -> tuple[Selection, dict[str, Any]]:
     check_request(job.method, request)
-    chosen = select_rows(request, job.method, job.keep)
     bench = request.bench
+    with assisted(job, bench if isinstance(bench, Bench) and job.needs_model else None, workers):
+        chosen = select_rows(request, job.method, job.keep)
     manifest = {
         "foretune": __version__,
         "selection": job.method,
@@ -281,6 +289,7 @@ def select(
     context_tokens: int = _CONTEXT_TOKENS,
     device: str = "auto",
     dtype: str = "auto",
+    workers: int = 1,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Selection:
     """The rows of ``dataset`` that ``method`` keeps; what ``foretune select`` does, without files.
@@ -288,6 +297,7 @@ def select(
     ``dataset``, ``target`` and ``previous`` are files, data sets by name, or examples. ``budget``: a share, a number
     of rows, or answer tokens ("200k tokens"). ``model`` is a name, a folder, or a loaded transformers model with its
     ``tokenizer``. ``fields`` are selectors' settings (``{"ifd.ratio": "loss"}``). ``store`` keeps scores between calls.
+    ``workers`` processes share the scoring, unless ``model`` is an object.
     Raises `UsageError`, `DataError`, `ModelError`.
     """
     if isinstance(dataset, str | Path):
@@ -309,7 +319,8 @@ def select(
         seed=seed, context_tokens=context_tokens, device=device, dtype=dtype,
         store=None if store is None else Path(store),
     )  # fmt: skip
-    return run_selection(job, loaded=loaded, on_progress=on_progress)[0]
+    workers = 1 if loaded is not None else workers
+    return run_selection(job, loaded=loaded, workers=workers, on_progress=on_progress)[0]
 
 
 def _given(model: Any, tokenizer: Any) -> LoadedModel:

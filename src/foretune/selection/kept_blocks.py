@@ -3,24 +3,31 @@
 A block is a few rows; its result is one safetensors file under a name that hashes everything that decides it (the
 caller's key and the rows' own hashes), with a digest inside. Whatever does not agree is computed again. Arrays have
 one entry a row along their first axis.
+
+Several processes may carry out the same selection in the same folder: each takes blocks that nobody has claimed, and
+all end with the same arrays (`foretune.fit.assistants` starts such processes).
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from foretune.files import fingerprint, write_bytes
+from foretune.files import claimed, fingerprint, write_bytes
 from foretune.selection.base import Request
 from foretune.selection.took import Stopwatch, Took, write_took
 
 BLOCK_ROWS = 64
 """Rows between two files, and two looks at the clock: a few seconds for short rows of a small model."""
+WAIT_S = 0.05
+"""Between two looks whether others have finished their blocks."""
 _DIGEST = "digest"
 _KEY_LENGTH = 32
 FORMAT = 2
@@ -43,28 +50,47 @@ def in_blocks(
     ``keys`` hash each row, ``made_of`` (JSON) everything else that decides the values: model, template, settings.
     Raises `SelectionStopped` between two blocks where a stop was ordered.
     """
-    found: list[Arrays] = []
-    for start in range(0, len(keys), block_rows):
-        request.check_stopped()
-        rows = range(start, min(start + block_rows, len(keys)))
-        path = None
-        if request.folder is not None:
-            name = fingerprint([FORMAT, what, made_of, [keys[i] for i in rows]], length=_KEY_LENGTH)
-            path = request.folder / f"{what}-{name}.safetensors"
-        arrays = None if path is None else read(path)
-        if arrays is None:
-            watch = Stopwatch()
-            arrays = {key: np.ascontiguousarray(value) for key, value in compute(rows).items()}
-            request.tally.add_computed("" if path is None else path.name)
-            if path is not None:
-                write(path, arrays, watch.took())
-        elif path is not None:
-            request.tally.add_reused(path)
-        found.append(arrays)
-        request.on_progress(what, rows[-1] + 1, len(keys))
+    blocks = [range(start, min(start + block_rows, len(keys))) for start in range(0, len(keys), block_rows)]
+    found: dict[int, Arrays] = {}
+    left = list(range(len(blocks)))
+    while left:
+        for number in list(left):
+            request.check_stopped()
+            path = None
+            if request.folder is not None:
+                name = fingerprint([FORMAT, what, made_of, [keys[i] for i in blocks[number]]], length=_KEY_LENGTH)
+                path = request.folder / f"{what}-{name}.safetensors"
+            arrays = _block(request, path, partial(compute, blocks[number]))
+            if arrays is not None:
+                found[number] = arrays
+                left.remove(number)
+                request.on_progress(what, sum(len(blocks[done]) for done in found), len(keys))
+        if left:
+            time.sleep(WAIT_S)
     if not found:
         return {}
-    return {key: np.concatenate([block[key] for block in found]) for key in found[0]}
+    return {key: np.concatenate([found[number][key] for number in range(len(blocks))]) for key in found[0]}
+
+
+def _block(request: Request, path: Path | None, compute: Callable[[], Mapping[str, NDArray[Any]]]) -> Arrays | None:
+    """One block from its file, or computed into it; None where another process is at it."""
+    if path is None:
+        request.tally.add_computed("")
+        return dict(compute())
+    if (arrays := read(path)) is not None:
+        request.tally.add_reused(path)
+        return arrays
+    with claimed(path) as mine:
+        if not mine:
+            return None
+        if (arrays := read(path)) is not None:  # whoever had it before us has finished it
+            request.tally.add_reused(path)
+            return arrays
+        watch = Stopwatch()
+        arrays = {key: np.ascontiguousarray(value) for key, value in compute().items()}
+        request.tally.add_computed(path.name)
+        write(path, arrays, watch.took())
+        return arrays
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[Any]], took: Took) -> None:

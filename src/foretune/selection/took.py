@@ -77,6 +77,8 @@ class Tally:
     """What the reused blocks took when they were computed"""
     elsewhere: Took = Took()
     """What blocks took that other processes computed now"""
+    started: float = field(default_factory=time.time)
+    """What was written since then is other processes' work of now"""
     _known: set[str] = field(default_factory=set)
 
     def add_computed(self, name: str, took: Took | None = None) -> None:
@@ -87,10 +89,14 @@ class Tally:
             self.elsewhere += took
 
     def add_reused(self, block: Path, share: float = 1.0) -> None:
-        """A block found from before, of which ``share`` is used."""
+        """A block that is there, of which ``share`` is used."""
         if block.name in self._known:
             return
         self._known.add(block.name)
+        if block.stat().st_mtime >= self.started:
+            self.computed += 1
+            self.elsewhere += read_took(block)
+            return
         self.reused += 1
         self.before += read_took(block) * share
 

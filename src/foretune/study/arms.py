@@ -1,23 +1,24 @@
 """The arms of a study: written out, or multiplied from factors; and what each one is on a given model.
 
 An arm is the base configuration with settings of its own. Beside those it may name a share of the parameters to train
-(``trainable: 0.5%``); the knob of its method is then set for each model. ``factors`` is short for a product: every
-combination of their values is an arm, named after them. A combination that a method cannot reach on a model is left
-out of the product with the reason; one that was written out as an arm is an error.
+(``trainable: 0.5%``); the knob of its method is then set for each model. ``factors`` is short for a product (or a list
+of several): every combination of their values is an arm, named after them. A combination that a model cannot have is
+left out of the product with the reason; one that was written out as an arm is an error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
+from foretune.catalogue.methods import declaration
 from foretune.catalogue.rules import TRAINABLE
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.methods.share import with_share
-from foretune.methods.trainable import count
+from foretune.methods.trainable import count, countable
 from foretune.units import parse_share
 
 _JOINT = "-"
@@ -51,17 +52,29 @@ def written_share(value: Any) -> float:
     return share
 
 
-def multiplied(factors: Mapping[str, Sequence[Any]]) -> dict[str, dict[str, Any]]:
-    """Every combination of the factors' values as an arm by name: ``{"lora-0.5pct": {"method": "lora", …}}``."""
-    names = list(factors)
+def multiplied(factors: Any) -> dict[str, dict[str, Any]]:
+    """Every combination of the factors' values as an arm by name: ``{"lora-0.5pct": {"method": "lora", …}}``.
+
+    ``factors`` is one group of settings with their values, or a list of groups. Raises `ValueError`.
+    """
+    groups = factors if isinstance(factors, list) else [factors]
     arms: dict[str, dict[str, Any]] = {}
-    for values in product(*factors.values()):
-        settings = dict(zip(names, values, strict=True))
-        name = _JOINT.join(_word(key, value) for key, value in settings.items())
+    for name, settings in (arm for group in groups for arm in _combinations(group)):
         if name in arms:
             raise ValueError(f"factors: two combinations are both called {name!r}; write these arms out")
         arms[name] = settings
     return arms
+
+
+def _combinations(group: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not isinstance(group, Mapping) or not all(isinstance(values, list) and values for values in group.values()):
+        raise ValueError("factors: every factor is a setting with a list of values")
+    for values in product(*group.values()):
+        settings = dict(zip(group, values, strict=True))
+        try:
+            yield _JOINT.join(_word(key, value) for key, value in settings.items()), settings
+        except UsageError as error:
+            raise ValueError(f"factors.{TRAINABLE}: {error.paragraph()}") from error
 
 
 def _word(key: str, value: Any) -> str:
@@ -73,11 +86,9 @@ def _word(key: str, value: Any) -> str:
 
 
 def on_model(config: Mapping[str, Any], share: float | None, shapes: ModelShapes) -> ModelArm:
-    """An arm's configuration on a model, its knob set to ``share``. Raises `UsageError` where it cannot be met."""
+    """An arm's configuration on a model, its knob set to ``share``. Raises `UsageError` where it cannot be had."""
     if share is not None:
         config = with_share(config, share, shapes)
-    try:
-        trainable = count(shapes, config)
-    except UsageError:  # no closed count: its share is unknown, and no budget rule speaks of it
-        trainable = 0
+    known = countable(declaration(str(config["method"])))  # else its share is unknown, and no budget rule speaks of it
+    trainable = count(shapes, config) if known else 0
     return ModelArm(dict(config), trainable, shapes.parameters)

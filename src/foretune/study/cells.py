@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,14 @@ from foretune.files import append_line
 from foretune.fit.history import Recorder
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
+from foretune.search.fidelity import rungs
 from foretune.search.grid import Grid
 from foretune.search.journal import Journal
 from foretune.search.runs import Run
 from foretune.search.types import Lease, Observation, Score
 from foretune.study.design import StudyCell, job
-from foretune.study.results import line, read_results
+from foretune.study.results import line, read_results, views
+from foretune.study.row_scores import RowScores
 from foretune.study.tasks import StudyTask
 
 TEST = "test"
@@ -51,6 +53,7 @@ class Cells:
     def __post_init__(self) -> None:
         self.by_key = {cell.cell.key: cell for cell in self.cells}
         self.written = {entry["cell"] for entry in read_results(self.results)}
+        self.row_scores = RowScores(self.root)
 
     def run(self, executor: Executor, watch: Watch, left: Callable[[], float | None]) -> str:
         """Run all cells that have not ended, until none is left or time is over; the reason in words.
@@ -67,7 +70,10 @@ class Cells:
         def order(lease: Lease) -> Any:
             cell = self._cell(core, lease.run)
             task = self.tasks[cell.model, cell.task]
-            return job(task, cell, lease, self.trials / lease.run, self._answers(cell), left())
+            folder = self.trials / lease.run
+            if lease.from_step and not folder.is_dir():  # its checkpoints stayed elsewhere: the whole run again
+                lease = replace(lease, rungs=rungs(cell.horizon))
+            return job(task, cell, lease, folder, self._answers(cell), left())
 
         def out_of_time() -> bool:
             seconds = left()
@@ -91,18 +97,26 @@ class Cells:
         return self.answers / f"{cell.cell.key}.json"
 
     def _take_up(self, core: AskTell) -> None:
-        """What an earlier session told but may not have written down everywhere."""
+        """What an earlier session told but may not have written down everywhere.
+
+        A run with its line is written down; what ran on another machine is none of this one's experience.
+        """
         run_of: dict[str, str] = {}
         for event in Journal(self.journal).events():
             if event["event"] == "ask":
                 run_of[event["lease"]["id"]] = event["lease"]["run"]
+            if event["event"] not in ("ask", "tell"):
+                continue
+            run = core.run(event["lease"]["run"] if event["event"] == "ask" else run_of[event["lease"]])
+            if run.arm in self.written:
+                continue
+            if event["event"] == "ask":
                 self._remember(core, "lease", {"lease": event["lease"]})
-            elif event["event"] == "tell":
-                run = core.run(run_of[event["lease"]])
+            else:
                 cell = self.by_key[run.arm]
                 self.recorders[cell.block].observation(run.id, Observation.from_json(event["observation"]))
         for run in core.runs:
-            if run.ended:
+            if run.ended and run.arm not in self.written:
                 self._ended(run)
 
     def _remember(self, core: AskTell, kind: str, payload: Mapping[str, Any]) -> None:
@@ -129,6 +143,8 @@ class Cells:
             scores = {name: Score(*parts) for name, parts in entry["scores"][TEST].items()}
             recorder.observation(run.id, Observation(int(entry["step"]), scores), split=TEST)
         recorder.finished([run])
+        for view in views([entry]):  # before the line: a line says that the run is written down
+            self.row_scores.keep(view)
         if entry["cell"] not in self.written:
             append_line(self.results, entry)
             self.written.add(entry["cell"])

@@ -8,7 +8,9 @@
 (v)   on the smallest training size efficient tuning is better than full tuning of the same parent
 
 Each is judged by an interval over the units it speaks of (pairs for ii and iii; task × seed for the others), at this
-grid's scale and nothing beyond. A finding whose contrast the grid lacks is not judged.
+grid's scale and nothing beyond. A finding whose contrast the grid lacks is not judged. Efficient are the methods that
+add something at a budget one can choose; those that train a selection of the model's own parameters (biases, norms,
+cross-attention) have their rows in the tables.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
+from foretune.catalogue.methods import declaration
 from foretune.evaluation.paired import LEAST_REPETITIONS
 from foretune.study.effects import Effect, mean_effect
-from foretune.study.gaps import FULL, Gap, gaps, reference_arm
+from foretune.study.gaps import Gap, gaps, reference_arm
 from foretune.study.grid import GridSpec
 from foretune.study.results import Line
 from foretune.study.rules import Ruling, parent_differences, reference_is_full
@@ -52,7 +55,7 @@ def findings(
     reference = reference_arm(grid)
     if not lines or not reference_is_full(grid, reference):
         return ()
-    found = [gap for gap in gaps(lines, reference) if gap.method != FULL]
+    found = [gap for gap in gaps(lines, reference) if adapts(gap.method)]
     unit = str(lines[0]["primary"])
     fit = ruled.fits.get("all") or next(iter(ruled.fits.values()), None)
     return (
@@ -64,6 +67,11 @@ def findings(
         _parents(grid, lines, reference, unit),
         _few(found, unit),
     )  # fmt: skip
+
+
+def adapts(method: str) -> bool:
+    """Whether a method adds something to the model, at a budget that can be chosen."""
+    return declaration(method).family not in ("whole", "selection")
 
 
 def _sign(number: str, claim: str, effect: Effect | None, unit: str) -> Finding:
@@ -119,7 +127,9 @@ def _over_repetitions(found: Sequence[Gap]) -> Effect | None:
 def _parents(grid: GridSpec, lines: Sequence[Line], reference: str, unit: str) -> Finding:
     claim = "a larger parent tuned efficiently is better than a smaller one tuned in full"
     cells: dict[tuple[str, int], list[float]] = {}
-    for values in parent_differences(grid, lines, reference).values():
+    for arm, values in parent_differences(grid, lines, reference).items():
+        if not adapts(str(grid.config(arm)["method"])):
+            continue
         for (task, _, seed), value in values.items():
             cells.setdefault((task, seed), []).append(value)
     effect = None

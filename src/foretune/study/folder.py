@@ -22,6 +22,23 @@ from foretune.fit.folder import RunFolder
 from foretune.study.grid import GridSpec
 
 STUDY = "study.json"
+IGNORED = """\
+# A study may live in a repository: what is not ignored is small, holds no row of the data, and is enough to go on from
+# elsewhere with `foretune study run NAME --output FOLDER --resume`.
+.*
+!.gitignore
+/answers/
+/before/
+/logs/
+/trials/
+/rates-trials/
+/tasks/*/*/*
+!/tasks/*/*/prepared.json
+!/tasks/*/*/rows.json
+!/tasks/*/*/probe.json
+!/tasks/*/*/base*.json
+/tasks/*/*/*-answers.json
+"""
 
 
 def base_name(tested_on: str) -> str:
@@ -35,6 +52,7 @@ class StudyFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.study = root / STUDY
+        self.ignored = root / ".gitignore"
         self.answers = root / "answers"
         self.before = root / "before"
         self.logs = root / "logs"
@@ -71,6 +89,8 @@ class StudyFolder:
             write_text(self.root / "grid.yaml", text)
             value = {"identity": grid.identity, "started": started, "grid": grid.model_dump(mode="json")}
             write_json(self.study, value)
+        if not self.ignored.exists():
+            write_text(self.ignored, IGNORED)
         found: dict[str, Any] = read_json(self.study)
         if found["identity"] != grid.identity:
             raise OutputError(

@@ -280,7 +280,7 @@ class GridSpec(Section):
         if arms is not None and not isinstance(arms, Mapping):
             return {**value, "base": base}
         written = dict(arms or {})
-        made = _multiplied(factors) if factors is not None else {}
+        made = multiplied(factors) if factors is not None else {}
         if twice := set(written) & set(made):
             raise ValueError(f"arms.{min(twice)}: `factors` make an arm of this name too")
         checked = {name: _checked(f"arms.{name}", item or {}) for name, item in {**written, **made}.items()}
@@ -348,8 +348,19 @@ class GridSpec(Section):
 
     @property
     def identity(self) -> str:
-        """A hash of what decides the results: a folder holds one study."""
-        return fingerprint(self.model_dump(mode="json", exclude={"about", "pilot", "margin"}))
+        """A hash of what decides the results: a folder holds one study. Where on a disk files lie does not count."""
+        value = self.model_dump(mode="json", exclude={"about", "pilot", "margin"})
+        groups = [*value["tasks"].values(), *value["model"].values()]
+        for group in groups:
+            group |= {key: _elsewhere(item) for key, item in group.items()}
+        return fingerprint(value)
+
+
+def _elsewhere(value: Any) -> Any:
+    """The name of a file or folder that is given with its whole path; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: _elsewhere(item) for key, item in value.items()}
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _checked(key: str, settings: Any) -> dict[str, Any]:
@@ -373,15 +384,6 @@ def _checked(key: str, settings: Any) -> dict[str, Any]:
         return {**space.check(flat), **share, **({TASKS: list(tasks)} if tasks else {})}
     except UsageError as error:
         raise ValueError(f"{key}.{error.paragraph()}") from error
-
-
-def _multiplied(factors: Any) -> dict[str, dict[str, Any]]:
-    if not isinstance(factors, Mapping) or not all(isinstance(values, list) and values for values in factors.values()):
-        raise ValueError("factors: every factor is a setting with a list of values")
-    try:
-        return multiplied(factors)
-    except UsageError as error:
-        raise ValueError(f"factors.{TRAINABLE}: {error.paragraph()}") from error
 
 
 def nearest_key(key: str, known: list[str]) -> str:

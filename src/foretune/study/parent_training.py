@@ -28,7 +28,8 @@ from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
 from foretune.training.optimizer import OptimizerSettings
 
-MICRO_BATCH_TOKENS = 4096
+MICRO_BATCH_TOKENS = 2048
+"""Half of what fits: the scores over the vocabulary then stay in the cache, a fifth less time."""
 SAID_S = 30.0
 """Between two lines of progress."""
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from foretune.evaluation.base import Answer, Direction
+from foretune.evaluation.base import Direction
 from foretune.evaluation.compare import Comparison, compare
-from foretune.evaluation.metrics import METRICS
 from foretune.files import fingerprint, read_json, write_json
-from foretune.study.results import Line, block_of, read_answers
+from foretune.study.results import Line, block_of
+from foretune.study.row_scores import RowScores
 from foretune.study.statistics import Block
 
 FILE = "row-tests.json"
@@ -26,14 +26,15 @@ RowTests = Mapping[tuple[Block, str], Comparison]
 
 
 def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Block, str], Comparison]:
-    """Every arm against ``control`` in every block where both have answers of the same seeds.
+    """Every arm against ``control`` in every block where both have scores of the same seeds.
 
-    ``lines`` are `results.views`: every test set is a block of its own. ``root`` is the study's folder;
-    its cache is extended. A study whose answers were removed has no such tests.
+    ``lines`` are `results.views`: every test set is a block of its own. ``root`` is the study's folder; its cache is
+    extended. Runs whose row scores were lost have no such tests.
     """
     path = root / FILE
     known: dict[str, dict[str, object]] = read_json(path) if path.is_file() else {}
     runs = {(block_of(e), e["arm"], e["seed"]): e for e in lines if e["scores"].get("test")}
+    scores = RowScores(root)
     found: dict[tuple[Block, str], Comparison] = {}
     fresh: dict[str, dict[str, object]] = {}
     for block, arm in dict.fromkeys((block, arm) for block, arm, _ in runs if arm != control):
@@ -44,8 +45,8 @@ def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Blo
         key = fingerprint([block[-1], [[a["cell"], b["cell"]] for a, b in pairs]])
         if key in known:
             fresh[key] = known[key]
-        elif all((root / str(e["answers"])).is_file() for pair in pairs for e in pair):
-            fresh[key] = _compared(pairs, root).to_json()
+        elif all(scores.keep(entry) for pair in pairs for entry in pair):
+            fresh[key] = _compared(pairs, scores).to_json()
         else:
             continue
         found[block, arm] = Comparison(**fresh[key])  # type: ignore[arg-type]
@@ -54,16 +55,7 @@ def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Blo
     return found
 
 
-def _compared(pairs: Sequence[tuple[Line, Line]], root: Path) -> Comparison:
-    first = pairs[0][0]
-    direction: Direction = first["direction"]
-    metric = METRICS[first["primary"]]
-    arms: tuple[list[Answer], list[Answer]] = ([], [])
-    for pair in pairs:
-        for side, entry in zip(arms, pair, strict=True):
-            side += read_answers(root / str(entry["answers"]), entry["tested_on"])[1]
-    a, b = (metric.score(answers) for answers in arms)
-    groups = [answer.row for answer in arms[0]]
-    if groups != [answer.row for answer in arms[1]]:
-        raise AssertionError("the runs of a pair answered different rows")
+def _compared(pairs: Sequence[tuple[Line, Line]], scores: RowScores) -> Comparison:
+    (a, groups), (b, _) = (scores.of([pair[side] for pair in pairs]) for side in (0, 1))
+    direction: Direction = pairs[0][0]["direction"]
     return compare(a, b, kind="bootstrap", direction=direction, groups=groups)

@@ -70,7 +70,7 @@ class Ruling:
     rules: tuple[Rule, ...]
     unresolved: tuple[str, ...]
     fits: Mapping[str, BudgetFit] = field(default_factory=dict)
-    """By method, and ``all`` for the mean over methods"""
+    """By method, and ``all`` for the methods of several budgets together"""
     crossings: Mapping[str, Crossing] = field(default_factory=dict)
     effects: Mapping[str, Effect] = field(default_factory=dict)
     """Every effect that was estimated, by statement, with Holm's p-value"""
@@ -115,8 +115,10 @@ def reference_is_full(grid: GridSpec, reference: str) -> bool:
 
 def statements_planned(grid: GridSpec) -> int:
     """How many statements a grid will try: Holm's strictest step, for what is said before the first run."""
-    methods = len({str(grid.config(arm)["method"]) for arm in grid.arms} - {FULL})
-    return max(1, 4 * methods + len(grid.arms) - 1)
+    arms = [method for arm in grid.arms if (method := str(grid.config(arm)["method"])) != FULL]
+    by_budget = 3 * sum(arms.count(method) > 1 for method in set(arms))
+    others = 1 + (len(grid.sizes) > 1) + (len(grid.model) > 1)
+    return max(1, by_budget + others * len(set(arms)) + len(grid.arms) - 1)
 
 
 def _scope(grid: GridSpec, lines: Sequence[Line]) -> When:
@@ -144,9 +146,10 @@ def _fits(grid: GridSpec, found: Sequence[Gap], reference: str) -> dict[str, Bud
         return {}
     alpha = (1 - CONFIDENCE) / statements_planned(grid)
     methods = by_method(found)
-    efficient = [gap for own in methods.values() for gap in own]
+    with_budgets = [own for own in methods.values() if len({gap.arm for gap in own}) > 1]
+    together = [gap for own in with_budgets for gap in own]
     fits = {}
-    for name, own in {**methods, **({"all": efficient} if len(methods) > 1 else {})}.items():
+    for name, own in {**methods, **({"all": together} if len(with_budgets) > 1 else {})}.items():
         other = {gap.task: gap.fertility for gap in own}
         fit = fit_budget(budget_points(own), distances_of(own), other=other, alpha=alpha)
         if fit is not None:

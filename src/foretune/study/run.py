@@ -33,11 +33,12 @@ from foretune.study.grid import GridSpec
 from foretune.study.grid_file import find_grid, load_grid
 from foretune.study.outputs import write_outputs
 from foretune.study.parents import is_parent, make_parent
+from foretune.study.prepared import check_weights, prepared_task
 from foretune.study.rates import chosen_rates, deciding, sweep_cells, widened
 from foretune.study.results import Line, read_answers, read_results, scored
 from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
 from foretune.study.summary import Summary
-from foretune.study.tasks import StudyTask, prepare_task
+from foretune.study.tasks import StudyTask
 from foretune.study.test_sets import OWN, split_name
 
 PROBE_ROWS = 32
@@ -198,12 +199,8 @@ class _Study:
         found = {}
         for model in self.grid.model:
             for name in self.grid.tasks:
-                folder = self.folder.task(model, name)
-
-                def prepare(model: str = model, name: str = name, root: Path = folder.root) -> dict[str, Any]:
-                    return prepare_task(self.grid, model, name, root, self._say).to_json()
-
-                found[model, name] = StudyTask.from_json(folder.once("prepared", prepare))
+                folder = self.folder.task(model, name).root
+                found[model, name] = prepared_task(self.grid, model, name, folder, self._say)
                 task = found[model, name]
                 facts = {"model": model, "task": name, "rows": dict(task.rows), "tests": dict(task.tests)}
                 self.watch.on_event("prepared", facts)
@@ -216,6 +213,7 @@ class _Study:
         measured: dict[str, Any] = self.folder.task(task.model, task.name).once(
             "probe", lambda: run_job(self.executor, Job(key, "probe", task.spec, payload), self.watch)
         )
+        check_weights(task, measured)
         return measured
 
     def _seconds(
@@ -269,13 +267,12 @@ class _Study:
         self.watch.on_event("design", {**design.to_json(), "sentences": forecast.sentences(design, primary)})
 
     def _base(self, task: StudyTask) -> None:
-        """Measure the untouched base model on every test set, once."""
+        """Measure the untouched base model on every test set, once; its answers again where they stayed elsewhere."""
         folder = self.folder.task(task.model, task.name)
         for tested_on, rows in {OWN: task.rows["test"], **task.tests}.items():
             name = base_name(tested_on)
-
-            def measure(tested_on: str = tested_on, rows: int = rows, name: str = name) -> dict[str, Any]:
-                output = (folder.root / f"{name}-answers.json").resolve()
+            output = (folder.root / f"{name}-answers.json").resolve()
+            if not output.exists():
                 payload = {
                     "output": str(output),
                     "split": split_name(tested_on),
@@ -284,10 +281,12 @@ class _Study:
                 }
                 job = Job(f"{name}-{task.model}-{task.name}", "evaluate", task.spec, payload)
                 run_job(self.executor, job, self.watch)
+
+            def measured(output: Path = output) -> dict[str, Any]:
                 found = scored(read_answers(output)[1], task)
                 return {metric: [s.value, s.standard_error, s.n] for metric, s in found.items()}
 
-            folder.once(name, measure)
+            folder.once(name, measured)
 
     # -- runs
 

@@ -13,6 +13,7 @@ number of pairs.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from foretune.data.layout import layout_of, render
 from foretune.data.token_cache import tokenizer_identity
 from foretune.data.update import chunks
 from foretune.errors import UsageError
-from foretune.files import canonical_json, fingerprint, read_lines, write_text
+from foretune.files import canonical_json, claimed, fingerprint, read_lines, write_text
 from foretune.selection import kept_blocks
 from foretune.selection.base import BlockMap, Workbench
 from foretune.selection.took import Stopwatch, Tally, Took
@@ -110,7 +111,8 @@ def compute(
     found = _files(place)
     tally = tally or Tally()
     todo = _missing(asked, shown, pairs, found, tally)
-    material = place / f"rows-{fingerprint([asked, shown])}.jsonl"
+    material = place / f"rows-{fingerprint([asked, shown])}-{os.getpid()}.jsonl"  # others may be at the same kernel
+    _remove_material_of_the_dead(place)
     if todo:
         lines = [canonical_json(row.to_json()) for row in (*rows, *examples)]
         write_text(material, "".join(line + "\n" for line in lines))
@@ -118,21 +120,43 @@ def compute(
         compute_block, bench=bench, model=model, material=str(material), rows=len(rows), template=writer.template
     )
     tokens = 0
+    done, left = 0, todo
     try:
-        for done, told in enumerate(blocks.map(work, todo), 1):
-            key = told["file"].partition("-")[0]
-            found[key] = tuple(sorted({*found.get(key, ()), place / told["file"]}))
-            tokens += told["tokens"]
-            elsewhere = Took(**told["took"]) if told["process"] != os.getpid() else None
-            tally.add_computed(told["file"], elsewhere)
-            on_progress("utility", done, len(todo))
-            if done < len(todo):
-                check_stopped()
+        while left:
+            claimed_by_others = []
+            for block, told in zip(left, blocks.map(work, left), strict=True):
+                if told is None:
+                    claimed_by_others.append(block)
+                    continue
+                key = told["file"].partition("-")[0]
+                found[key] = tuple(sorted({*found.get(key, ()), place / told["file"]}))
+                tokens += told["tokens"]
+                _account(tally, place / told["file"], told)
+                done += 1
+                on_progress("utility", done, len(todo))
+                if done < len(todo):
+                    check_stopped()
+            left = claimed_by_others
+            if left:
+                time.sleep(kept_blocks.WAIT_S)
     finally:
         _opened.cache_clear()
     material.unlink(missing_ok=True)
     count = sum(len(block["rows"]) for block in todo if block["example"] != NONE)
     return Utility(tuple(asked), tuple(shown), found, self_pairs, count, tokens)
+
+
+def _remove_material_of_the_dead(place: Path) -> None:
+    for path in place.glob("rows-*.jsonl"):
+        if not Path(f"/proc/{path.stem.rpartition('-')[2]}").exists():
+            path.unlink(missing_ok=True)
+
+
+def _account(tally: Tally, path: Path, told: Mapping[str, Any]) -> None:
+    if told["took"] is None:
+        tally.add_reused(path)
+    else:
+        tally.add_computed(path.name, Took(**told["took"]) if told["process"] != os.getpid() else None)
 
 
 def _files(place: Path) -> Files:
@@ -181,17 +205,38 @@ def _missing(
 
 def compute_block(
     block: Mapping[str, Any], *, bench: Workbench, model: str | None, material: str, rows: int, template: Template
-) -> dict[str, Any]:
-    """Measure the rows of a block behind its example and write its file; its name, and what it took."""
-    watch = Stopwatch()
+) -> dict[str, Any] | None:
+    """Measure the rows of a block behind its example and write its file; its name, and what it took.
+
+    None where another process is at it; without ``took`` where one has just written it.
+    """
     prompts, scorer = _opened(bench, model, material, rows, template)  # type: ignore[arg-type]  # hashable by identity
-    limit = int(bench.task.context_tokens)
     asked = [int(row) for row in block["rows"]]
+    keys = [prompts.rows[row].id for row in asked]
+    path = Path(material).parent / f"{block['key']}-{fingerprint(keys)}.safetensors"
+    told = {"file": path.name, "tokens": 0, "took": None, "process": os.getpid()}
+    with claimed(path) as mine:
+        if not mine:
+            return None
+        if kept_blocks.read(path) is not None:
+            return told
+        watch = Stopwatch()
+        arrays, tokens = _measured(bench, prompts, scorer, int(block["example"]), asked)
+        took = watch.took()
+        kept_blocks.write(path, {"rows": keys_of(keys), **arrays}, took)
+    return {**told, "tokens": tokens, "took": vars(took)}
+
+
+def _measured(
+    bench: Workbench, prompts: Prompts, scorer: Scorer, example: int, asked: Sequence[int]
+) -> tuple[dict[str, npt.NDArray[Any]], int]:
+    """The arrays of the rows ``asked`` behind ``example``, and the tokens that went through the model."""
+    limit = int(bench.task.context_tokens)
     size = len(asked)
     d, mean_log = np.zeros(size, np.float32), np.zeros(size, np.float32)
     too_long, tokens = np.zeros(size, np.bool_), np.zeros(size, np.int64)
     passed = 0
-    for head, encoded, places in _groups(prompts, int(block["example"]), asked):
+    for head, encoded, places in _groups(prompts, example, asked):
         places_there = np.asarray(places)
         fits = np.asarray([len(head) + len(row.ids) <= limit for row in encoded])
         too_long[places_there[~fits]] = True
@@ -201,18 +246,13 @@ def compute_block(
             measured = scorer.score(head, tails)
             passed += len(head) + sum(len(row.ids) for row in tails)
             d[where], mean_log[where], tokens[where] = measured.d, measured.l, [row.targets for row in tails]
-    keys = [prompts.rows[row].id for row in asked]
     arrays: dict[str, npt.NDArray[Any]] = {
-        "rows": keys_of(keys),
         "d": d,
         "l": mean_log,
         "too_long": too_long.astype(np.uint8),
         "tokens": tokens,
     }
-    name = f"{block['key']}-{fingerprint(keys)}.safetensors"
-    took = watch.took()
-    kept_blocks.write(Path(material).parent / name, arrays, took)
-    return {"file": name, "tokens": passed, "took": vars(took), "process": os.getpid()}
+    return arrays, passed
 
 
 def _groups(prompts: Prompts, example: int, asked: Sequence[int]) -> list[Group]:
