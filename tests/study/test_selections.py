@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,14 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     ranked = {entry["facts"]["cpu_seconds"] for entry in read_lines(folder / "selections.jsonl")}
     assert lines["ifd-25", 0]["selection"]["cpu_seconds"] in ranked and lines["full", 0]["train_cpu_s"] > 0
     assert "what choosing and training took" in (folder / "report.html").read_text()
+    tables = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "selection_tables.py"))
+    text = "\n".join(tables["section"](result.summary))
+    cost = costs["ifd-25"]
+    seconds = f"| {cost['selection_s']:.0f} | {cost['training_s']:.0f} | {cost['total_s']:.0f} |"
+    assert all(f"| {arm} " in text for arm in ARMS) and "Not finished" not in text
+    assert any(line.startswith("| ifd-25 | 2 |") and line.endswith(seconds) for line in text.splitlines())
+    written = tables["page"](tables["PAGE"].read_text(), "THE TABLES")
+    assert "THE TABLES" in written and written.count("<!-- study:start -->") == 1
     before = (folder / "results.jsonl").read_text()
     assert run_study(None, folder, resume=True).summary.complete
     assert (folder / "results.jsonl").read_text() == before

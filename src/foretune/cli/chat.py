@@ -28,6 +28,7 @@ def chat(
     model: Annotated[str | None, typer.Option(help="The base of the adapter; alone, the model to talk to.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="An adapter folder.")] = None,
     instruction: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
+    task: Annotated[str | None, typer.Option(help="Which task answers, for an adapter of several.")] = None,
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,
@@ -44,7 +45,7 @@ def chat(
     forgets what was said, /quit ends. Piped input is answered line by line.
     """
     from foretune.fit.conversation import Conversation
-    from foretune.fit.systems import Settings, opened
+    from foretune.fit.systems import Settings, opened, task_of
 
     name, base = system_of(system, model, adapter)
     settings = Settings(
@@ -53,7 +54,10 @@ def chat(
     )  # fmt: skip
     typed = _is_terminal()
     with opened(name, [], "generation", base=base, settings=settings) as (bench, adapted):
-        conversation = Conversation(bench, adapted, instruction=instruction, temperature=temperature, seed=seed)
+        number = None if task is None else task_of(adapted, task, name)
+        conversation = Conversation(
+            bench, adapted, instruction=instruction, temperature=temperature, seed=seed, task=number
+        )
         if typed:
             typer.echo(f"{name}. {HELP}", err=True)
         _talk(conversation, _typed() if typed else _piped(), as_json=as_json, typed=typed)

@@ -33,6 +33,9 @@ def evaluate(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text to classify.")] = None,
+    task_column: Annotated[
+        str | None, typer.Option(help="Column that names each row's task, for an adapter of several.")
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
     languages: Annotated[
@@ -56,7 +59,8 @@ def evaluate(
         metric(name)
     pair = known_languages(system) if languages is None else parse_pair(languages)
     columns = Columns(
-        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, languages=pair
+        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, task=task_column,
+        languages=pair,
     )  # fmt: skip
     found = read(locate(data), columns=columns, task=task or known_task(system))
     part, examples = _part(found.examples, split, data)

@@ -104,6 +104,7 @@ def lines(answer: Plan) -> list[str]:
     text.append(
         f"  trains {format_count(answer.trainable)} parameters, {format_share(answer.trainable / shapes.parameters)}"
     )
+    text += ["", f"search     {answer.outlook.search}"] if answer.outlook.search else []
     text += proposed(answer)
     text += [f"rule: {rule.citation}" for rule in answer.advice.cited if rule.advice or rule.avoid]
     text += [

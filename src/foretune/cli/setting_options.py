@@ -64,7 +64,7 @@ METHOD = Group("What is trained", (
 ))  # fmt: skip
 SELECTION = Group("Rows to train on", (
     _S("select", "training.selection", "Which rows to train on, like ifd or ifd:60%+k-centre."),
-    _S("keep", "training.keep", "Share of the training rows that --select keeps, like 30%."),
+    _S("keep", "training.keep", "Share of the rows that --select keeps, like 30%; auto: the search compares."),
     _S("target", "data.target", "Rows like those to be good at; or: validation."),
     _S("previous", "data.previous", "Rows the model was trained on before."),
 ))  # fmt: skip
@@ -126,6 +126,9 @@ def selection_options(
     """``--select``, ``--keep`` and their data as settings. Raises `UsageError` where one is missing or no share."""
     from foretune.catalogue.selection import NONE, parse, parse_keep
 
+    if keep == "auto":
+        parse(select or NONE)
+        return {"search.keep": keep, "training.selection": select, "data.target": target, "data.previous": previous}
     if select is None or select == NONE:
         for option, value in (("keep", keep), ("target", target), ("previous", previous)):
             if value is not None:

@@ -169,6 +169,8 @@ class SearchSettings(Section):
     """Earlier runs to learn from: those that ship with Foretune and those of this machine, or none."""
     methods: tuple[str, ...] | None = None
     """Methods to choose among; a curated list when not given."""
+    keep: Literal["auto"] | None = None
+    """auto: the search compares training on all rows with shares of a selection; else training.keep says the share."""
     menu: dict[str, Any] = Field(default_factory=dict)
     """What may be drawn for a setting of a trial: a list of values, or a range like 1e-4..1e-3."""
     workers: Annotated[int, Field(ge=1)] = 1

@@ -88,6 +88,11 @@ class Outcome:
     """What the selection kept; empty where all rows are trained on"""
 
     @property
+    def winner(self) -> Run:
+        """The run that was chosen."""
+        return next(run for run in self.runs if run.id == self.candidates[0]["run"])
+
+    @property
     def seen(self) -> Seen:
         """What is compared with the forecasts."""
         return Seen(self.plan, self.refined, self.probe, self.runs, self.used_s)
@@ -124,7 +129,7 @@ def record(outcome: Outcome) -> r.RunRecord:
         seeds={"search": prepared.task.seed},
         environment=environment(plan),
         base_validation=r.CurvePoint(0, 0, 0.0, r.Measure(*outcome.base_validation["loss"])),
-        selection=selection_info(outcome.plan, prepared.rows["train"], outcome.selected),
+        selection=selection_info(outcome.plan, prepared.rows["train"], outcome.selected, outcome.winner.config),
     )
 
 

@@ -47,9 +47,17 @@ class Conversation:
     """Turns so far, with one system."""
 
     def __init__(
-        self, bench: Bench, adapted: Any, *, instruction: str = "", temperature: float = 0.0, seed: int = 0
+        self,
+        bench: Bench,
+        adapted: Any,
+        *,
+        instruction: str = "",
+        temperature: float = 0.0,
+        seed: int = 0,
+        task: int | None = None,
     ) -> None:
-        """``bench`` and ``adapted`` come from `systems.opened`; ``instruction`` is the system turn.
+        """``bench`` and ``adapted`` come from `systems.opened`; ``instruction`` is the system turn, ``task`` the number
+        of the task that a multi-task adapter answers for.
 
         Raises `UsageError` for an instruction to an encoder–decoder, which has no place for it.
         """
@@ -58,7 +66,7 @@ class Conversation:
         self._bench, self._adapted = bench, adapted
         self._instruction = instruction_of(bench)
         self._system = (Turn("system", instruction),) if instruction else ()
-        self._temperature = temperature
+        self._temperature, self._task = temperature, task
         self._generator = torch_generator(seed, "chat")
         self._layout = layout_of(bench.tokenizer, plain=bench.task.plain_template) if bench.kind == "causal" else None
         self._exchanges: list[tuple[str, str]] = []
@@ -111,10 +119,11 @@ class Conversation:
                 on_text(text[len(shown) :])
                 shown = text
 
-        ids, complete = write_one(
-            bench.network.model, prompt, max_new_tokens=limit, stop_ids=stops,
-            on_token=on_token, temperature=self._temperature, generator=self._generator,
-        )  # fmt: skip
+        with bench.network.answering_for(self._task):
+            ids, complete = write_one(
+                bench.network.model, prompt, max_new_tokens=limit, stop_ids=stops,
+                on_token=on_token, temperature=self._temperature, generator=self._generator,
+            )  # fmt: skip
         answer = self._text(ids)
         if answer.startswith(shown):
             on_text(answer[len(shown) :])

@@ -8,7 +8,7 @@ length of all runs are planned again, once; where the plan holds, those steps ar
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,13 @@ from foretune.execution.drive import JobFailed, Stopped, run_job
 from foretune.fit.base import Base, answered
 from foretune.fit.effort import FULL, measured_steps
 from foretune.fit.finals import Evaluator
+from foretune.fit.keeping import Offer
 from foretune.fit.outlook import replan
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared, prepare
 from foretune.fit.probe_plan import measured
 from foretune.fit.schedule import End, Schedule, Speeds, plan_end
+from foretune.fit.selected import named
 from foretune.fit.session import Session
 from foretune.fit.trials import SEARCH, Common, budget_of, planned, seconds_for_trials
 from foretune.search.types import Lease, Observation
@@ -83,8 +85,8 @@ def opened(session: Session) -> Opening:
     evaluator = Evaluator(prepared, session.folder, session.executor, session.watch, session.left)
     base = session.once("base", "base model", lambda: _base(evaluator, end.validation_rows))
     session.on_event("base", base)
-    selected = _selected(session, prepared)
-    common = _common(session, prepared, probe, end, generation, SEARCH)
+    selected = _selected(session, prepared, refined.keeping)
+    common = _common(session, refined, prepared, probe, end, generation, SEARCH)
     opening = Opening(prepared, probe, refined, base, Base(()), selected, common, end, generation)
     return _with_base(session, _paced(session, opening), evaluator)
 
@@ -118,11 +120,17 @@ def _end(plan: Plan, prepared: Prepared, speeds: Speeds, generation: bool) -> En
 
 
 def _common(
-    session: Session, prepared: Prepared, probe: Mapping[str, Any], end: End, generation: bool, name: str
+    session: Session,
+    plan: Plan,
+    prepared: Prepared,
+    probe: Mapping[str, Any],
+    end: End,
+    generation: bool,
+    name: str,
 ) -> Common:
     schedule = Schedule(prepared.task, session.folder, prepared.rows["validation"], Speeds.of(probe), FULL, generation)
     budget = budget_of(session.plan, session.clock, end)
-    return planned(session.plan, prepared, schedule, budget, session.folder.once, name)
+    return planned(plan, prepared, schedule, budget, session.folder.once, name)
 
 
 def _base(evaluator: Evaluator, rows: int) -> dict[str, Any]:
@@ -149,21 +157,27 @@ def _with_base(session: Session, opening: Opening, evaluator: Evaluator) -> Open
     )
 
 
-def _selected(session: Session, prepared: Prepared) -> dict[str, Any]:
-    """What ranking the rows took; {} where all are trained on. Trials read the ranking from the task's folder."""
-    config = session.plan.resolution.fixed_training()
-    if str(config.get("selection", NONE)) == NONE:
-        return {}
+def _selected(session: Session, prepared: Prepared, keeping: Sequence[Offer]) -> dict[str, Any]:
+    """What ranking the rows took, by selection and share (`named`); {} where all rows are trained on.
+
+    Trials read the rankings from the task's folder.
+    """
+    fixed = session.plan.resolution.fixed_training()
+    asked = [{**fixed, **arm} for offer in keeping for arm in offer.arms]
+    if not keeping and str(fixed.get("selection", NONE)) != NONE:
+        asked = [fixed]
 
     def rank() -> dict[str, Any]:
-        done = session.job("select", prepared.task, {"config": config, "seed": prepared.task.seed})
-        if not done["complete"]:
-            raise Stopped
-        return done
+        found = {}
+        for config in asked:
+            done = session.job("select", prepared.task, {"config": config, "seed": prepared.task.seed})
+            if not done["complete"]:
+                raise Stopped
+            found[named(config)] = done
+            session.on_event("selection", done)
+        return found
 
-    selected: dict[str, Any] = session.once("selection", "selection", rank)
-    session.on_event("selection", selected)
-    return selected
+    return dict(session.once("selection", "selection", rank)) if asked else {}
 
 
 # -- the pace, looked at again
@@ -186,19 +200,20 @@ def _paced(session: Session, opening: Opening) -> Opening:
     if 1 / TOLERATED <= factor <= TOLERATED:
         return replace(opening, common=_spent(opening.common, seen["other_s"]))
     end = _end(session.plan, opening.prepared, Speeds.of(probe), opening.generation)
-    common = _common(session, opening.prepared, probe, end, opening.generation, f"{SEARCH}-again")
+    generation, refined = opening.generation, opening.refined
+    common = _common(session, refined, opening.prepared, probe, end, generation, f"{SEARCH}-again")
     if common.horizon.steps == horizon:
         common = _spent(common, -seen["train_s"])
     elif not session.folder.journal.exists():  # they were steps of a longer or shorter schedule
         shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
     spent_s = session.clock.spent("reading and splitting", "probe")
-    refined = replan(session.plan, measured(probe), spent_s)
-    session.on_event("forecast", refined.forecast.to_json())
+    again_refined = replan(session.plan, measured(probe), spent_s)
+    session.on_event("forecast", again_refined.forecast.to_json())
     note = (
         f"The first steps showed that a run takes {factor:.2g} times what the probe said, so runs were planned again:"
         f" {common.horizon.steps} steps instead of {horizon}."
     )
-    return replace(opening, probe=probe, refined=refined, end=end, common=common, notes=(note,))
+    return replace(opening, probe=probe, refined=again_refined, end=end, common=common, notes=(note,))
 
 
 def _first_steps(session: Session, opening: Opening, pause_at: int) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from foretune.cost.phases import RUN_SECONDS, UnitTimes, fixed_phases, unit_time
 from foretune.cost.request import EvaluationSettings, ForecastRequest, Measured
 from foretune.errors import BudgetError
 from foretune.fit.effort import ANSWERED_RUNGS, Effort, measured_steps, offered, rung_rows, settled
+from foretune.fit.keeping import Offer, offers, ranked, variants
+from foretune.fit.planned_rows import PlannedRows
 from foretune.fit.schedule import Speeds, plan_end
 from foretune.search.budget import Budget as SearchBudget
 from foretune.search.fidelity import level_step
@@ -69,9 +71,9 @@ def affordable_evaluation(
     return fewer, {"evaluation.max_rows": Recommended(rows, evidence)}
 
 
-def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRequest:
+def with_horizon(request: ForecastRequest, resolution: Resolution, keeping: tuple[Offer, ...] = ()) -> ForecastRequest:
     """``request`` with the steps that the search would give every run in a time budget, and the effort it would make
-    of evaluating them."""
+    of evaluating them; ``keeping`` are selections that it tries."""
     if request.budget.kind != "time":
         return _with_effort(request, offered(request.evaluation.max_rows, fixed=True)[0], _full_steps(request))
     units, first = unit_times(request), unit_times(request, request.first_run)
@@ -102,6 +104,7 @@ def with_horizon(request: ForecastRequest, resolution: Resolution) -> ForecastRe
             cost=cost,
             fixed=resolution.fixed_training(),
             max_trials=resolution.spec.search.max_trials,
+            variants=variants(keeping),
         )
         tried = replace(_with_effort(request, effort, found.steps), horizon_steps=found.steps)
         evaluated = _evaluated(tried, units, found.steps, 0, found.steps).value
@@ -148,5 +151,14 @@ def default_run(request: ForecastRequest, horizon: int, step: int) -> Interval:
 def replan(plan: Plan, measured: Measured, spent_s: float = 0.0) -> Plan:
     """``plan`` with a second forecast from what a probe measured ``spent_s`` seconds into the run."""
     request = replace(plan.request, measured=measured, spent_s=spent_s, horizon_steps=None)
-    request = with_horizon(request, plan.resolution)
-    return replace(plan, request=request, forecast=forecast(request, plan.placement))
+    keeping = offered_in(request, plan.resolution.spec, plan.rows)
+    if keeping:
+        request = replace(request, selection=ranked(keeping))
+    request = with_horizon(request, plan.resolution, keeping)
+    return replace(plan, request=request, forecast=forecast(request, plan.placement), keeping=keeping)
+
+
+def offered_in(request: ForecastRequest, spec: FitSpec, rows: PlannedRows) -> tuple[Offer, ...]:
+    """The selections that the search of ``request`` would try of its own accord. Raises `UsageError`."""
+    time_s = request.budget.total if request.budget.kind == "time" else None
+    return offers(spec, request.shapes.kind, rows, unit_times(request, request.first_run), time_s)

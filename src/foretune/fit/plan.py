@@ -9,7 +9,7 @@ that duplicates are removed first is not foreseen.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,9 @@ from foretune.errors import UsageError
 from foretune.experience.past import PastRun
 from foretune.fit.advice import advice_for, advised_configuration
 from foretune.fit.find_model import ModelFacts, find_model
+from foretune.fit.keeping import Offer, ranked
 from foretune.fit.method_choice import adapter_rank, check_method, trainable_parameters, with_trainable_share
-from foretune.fit.outlook import affordable_evaluation, evaluation_settings, with_horizon
+from foretune.fit.outlook import affordable_evaluation, evaluation_settings, offered_in, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
 from foretune.fit.selected import check_selection, selection_work
 from foretune.fit.strategy import Outlook, check_search, planned_proposals
@@ -82,6 +83,8 @@ class Plan:
     notes: tuple[str, ...] = ()
     outlook: Outlook = field(default_factory=Outlook)
     """What a search would try first by earlier runs"""
+    keeping: tuple[Offer, ...] = ()
+    """Selections that the search compares with all rows, for ``--keep auto``"""
 
     @property
     def fits(self) -> bool:
@@ -127,6 +130,7 @@ class Plan:
                 key: {"value": item.value, "origin": item.origin, "evidence": item.evidence}
                 for key, item in self.resolution.values.items()
             },
+            "search": self.outlook.search,
             "experience": self.outlook.experience,
             "proposals": [proposed.to_json() for proposed in self.outlook.proposals],
             "notes": list(self.notes),
@@ -195,13 +199,17 @@ def plan(
         fetch_bytes=facts.fetch_bytes, measured=measured, correction=correction(outcomes),
     )  # fmt: skip
     request, evaluation_advice = affordable_evaluation(request, resolution)
-    request = with_horizon(request, resolution)
+    if keeping := offered_in(request, resolution.spec, rows):
+        request = replace(request, selection=ranked(keeping))
+    request = with_horizon(request, resolution, keeping)
     answer = forecast(request, placement)
     advice = {**_advice(advised, why, placement, rows), **budget_advice, **evaluation_advice}
+    notes = (share_said, *(offer.sentence() for offer in keeping))
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
-        request, rules, (*filter(None, (share_said,)), *_notes(facts, rows, placement, answer, request)),
+        request, rules, (*filter(None, notes), *_notes(facts, rows, placement, answer, request)),
         planned_proposals(resolution, facts.shapes, rows, answer.steps_per_run, runs, rules),
+        keeping,
     )  # fmt: skip
 
 

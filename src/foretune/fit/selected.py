@@ -92,21 +92,32 @@ def other_rows(source: str | Path | None, task: str, columns: Columns = FOUND) -
     return tuple(result.examples)
 
 
-def selection_info(plan: Plan, pool: int, selected: Mapping[str, Any]) -> SelectionInfo | None:
-    """The record's account of a selection; None where all rows were trained on."""
-    if not selected:
+def named(config: Mapping[str, Any]) -> str:
+    """A selection with its share, as a key."""
+    return f"{config.get('selection', NONE)} {float(config.get('keep', 1.0)):g}"
+
+
+def selection_info(
+    plan: Plan, pool: int, selected: Mapping[str, Any], config: Mapping[str, Any]
+) -> SelectionInfo | None:
+    """The record's account of the selection of the chosen ``config``; None where it was trained on all rows.
+
+    ``selected`` is what ranking took, by selection and share (`named`).
+    """
+    found, data = selected.get(named(config)), plan.resolution.spec.data
+    if found is None:
         return None
-    config, data = plan.resolution.fixed_training(), plan.resolution.spec.data
     return SelectionInfo(
         method=str(config["selection"]),
         keep=float(config.get("keep", 1.0)),
-        kept=int(selected["kept"]),
+        kept=int(found["kept"]),
         pool=pool,
-        seconds=float(selected["seconds"]),
-        answer_tokens=float(selected["answer_tokens"]),
+        seconds=float(found["seconds"]),
+        answer_tokens=float(found["answer_tokens"]),
         target=_name(data.target),
         previous=_name(data.previous),
-        manifest=dict(selected["manifest"]),
+        manifest=dict(found["manifest"]),
+        compared=len(selected) > 1,
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from foretune.catalogue.models import ModelKind
 from foretune.catalogue.rules import Advice
 from foretune.config.resolve import Resolution
 from foretune.cost.shapes import ModelShapes
@@ -25,12 +26,15 @@ from foretune.fit.history import plain_features
 from foretune.fit.planned_rows import PlannedRows
 from foretune.search.budget import Budget
 from foretune.search.encoding import Facts, features
+from foretune.search.extras import Centre, methods_for, search_space
 from foretune.search.hints import Hint
 from foretune.search.menu import read_menu
 from foretune.search.past_tasks import PastTask
 from foretune.search.reasons import because
 from foretune.search.strategies import (
     AUTO,
+    ENOUGH_RUNS,
+    ENOUGH_TASKS,
     NEED_EXPERIENCE,
     STRATEGIES,
     Situation,
@@ -40,7 +44,7 @@ from foretune.search.strategies import (
     searched_methods,
 )
 from foretune.search.task_prior import TaskPrior, build, predicted_end
-from foretune.search.zero_shot import ZeroShot
+from foretune.search.zero_shot import DEFAULT_METHODS, ZeroShot
 from foretune.search.zero_shot import plan as zero_shot_plan
 
 logger = logging.getLogger(__name__)
@@ -116,9 +120,7 @@ def chosen_strategy(
         wanted = settings.experience == "known" and settings.strategy in ("auto", "transfer", "quick-tune")
         runs = earlier_runs() if wanted else []
         tasks = related(runs, shapes.kind)
-        name = resolved_name(settings.strategy, tasks, shapes.kind)
-        if settings.strategy == AUTO and (settings.methods or settings.menu):
-            name = "transfer"  # a menu of one's own needs a strategy that draws from it
+        name = strategy_name(resolution, tasks, shapes.kind)
         if name == "zero-shot":
             return {"strategy": name, "prior": None}
         if name in NEED_EXPERIENCE and not tasks:
@@ -180,8 +182,9 @@ def planned_proposals(
 ) -> Outlook:
     """What a search would try first by ``runs`` and ``rules``, for a plan: nothing is measured yet."""
     tasks = related(runs, shapes.kind) if resolution.spec.search.experience == "known" else ()
+    search = searched(resolution, shapes, tasks)
     if not tasks or resolution.spec.search.strategy == "zero-shot":
-        return Outlook()
+        return Outlook(search=search)
     row = rows.count.row
     task = {
         "log10_rows": math.log10(max(1, rows.train)),
@@ -197,7 +200,38 @@ def planned_proposals(
     )  # fmt: skip
     prior = prior_of(resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed))
     said = f"{prior.runs} runs on {prior.tasks} earlier tasks, {prior.similar} of them similar"
-    return Outlook(proposals(prior), said)
+    return Outlook(proposals(prior), said, search)
+
+
+def searched(resolution: Resolution, shapes: ModelShapes, tasks: Sequence[PastTask]) -> str:
+    """How a search chooses, and among what."""
+    settings, kind = resolution.spec.search, shapes.kind
+    name = strategy_name(resolution, tasks, kind)
+    fixed = resolution.fixed_training()
+    if name == "zero-shot":
+        methods = methods_for(DEFAULT_METHODS[kind], fixed)
+        known = [len(task.curves) for task in tasks if task.facts.kind == kind]
+        why = (
+            f"; earlier runs choose from {ENOUGH_TASKS} tasks and {ENOUGH_RUNS} runs of such models on"
+            f" ({len(known)} and {sum(known)} are known)"
+        )
+        return (
+            f"zero-shot: {', '.join(methods)} at the rule's learning rate and around it, rungs decide"
+            f"{why if settings.strategy == AUTO else ''}"
+        )
+    methods = methods_for(searched_methods(kind, settings.methods), fixed)
+    centres = {method: Centre({"method": method}, 1.0, 1.0) for method in methods}
+    parameters = search_space(centres, tuple(fixed), read_menu(settings.menu, kind)).parameters
+    drawn = dict.fromkeys(parameter.name.partition(":")[2] or parameter.name for parameter in parameters)
+    return f"{name}: methods {', '.join(methods)}; draws {', '.join(item for item in drawn if item != 'method')}"
+
+
+def strategy_name(resolution: Resolution, tasks: Sequence[PastTask], kind: ModelKind) -> str:
+    """The strategy that the settings mean."""
+    settings = resolution.spec.search
+    if settings.strategy == AUTO and (settings.methods or settings.menu):
+        return "transfer"  # a menu of one's own needs a strategy that draws from it
+    return resolved_name(settings.strategy, tasks, kind)
 
 
 @dataclass(frozen=True)
@@ -206,6 +240,8 @@ class Outlook:
 
     proposals: tuple[Proposed, ...] = ()
     experience: str = ""
+    search: str = ""
+    """How the search chooses, and among what"""
 
 
 def _task_metric(task: Mapping[str, Any]) -> tuple[str, float, float] | None:

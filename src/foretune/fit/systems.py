@@ -30,6 +30,7 @@ from foretune.export import loading
 from foretune.export.adapter import check_weights
 from foretune.export.job import Source, find_source
 from foretune.fit.prepare import write_split
+from foretune.methods.tuners.tasks import ATTRIBUTE, named_tasks
 from foretune.models.kinds import infer_kind
 from foretune.models.load import LoadedModel, load, locate, read_config
 from foretune.report.record import RESULT, read_record
@@ -91,6 +92,7 @@ def opened(
             context_tokens=_context(loaded, settings.context_tokens), max_answer_tokens=settings.max_answer_tokens,
             plain_template=settings.plain_template,
         )  # fmt: skip
+        spec = replace(spec, tasks=_tasks(adapted, examples, name))
         bench = Bench(spec, loaded)
         bench.model.to(bench.accelerator.device)
         yield bench, adapted
@@ -138,14 +140,25 @@ class Prediction:
 
 
 def predict_rows(
-    name: str, prompts: Sequence[str], *, base: Path | str | None = None, untouched: bool = False, settings: Settings
+    name: str,
+    prompts: Sequence[str],
+    *,
+    base: Path | str | None = None,
+    untouched: bool = False,
+    settings: Settings,
+    tasks: Sequence[str] = (),
 ) -> list[Prediction]:
-    """What system ``name`` says to every prompt (its base alone when ``untouched``). See `opened` for errors."""
+    """What system ``name`` says to every prompt (its base alone when ``untouched``). See `opened` for errors.
+
+    ``tasks`` names every prompt's task for an adapter of several; without, its default answers.
+    """
     source = _source(name, base)
     encoder = _reference(source, name, settings).kind == "encoder"
     task = _label_task(source, name, settings) if encoder else "generation"
     label = _labels(source, name, settings)[0] if task == "classification" else 0.0
     examples = [_unanswered(prompt, label if encoder else None) for prompt in prompts]
+    if tasks:
+        examples = [replace(example, task=task) for example, task in zip(examples, tasks, strict=True)]
     with opened(name, examples, task, base=base, settings=settings) as (bench, adapted):
         if untouched and adapted is None:
             raise UsageError("this system has no adapter to switch off.", remedy="Name its base itself.")
@@ -246,6 +259,28 @@ def _adapted(loaded: LoadedModel, folder: Path) -> Any:
     if learns_prompts(adapted):
         raise UsageError("adapters that learn a prompt cannot be scored here.", place=Place(folder))
     return adapted.eval()
+
+
+def _tasks(adapted: Any, examples: Sequence[Example], name: str) -> tuple[str, ...]:
+    """The names of the adapter's tasks where some row names one; without, every row is of the adapter's default task.
+
+    Raises `UsageError` for rows of tasks and an adapter that knows none.
+    """
+    if not any(example.task for example in examples):
+        return ()
+    known = named_tasks(adapted)
+    if not known and adapted is not None and hasattr(adapted.get_base_model(), ATTRIBUTE):
+        raise UsageError("this adapter's tasks have no names.", place=Place(name), remedy="Leave the task out.")
+    return known
+
+
+def task_of(adapted: Any, task: str, name: str) -> int:
+    """The number of the adapter's task called ``task``. Raises `UsageError` where there is none."""
+    known = named_tasks(adapted)
+    if task not in known:
+        remedy = f"It knows {', '.join(map(repr, known))}." if known else "Leave the task out."
+        raise UsageError(f"the adapter has no task {task!r}.", place=Place(name), remedy=remedy)
+    return known.index(task)
 
 
 def _labels(source: Source | None, name: str, settings: Settings) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from foretune.execution.drive import Watch, drive
 from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.effort import Effort, offered, settled
 from foretune.fit.folder import Clock
+from foretune.fit.keeping import variants
 from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import End, Schedule
@@ -83,6 +84,7 @@ def planned(
             max_trials=spec.search.max_trials,
             advised=advised["settings"],
             avoid=tuple(advised["avoid"]),
+            variants=variants(plan.keeping),
         )
         return Common(first, horizon, tried, at_first), tried.evaluation_share(first.baseline, horizon.steps)
 

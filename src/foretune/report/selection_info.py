@@ -26,6 +26,8 @@ class SelectionInfo:
     target: str | None = None
     previous: str | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    compared: bool = False
+    """Whether runs on all rows were compared with runs on these"""
 
     def sentence(self) -> str:
         """What was kept and what it cost."""
@@ -39,4 +41,6 @@ class SelectionInfo:
 
     def limits(self) -> str:
         """What the run does not show."""
+        if self.compared:
+            return "Runs on all rows, the default LoRA's among them, were compared with runs on these, one seed each."
         return "Every trial, the default LoRA too, trained on the kept rows; whether that helped is not measured here."

@@ -16,7 +16,7 @@ It learns nothing across tasks and models no curve; that is the transfer strateg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -216,12 +216,14 @@ def plan(
     metric: str = "loss",
     advised: Mapping[str, Any] | None = None,
     avoid: tuple[str, ...] = (),
+    variants: Sequence[tuple[Mapping[str, Any], str]] = (),
 ) -> tuple[ZeroShot, Horizon]:
     """The strategy for a model of hidden ``width`` on ``train_rows`` kept rows, and its horizon with the reason.
 
     ``cost`` is the probe's forecast; settings in ``fixed`` are kept out of the search. The default LoRA keeps its own
     settings except the amount of training and its rows, which all runs share. ``advised`` settings (of rules) are where
-    the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed. Raises `UsageError` and
+    the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed. ``variants`` are further
+    members of the portfolio: the recommended configuration with these settings, and why. Raises `UsageError` and
     `BudgetError`.
     """
     settings = dict(fixed or {})
@@ -238,9 +240,16 @@ def plan(
     def entries(steps: int) -> tuple[Recommendation, ...]:
         first, *others = chosen
         own = portfolio(first, width=width, kind=kind, steps=steps, fixed=fixed_for(first, chosen, start))
-        return own + tuple(
-            recommended(name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, settings))
-            for name in others
+        varied = tuple(
+            Recommendation(resolve({**own[0].config, **change}), f"{own[0].why}, {why}") for change, why in variants
+        )
+        return (
+            own
+            + varied
+            + tuple(
+                recommended(name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, settings))
+                for name in others
+            )
         )
 
     length = horizon(asked, budget, cost, baseline, [entry.config for entry in entries(asked)])
