@@ -1,7 +1,7 @@
 """Kill a selection five times and see that it ends as one that was not: the same blocks, byte for byte, the same rows.
 
     python scripts/kill_selection.py    # 3,000 translations, k-centre (MiniLM), then delift (SmolLM2): 6 minutes a core
-    python scripts/kill_selection.py --data foldoc --method delift-se --model all-MiniLM-L6-v2
+    python scripts/kill_selection.py --data foldoc --method delift-se --set delift-se.embedder=all-MiniLM-L6-v2
 
 Carries the selection out once undisturbed, then in another store with `KILLS` times ``kill -9`` at random moments, and
 compares every file of scores, the kept rows and their scores. Prints one line of JSON; ends with 1 where anything

@@ -86,6 +86,29 @@ def test_arms_can_see_equal_answer_tokens_instead_of_equal_steps(write_grid, pla
     assert lines["full"]["horizon"] == 12
 
 
+def test_the_forecast_counts_a_ranking_once_for_all_seeds_unless_it_has_one(write_grid, places, inline):
+    from foretune.study.design import cells
+    from foretune.study.outputs import material_of
+    from foretune.study.selections import forecast_seconds
+
+    arms = {"full": {}, "ifd-50": {"selection": "ifd", "keep": 0.5}, "igf-50": {"selection": "igf", "keep": 0.5}}
+    setting = {**SELECTING, "arms": arms, "control": "full"}
+    run_study(write_grid(**setting, seeds=1), places / "study")
+    material = material_of(places / "study")
+    key = ("tiny", "near")
+    probe = read_json(material.folder.task(*key).root / "probe.json")
+    seconds = {}
+    for arm in ("ifd-50", "igf-50"):
+        for seeds in ((0,), (0, 1, 2)):
+            own = {"full": {}, arm: arms[arm]}
+            grid = material.grid.model_copy(update={"arms": own, "seeds": seeds})
+            listed = cells(grid, material.tasks.values(), {}, {key: 5.0})
+            listed = [cell for cell in listed if cell.arm in own]
+            seconds[arm, len(seeds)] = forecast_seconds(listed, material.tasks, {key: probe})
+    assert seconds["ifd-50", 3] == seconds["ifd-50", 1] > 0
+    assert seconds["igf-50", 3] == pytest.approx(3 * seconds["igf-50", 1])
+
+
 def test_epochs_are_over_the_kept_rows(write_grid):
     grid = load_grid(write_grid(**SELECTING, horizon={"epochs": 2}))
     assert steps_of(grid, grid.config("ifd-25"), 7, 5.0) == 2 * 2

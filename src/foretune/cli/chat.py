@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import DEFAULT_MODEL
 from foretune.errors import ForetuneError, UsageError
 
@@ -28,6 +29,9 @@ def chat(
     adapter: Annotated[Path | None, typer.Option(help="An adapter folder.")] = None,
     instruction: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
     task: Annotated[str | None, typer.Option(help="Which task answers, for an adapter of several.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     context: Annotated[int, typer.Option(min=2, help="Longest prompt with its answer, in tokens.")] = 4096,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -44,7 +48,10 @@ def chat(
     from foretune.fit.systems import Settings, opened, task_of
 
     name, base = system_of(system, model, adapter)
-    settings = Settings(max_answer_tokens=max_tokens, context_tokens=context, plain_template=plain)
+    settings = Settings(
+        max_answer_tokens=max_tokens, context_tokens=context, plain_template=plain,
+        languages=None if languages is None else parse_pair(languages),
+    )  # fmt: skip
     typed = _is_terminal()
     with opened(name, [], "generation", base=base, settings=settings) as (bench, adapted):
         number = None if task is None else task_of(adapted, task, name)

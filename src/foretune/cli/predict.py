@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.catalogue.languages import parse_pair
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def predict(
     base: Annotated[str | None, typer.Option(help="The base model's folder or name, if not found.")] = None,
     untouched: Annotated[bool, typer.Option("--base-only", help="Switch the adapter off.")] = False,
     labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
+    languages: Annotated[
+        str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
+    ] = None,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
@@ -42,6 +46,7 @@ def predict(
         raise UsageError("the answers would replace the prompts.", remedy="Choose another --output.")
     settings = Settings(
         max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
+        languages=None if languages is None else parse_pair(languages),
         labels=tuple(name.strip() for name in labels.split(",") if name.strip()),
     )  # fmt: skip
     if task is not None and task_column is not None:

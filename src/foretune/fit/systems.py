@@ -14,9 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from foretune.catalogue.languages import Languages, parse_pair
 from foretune.catalogue.models import ModelReference
 from foretune.data.example import Example, Turn
 from foretune.data.row_label import LABELLED
+from foretune.data.translation import instructed, prefix_for
 from foretune.errors import ModelError, Place, UsageError
 from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
@@ -47,6 +49,8 @@ class Settings:
     plain_template: bool = False
     labels: tuple[str, ...] = ()
     """Class names in the order of the classifier's head, where the run's record does not know them"""
+    languages: Languages | None = None
+    """Source and target of a translator, where the run's record does not know them"""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ def opened(
         adapted = _adapted(loaded, source.trained)
         loaded = replace(loaded, model=adapted.get_base_model())
     with TemporaryDirectory(prefix="foretune-") as folder:
-        write_split(Path(folder) / f"{SPLIT}.jsonl", examples)
+        write_split(Path(folder) / f"{SPLIT}.jsonl", instructed(examples, _instruction(reference, loaded.model)))
         spec = TaskSpec(
             folder=folder, task=task, model=reference, metric="loss", labels=labels, device=settings.device,
             context_tokens=_context(loaded, settings.context_tokens), max_answer_tokens=settings.max_answer_tokens,
@@ -166,6 +170,25 @@ def predict_rows(
         return [Prediction(row.prompt, row.prediction or "", row.probability) for row in answers]
 
 
+def instruction_of(bench: Bench) -> str:
+    """What stands before every text that a translator is asked; empty for other systems."""
+    return _instruction(bench.task.model, bench.model)
+
+
+def _instruction(reference: ModelReference, model: Any) -> str:
+    if reference.languages is None:
+        return ""
+    where = locate(reference.source)
+    folder = where if isinstance(where, Path) else None
+    return prefix_for(reference.languages, reference.kind, str(model.config.model_type), folder)
+
+
+def known_languages(name: str) -> Languages | None:
+    """Source and target that the run behind ``name`` was trained to translate; None where no record says."""
+    pair = read_record(Path(name)).data.translation if (Path(name) / RESULT).is_file() else ""
+    return parse_pair(pair) if pair else None
+
+
 def known_task(name: str) -> str | None:
     """The task that the run behind ``name`` was trained for; None where no record says."""
     return read_record(Path(name)).data.task if (Path(name) / RESULT).is_file() else None
@@ -210,7 +233,8 @@ def _reference(source: Source | None, name: str, settings: Settings) -> ModelRef
     kind = infer_kind(read_config(locate(weights)))
     if source is not None and loading.kind_of(source.trained) == "classifier":
         kind = "encoder"
-    return ModelReference(weights, kind=kind, dtype=settings.dtype)
+    languages = settings.languages or known_languages(name)
+    return ModelReference(weights, kind=kind, dtype=settings.dtype, languages=languages)
 
 
 def _context(loaded: LoadedModel, wanted: int) -> int:
