@@ -6,12 +6,15 @@
 Step time: updates of plain dropout 0.1 and of each regularizer take turns on the same model, rows and seeds, in
 processor time; a ratio is the median over pairs of neighbouring updates. R-Drop and KL to the base are taken over the
 same dropout. KL to the base is measured twice: asking the base at every update, and with the base's states kept.
-Flat-LoRA is measured at 32 rows an update. Fisher: a loop of single samples with all weight gradients, against one pass
-of batches through activations, on the same texts; means have to agree.
+Flat-LoRA is measured at 32 rows an update, and beside that against no regularizer, where packed rows share their head
+and fused layers are in use. Applying known rates: seconds from a rates file to a model whose every place drops, for
+both models, and of the process ``foretune regularize show``. Fisher: a loop of single samples with all weight
+gradients, against one pass of batches through activations, on the same texts; means have to agree.
 """
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -150,16 +153,51 @@ def fisher(name: str, samples: int, arguments: Any) -> dict[str, Any]:
             "speedup": (ended - middle) / (middle - started), "largest_difference": apart}  # fmt: skip
 
 
+def applied_s(loaded: Any, kind: str) -> float:
+    """Seconds from the file of a base's rates to the model with a rate at every place: no data, no gradient."""
+    from types import SimpleNamespace
+
+    from foretune.regularization.guided_dropout import GuidedDropout
+    from foretune.training.forward import Network
+
+    context: Any = SimpleNamespace(
+        model=loaded.model, base_hash=loaded.weights_hash, base_source=loaded.folder_or_id, seed=0,
+        runner=Network(loaded.model, kind),
+    )  # fmt: skip
+    started = time.perf_counter()
+    guided = GuidedDropout()
+    plan = guided.check(context)
+    if plan.refusal:
+        raise RuntimeError(plan.refusal)
+    guided.setup(context)
+    took = time.perf_counter() - started
+    guided.teardown()
+    return took
+
+
+def shown_s() -> float:
+    """Seconds of a new process that shows the rates of a model, the better of two."""
+    command = [sys.executable, "-m", "foretune", "regularize", "show", ENCODER]
+    found = []
+    for _ in range(2):
+        started = time.perf_counter()
+        subprocess.run(command, check=True, capture_output=True)
+        found.append(time.perf_counter() - started)
+    return min(found)
+
+
 def main() -> int:
     """Measure, print, write."""
-    arguments = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--updates", type=int, default=20, help="timed updates of each configuration")
+    arguments = options.parse_args()
     import torch
 
     from foretune.models.load import load
 
     torch.set_num_threads(arguments.threads)
     quick = arguments.quick
-    updates, rows = (1, 8) if quick else (20, 64)
+    updates, rows = (1, 8) if quick else (arguments.updates, 64)
     decoder = arguments.model
 
     def decoder_model() -> Any:
@@ -182,15 +220,18 @@ def main() -> int:
     )
     if not quick:
         measured["kl_to_base_kept"] = ratio(decoder_model, "causal", f"{PLAIN},kl-to-base:0.1", arguments, **small)
-    measured["flat_lora"] = ratio(
-        decoder_model, "causal", "flat-lora", arguments, base="none", updates=updates, rows=rows,
-        rows_per_update=4 if quick else 32,
-    )  # fmt: skip
+    large = {"updates": updates, "rows": rows, "rows_per_update": 4 if quick else 32}
+    measured["flat_lora"] = ratio(decoder_model, "causal", "flat-lora", arguments, **large)
+    if not quick:
+        measured["flat_lora_to_none"] = ratio(decoder_model, "causal", "flat-lora", arguments, base="none", **large)
+    applied = {"encoder": applied_s(encoder_model(), "encoder"), "decoder": applied_s(decoder_model(), "causal")}
     speed = fisher(ENCODER, 8 if quick else 60, arguments)
     summary = {name: round(median(values), 3) for name, values in measured.items()}
     summary["fisher_speedup"] = round(speed["speedup"], 2)
+    summary["rates_applied_s"] = round(max(applied.values()), 3)
+    summary["rates_shown_s"] = round(shown_s(), 3)
     details = record(arguments, decoder=decoder, encoder=ENCODER, updates=updates, rows=rows,
-                     ratios=measured, fisher=speed)  # fmt: skip
+                     ratios=measured, fisher=speed, rates_applied_s=applied)  # fmt: skip
     finish(arguments, "regularization", summary, details)
     return 0
 

@@ -6,8 +6,8 @@ A study's own table compares with a fixed control. Here the control of a block (
 arms ``uniform-…`` by mean validation loss over the seeds: what somebody would get who tuned one rate and knew nothing
 of Fisher information. Loss, accuracy, Brier score and calibration error on every test set; paired over seeds, with
 Student's 95 % interval, Holm's correction over the arms of a block and outcome, and the smallest effect that so many
-pairs find with probability 0.8. "Helps" needs an interval without 0 that holds after Holm. With ``--docs`` the
-tables go into docs/regularization.md.
+pairs find with probability 0.8. "Better" needs an interval without 0 that holds after Holm. A study may be under way:
+blocks whose runs have not all ended are named and left out. With ``--docs`` the tables go into docs/regularization.md.
 """
 
 from __future__ import annotations
@@ -15,30 +15,28 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from foretune.evaluation.metrics import METRICS
 from foretune.files import write_text
-from foretune.study.results import block_of, read_results, views
+from foretune.study.folder import saved_grid
+from foretune.study.grid import GridSpec
+from foretune.study.results import block_of, outcomes, read_results, views
 from foretune.study.statistics import Block, Difference, compare_arms
 from foretune.study.tables import tested
+from foretune.units import format_duration
 
 UNIFORM = "uniform-"
 OUTCOMES = ("loss", "accuracy", "brier", "calibration_error", "exact_match")
 PAGE = Path(__file__).parents[1] / "docs" / "regularization.md"
 START, END = "<!-- study:start -->", "<!-- study:end -->"
 Line = dict[str, Any]
-
-
-def blocks(lines: Sequence[Line]) -> Iterator[tuple[Block, list[Line]]]:
-    """The lines of every (model, task, size, test set)."""
-    found: dict[Block, list[Line]] = {}
-    for line in views(lines):
-        found.setdefault(block_of(line), []).append(line)
-    yield from found.items()
+Found = dict[str, tuple[Difference, ...]]
+"""The comparisons of a block by outcome"""
 
 
 def best_uniform(lines: Sequence[Line]) -> str:
@@ -54,36 +52,87 @@ def best_uniform(lines: Sequence[Line]) -> str:
 
 
 def differences(lines: Sequence[Line], control: str, outcome: str) -> tuple[Difference, ...]:
-    """Every arm against ``control`` in ``outcome``, paired by seed."""
-    values: dict[str, dict[Any, float]] = {}
-    for line in lines:
-        score = line["scores"].get("test", {}).get(outcome)
-        if score is not None:
-            values.setdefault(line["arm"], {})[line["seed"]] = float(score[0])
-    if len(values) < 2 or control not in values:
+    """Every arm of a block against ``control`` in ``outcome``, paired by seed; empty where it was not measured."""
+    (values,) = outcomes(lines, outcome).values()
+    measured = {arm: found for arm, found in values.items() if found}
+    if len(measured) < 2 or control not in measured:
         return ()
     seeds = {line["seed"] for line in lines}
-    return compare_arms(values, control, METRICS[outcome].direction, expected=len(seeds))
+    return compare_arms(measured, control, METRICS[outcome].direction, expected=len(seeds))
 
 
-def table(lines: Sequence[Line], block: Block) -> list[str]:
-    """The Markdown of one block."""
+def compared(lines: Sequence[Line], control: str) -> Found:
+    """The comparisons of a block in every outcome that was measured."""
+    return {outcome: found for outcome in OUTCOMES if (found := differences(lines, control, outcome))}
+
+
+def table(block: Block, control: str, found: Found) -> list[str]:
+    """The Markdown of one block: an arm a row, an outcome a column."""
     model, task, size, tested_on = block
-    control = best_uniform(lines)
-    where = f"{model}, {task}, {size} rows{tested(tested_on)}"
-    out = [f"**{where}.** Control: `{control}`, the best uniform rate on validation.", ""]
-    out += ["| outcome | arm | pairs | arm − control | 95 % interval | p (Holm) | smallest detectable | verdict |",
-            "|---|---|---|---|---|---|---|---|"]  # fmt: skip
-    for outcome in OUTCOMES:
-        for found in differences(lines, control, outcome):
-            interval = "–" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
-            least = "–" if found.detectable is None else f"{found.detectable:.4f}"
-            mean = "–" if found.mean is None else f"{found.mean:+.4f}"
-            out.append(
-                f"| {outcome} | {found.arm} | {found.pairs} | {mean} | {interval} | {found.p_holm:.3f} | {least} | "
-                f"{found.verdict} |"
-            )
+    means = ", ".join(f"{name} {values[0].control_mean:.3f}" for name, values in found.items())
+    out = [
+        f"**{model}, {task}, {size} rows{tested(tested_on)}.** Against `{control}`, the best uniform rate on "
+        f"validation ({means}).", "",
+        "| arm | pairs | " + " | ".join(found) + " |",
+        "|---|---|" + "---|" * len(found),
+    ]  # fmt: skip
+    by_arm = {(name, one.arm): one for name, values in found.items() for one in values}
+    for arm in dict.fromkeys(arm for _, arm in by_arm):
+        cells = [_cell(by_arm.get((name, arm))) for name in found]
+        pairs = max(one.pairs for (_, own), one in by_arm.items() if own == arm)
+        out.append(f"| {arm} | {pairs} | " + " | ".join(cells) + " |")
+    least = [
+        f"{median(sizes):.4f}" if (sizes := [one.detectable for one in values if one.detectable is not None]) else "–"
+        for values in found.values()
+    ]
+    return [*out, "| smallest effect found in 4 of 5 such studies, median | | " + " | ".join(least) + " |", ""]
+
+
+def _cell(one: Difference | None) -> str:
+    if one is None or one.mean is None:
+        return "–"
+    interval = "" if one.low is None else f" [{one.low:+.4f}, {one.high:+.4f}]"
+    return f"{one.mean:+.4f}{interval}" + ("" if one.verdict == "not resolved" else f" **{one.verdict}**")
+
+
+def verdicts(found: Sequence[Found]) -> list[str]:
+    """For every arm and outcome: in how many blocks it is better, worse, not resolved."""
+    counts: dict[str, dict[str, Counter[str]]] = {}
+    for block in found:
+        for name, values in block.items():
+            for one in values:
+                counts.setdefault(one.arm, {}).setdefault(name, Counter())[one.verdict] += 1
+    names = [name for name in OUTCOMES if any(name in own for own in counts.values())]
+    out = ["Blocks in which an arm is better / worse / not resolved against the best uniform rate:", "",
+           "| arm | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]  # fmt: skip
+    for arm, own in counts.items():
+        cells = [" / ".join(str(own.get(n, Counter())[v]) for v in ("better", "worse", "not resolved")) for n in names]
+        out.append(f"| {arm} | " + " | ".join(cells) + " |")
     return [*out, ""]
+
+
+def study(grid: GridSpec, lines: Sequence[Line]) -> list[str]:
+    """The Markdown of one study, from its whole blocks."""
+    ended = Counter(block_of(line)[:3] for line in lines)
+    whole = {key for key, runs in ended.items() if runs == len(grid.arms) * len(grid.seeds)}
+    blocks = len(grid.model) * len(grid.tasks) * len(grid.sizes)
+    seconds = sum(line["train_s"] + line["eval_s"] for line in lines)
+    total = blocks * len(grid.arms) * len(grid.seeds)
+    failed = sum(line["status"] != "finished" for line in lines)
+    out = [f"### {grid.name}", "",
+           f"{grid.about}. {len(lines)} of {total} runs, {len(whole)} of {blocks} blocks (model, task, size) whole, "
+           f"{failed} runs failed, {format_duration(seconds)} of training and testing.", ""]  # fmt: skip
+    groups: dict[Block, list[Line]] = {}
+    for line in views(lines):
+        if block_of(line)[:3] in whole:
+            groups.setdefault(block_of(line), []).append(line)
+    controls = {block: best_uniform(own) for block, own in groups.items()}
+    found = {block: compared(own, controls[block]) for block, own in groups.items()}
+    if found:
+        out += verdicts(list(found.values()))
+    for block, own in found.items():
+        out += table(block, controls[block], own)
+    return out
 
 
 def main() -> int:
@@ -92,8 +141,8 @@ def main() -> int:
     parser.add_argument("studies", nargs="+", type=Path, help="folders of studies")
     parser.add_argument("--docs", action="store_true", help=f"write into {PAGE.name}")
     arguments = parser.parse_args()
-    lines = [line for folder in arguments.studies for line in read_results(folder / "results.jsonl")]
-    text = "\n".join(row for block, own in blocks(lines) for row in table(own, block))
+    rows = [row for f in arguments.studies for row in study(saved_grid(f), read_results(f / "results.jsonl"))]
+    text = "\n".join(rows)
     if not arguments.docs:
         print(text)
         return 0

@@ -290,3 +290,14 @@ def claimed(path: Path) -> Iterator[bool]:
     finally:
         lock.unlink(missing_ok=True)
         stream.close()
+
+
+def lives(process: int) -> bool:
+    """Whether there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

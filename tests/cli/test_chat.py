@@ -96,6 +96,27 @@ def test_a_run_folder_and_the_system_turn(tiny: Tiny, tmp_path: Path) -> None:
     assert instructed["answer"] == reference(tiny.base, tiny.tokenizer, turns)
 
 
+def test_a_translator_is_asked_as_it_was_taught(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny.adapter, tmp_path / "run" / "adapter")
+    record = sample()
+    model, data = replace(record.model, folder=str(tiny.base)), replace(record.data, translation="en-de")
+    write_record(tmp_path / "run", replace(record, model=model, data=data))
+    written = "Translate from English to German:\n"
+    told = replies("what comes?\nand then?\n", tmp_path / "run")
+    untold = replies("what comes?\n", tiny.adapter, "--model", tiny.base)
+    assert told[0]["question"] == "what comes?" and told[0]["answer"] != untold[0]["answer"]
+    assert told == replies("what comes?\nand then?\n", tiny.adapter, "--model", tiny.base, "--languages", "en-de")
+    for asked, reply in zip(("what comes?", "and then?"), replies("what comes?\nand then?\n", tiny.base, "--languages",
+                                                                  "en-de"), strict=True):  # fmt: skip
+        alone = reference(tiny.base, tiny.tokenizer, [Turn("user", written + asked)])
+        assert reply["answer"] == alone, "each text alone, after the instruction"
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("what comes?\n")
+    arguments = ["predict", str(tmp_path / "run"), str(prompts), "--json", "--answer-tokens", "8"]
+    predicted = json.loads(CliRunner().invoke(app, arguments).stdout)["answers"]
+    assert predicted == [{"prompt": "what comes?", "answer": told[0]["answer"]}]
+
+
 def test_plain_answers_and_quit(tiny: Tiny) -> None:
     (reply,) = replies("what comes?\n", tiny.base)
     outcome = said("what comes?\n/quit\nnever asked\n", tiny.base)

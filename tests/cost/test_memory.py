@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from foretune.catalogue.methods import resolve
 from foretune.cost.memory import Layout, layer_bytes_per_token, peak, trained_bytes, weight_bytes
 from foretune.cost.operations import RowTokens
 from foretune.cost.shapes import ModelShapes
@@ -24,15 +25,21 @@ _BART = {"vocab_size": 96, "d_model": 96, "encoder_layers": 2, "decoder_layers":
 _LAYER_COUNTS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers")
 
 
-def _saved_bytes(name, fields, layers, *, full, dtype, dropout, checkpointing):
+def _saved_bytes(name, fields, layers, *, full, dtype, dropout, checkpointing, method="lora"):
     from peft import LoraConfig, get_peft_model
     from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    from foretune.methods.registry import get
+    from foretune.seeding import torch_generator
 
     fields = {**fields, **{k: layers for k in _LAYER_COUNTS if k in fields}}
     config = CONFIG_MAPPING[name](**fields)
     loader = {"bert": AutoModel, "bart": AutoModelForSeq2SeqLM}.get(name, AutoModelForCausalLM)
     model = loader.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-    if not full:
+    if method == "loratrf":
+        settings = resolve({"method": method, f"{method}.rank": RANK})
+        model = get(method).attach(model.requires_grad_(False), settings, generator=torch_generator(0, "init")).model
+    elif not full:
         lora = LoraConfig(r=RANK, target_modules="all-linear", lora_dropout=dropout)
         model = get_peft_model(model, lora, autocast_adapter_dtype=False)
     model.train()
@@ -83,6 +90,17 @@ def test_bytes_kept_per_layer_and_token_equal_what_autograd_saves(name, fields, 
     stacks = ("encoder", "decoder") if name == "bart" else ("encoder",) if name == "bert" else ("decoder",)
     formula = sum(layer_bytes_per_token(shapes, layout, full=full, stack=stack) for stack in stacks)
     assert formula == pytest.approx(measured, rel=0.05)
+
+
+def test_loratrf_keeps_what_it_is_said_to_keep():
+    measure = {"full": False, "dtype": "bfloat16", "dropout": 0.0, "checkpointing": False, "method": "loratrf"}
+    two, four = (_saved_bytes("llama", _DECODER, n, **measure) for n in (2, 4))
+    shapes = ModelShapes.from_config({"model_type": "llama", **_DECODER})
+    layout = Layout(TOKENS, adapter_rank=RANK, longest_row=TOKENS, keeps_outputs=True)
+    formula = layer_bytes_per_token(shapes, layout, full=False, stack="decoder")
+    assert formula == pytest.approx((four - two) / 2 / TOKENS, rel=0.05)
+    plain = layer_bytes_per_token(shapes, replace(layout, keeps_outputs=False), full=False, stack="decoder")
+    assert formula > 1.1 * plain, "what is kept besides LoRA's is no matter of rounding"
 
 
 def test_checkpointing_keeps_one_input_per_layer():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +14,20 @@ from transformers import DynamicCache
 
 from foretune.catalogue.methods import resolve
 from foretune.catalogue.methods.peft_rows import REFUSED
+from foretune.data.update import Epochs
 from foretune.errors import UsageError
 from foretune.evaluation.greedy import answering, greedy, steps_over
+from foretune.methods.attachment import load_adapter
 from foretune.methods.contract.models import specimen
 from foretune.methods.cpt import ContextPrompt, context_of
 from foretune.methods.registry import get
 from foretune.methods.tuners.prompt import PromptUpdate
 from foretune.seeding import torch_generator
+from foretune.training.forward import Network
+from foretune.training.loop import LoopSettings, Training
+from foretune.training.optimizer import OptimizerSettings
 from tests.methods.test_edit_oracles import attached
+from tests.training.rows import random_rows
 
 IDS = specimen("llama").inputs["input_ids"]
 PROMPTS = {
@@ -144,6 +152,35 @@ def test_what_peft_has_and_does_not_fit_is_refused_with_its_reason() -> None:
     for name in REFUSED:
         with pytest.raises(UsageError, match=f"peft's {name} cannot be used"):
             resolve({"method": name})
+
+
+def test_promot_trains_its_prompt_first_and_then_the_model_behind_it(tmp_path: Path) -> None:
+    rows = random_rows(8, vocabulary=90)
+    with attached("promot", {"prompt": 3, "rank": 2, "first": 0.4}) as attachment:
+        training = Training(
+            Network(attachment.model, "causal"), attachment, rows, Epochs(8, 8, 0),
+            LoopSettings(OptimizerSettings(1e-2, 10, weight_decay=0.1), seed=0),
+        )  # fmt: skip
+        states, losses = [attachment.state()], []
+        for step in (4, 10):
+            training.run(step, on_step=lambda report: losses.append(report.loss) or True)
+            states.append(attachment.state())
+        for (before, after), in_prompt in zip(pairwise(states), (True, False), strict=True):
+            moved = {name for name in before if not torch.equal(before[name], after[name])}
+            assert moved == {name for name in before if name.endswith(".prompt") == in_prompt}
+        assert losses[-1] < losses[4] < losses[0]
+        attachment.save(tmp_path)
+        answers = attachment.model(input_ids=IDS).logits.detach()
+    path = tmp_path / "adapter_config.json"
+    path.write_text(path.read_text().replace('"with_prompt": true', '"with_prompt": false'))
+    without = load_adapter(specimen("llama").twin(), tmp_path).eval()(input_ids=IDS).logits.detach()
+    assert not torch.allclose(without, answers, atol=1e-3)
+    merged, update = specimen("llama").twin(), "foretune_promot_update"
+    parts = {name.removeprefix("base_model.model.").replace("base_layer.", ""): t for name, t in states[-1].items()}
+    for name, module in merged.named_modules():
+        if f"{name}.{update}.a" in parts:
+            module.weight.data += 16.0 * parts[f"{name}.{update}.b"] @ parts[f"{name}.{update}.a"]
+    torch.testing.assert_close(without, merged(input_ids=IDS).logits, rtol=1e-4, atol=1e-4)
 
 
 def test_a_context_moves_no_further_than_epsilon_and_not_its_answers() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +107,9 @@ def test_rates_of_other_weights_are_refused_and_the_cache_is_found(
     assert find("auto", weights="w1") == known
 
 
-def test_shared_rates_apply_to_a_new_task_in_under_a_second_without_data_or_gradient(tmp_path: Path) -> None:
+def test_shared_rates_apply_to_a_new_task_without_data_or_gradient(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import BertConfig, BertForSequenceClassification
 
     from foretune.regularization.base import Context
@@ -117,13 +118,12 @@ def test_shared_rates_apply_to_a_new_task_in_under_a_second_without_data_or_grad
     model = BertForSequenceClassification(BertConfig(num_hidden_layers=6, hidden_size=384, num_attention_heads=12,
                                                      intermediate_size=1536, vocab_size=500))  # fmt: skip
     save(tmp_path / "rates.json", file_of(model))
-    started = time.perf_counter()
-    with torch.no_grad():
-        guided = GuidedDropout(rates=str(tmp_path / "rates.json"))
-        context = Context(model, None, 0, 10, kind="encoder", base_hash="w")  # type: ignore[arg-type]
-        plan = guided.check(context)
-        guided.setup(context)
-    assert time.perf_counter() - started < 1.0
+    for module, name in ((torch.autograd, "grad"), (torch.autograd, "backward"), (torch.Tensor, "backward")):
+        monkeypatch.delattr(module, name)  # seconds: benchmarks/regularization.py
+    guided = GuidedDropout(rates=str(tmp_path / "rates.json"))
+    context = Context(model, None, 0, 10, kind="encoder", base_hash="w")  # type: ignore[arg-type]
+    plan = guided.check(context)
+    guided.setup(context)
     assert len(plan.sites) == 19 and not plan.refusal
     report = guided.report()
     assert report["places"] == 19 and report["mean_rate"] == pytest.approx(0.05)
@@ -135,7 +135,7 @@ def test_what_ships_is_whole() -> None:
     from foretune.catalogue.models import MODELS
 
     assert {name: len(rates.places) for name, rates in shipped().items()} == {
-        "SmolLM2-135M-Instruct": 91, "all-MiniLM-L6-v2": 19,
+        "SmolLM2-135M-Instruct": 91, "Gemma-3-270M": 55, "all-MiniLM-L6-v2": 19,
     }  # fmt: skip
     for name, known in shipped().items():
         assert name in MODELS and known.samples >= 32

@@ -50,10 +50,28 @@ def test_the_control_is_the_uniform_rate_with_the_lowest_validation_loss() -> No
     found = {d.arm: d for d in tables["differences"](lines, "uniform-0.1", "loss")}
     assert found["guided"].mean == pytest.approx(0.452 - 0.52) and found["guided"].verdict == "better"
     assert found["uniform-0"].pairs == 5
-    rows = tables["table"](lines, ("m", "t", "100"))
-    assert any("| accuracy | guided | 5 |" in row for row in rows) and "uniform-0.1" in rows[0]
+    rows = tables["table"](("m", "t", "100", "tweets"), "uniform-0.1", tables["compared"](lines, "uniform-0.1"))
+    (guided,) = [row for row in rows if row.startswith("| guided | 5 |")]
+    assert "-0.0680 [" in guided and "**better**" in guided and "uniform-0.1" in rows[0] and "tweets" in rows[0]
     with pytest.raises(ValueError, match="no arm"):
         tables["best_uniform"]([line("guided", 0, 0.4, 0.4)])
+
+
+def test_a_study_under_way_shows_its_whole_blocks_and_counts_the_others(tmp_path: Path) -> None:
+    tables = runpy.run_path(str(REPOSITORY / "scripts" / "regularization_tables.py"))
+    grid = load_grid("regularization:mini").model_copy(update={"sizes": (36, 72)})
+    lines = []
+    for size, seeds in ((36, 2), (72, 1)):
+        for seed in range(seeds):
+            for number, arm in enumerate(grid.arms):
+                made = line(arm, seed, 0.6 + 0.01 * number, 0.5 + 0.1 * seed * number, 0.5)
+                ends = {"status": "finished", "train_s": 1.0, "eval_s": 1.0, "task": "film", "size": str(size)}
+                lines.append({**made, **ends, "tests": {"tweets": {"loss": [0.7 + number, 0.1, 9]}}})
+    text = "\n".join(tables["study"](grid, lines))
+    assert "12 of 16 runs, 1 of 2 blocks" in text and "72 rows" not in text
+    assert "film, 36 rows, tested on tweets" in text
+    assert "| guided | 0 / 0 / 2 |" in text, "two test sets of one block"
+    assert "0 of 16 runs, 0 of 2 blocks" in "\n".join(tables["study"](grid, []))
 
 
 def test_brier_by_hand() -> None:

@@ -21,7 +21,9 @@ from foretune.regularization.mixout import Mixout
 from foretune.regularization.r_drop import RDrop
 from foretune.regularization.recadam import Recadam
 from foretune.regularization.reinit_top import ReinitTop
+from foretune.regularization.smart import Smart
 from foretune.regularization.token_weighting import TokenWeighting
+from foretune.regularization.weight_noise import noisy
 from foretune.seeding import torch_generator
 from foretune.training.divergence import divergence, symmetric_divergence
 from tests.regularization.models import tiny
@@ -61,24 +63,27 @@ def test_divergences_equal_their_formulas_with_and_without_a_frozen_head() -> No
                 assert torch.allclose(got[1], wanted[1], atol=1e-6)
 
 
-def test_l2_sp_of_lora_follows_the_gradient_of_the_product() -> None:
-    run = training("l2-sp", parts=[])
+def test_l2_sp_of_lora_follows_the_gradient_of_the_products_distance_from_its_start() -> None:
+    run = training("l2-sp", parts=[])  # B does not begin at 0 here, as with PiSSA
     context = context_of(run)
     pull = L2Sp(0.3)
     pull.setup(context)
-    pair = lora_pairs(context)[0]
-    down, up = (context.masters[number].detach().clone().requires_grad_(True) for number in pair.numbers)
-    product = pair.scale * up @ down
-    trace = pair.scale**2 * torch.trace((up.T @ up) @ (down @ down.T))
-    assert float(product.detach().pow(2).sum()) == pytest.approx(float(trace.detach()), rel=1e-5)
-    by_down, by_up = torch.autograd.grad(product.pow(2).sum() / 2, (down, up))
+    pairs = lora_pairs(context)
+    starts = [(p.scale * p.up @ p.down).detach().clone() for p in pairs]
     pull.post_step(context.masters, 0.1)
-    for number, before, gradient in zip(pair.numbers, (down, up), (by_down, by_up), strict=True):
-        assert torch.allclose(context.masters[number], before - 0.1 * 0.3 * gradient, atol=1e-6)
-    expected = sum(
-        float((p.scale * p.up.detach().double() @ p.down.detach().double()).pow(2).sum()) for p in lora_pairs(context)
-    )
-    assert pull.report()["distance"] ** 2 >= expected  # measured before the pull
+    assert pull.report()["distance"] == pytest.approx(0.0, abs=1e-3), "at the start nothing pulls"
+    assert all(torch.allclose(p.scale * p.up @ p.down, s, atol=1e-6) for p, s in zip(pairs, starts, strict=True))
+    with torch.no_grad():
+        for number, master in enumerate(context.masters):
+            master.add_(torch.randn(master.shape, generator=torch_generator(number, "moved")), alpha=0.3)
+    down, up = (context.masters[number].detach().clone().requires_grad_(True) for number in pairs[0].numbers)
+    gaps = [p.scale * p.up.double() @ p.down.double() - s.double() for p, s in zip(pairs, starts, strict=True)]
+    by_down, by_up = torch.autograd.grad((pairs[0].scale * up @ down - starts[0]).pow(2).sum() / 2, (down, up))
+    pull.post_step(context.masters, 0.1)
+    for number, before, gradient in zip(pairs[0].numbers, (down, up), (by_down, by_up), strict=True):
+        assert torch.allclose(context.masters[number], before - 0.1 * 0.3 * gradient, atol=1e-5)
+    expected = sum(float(gap.detach().pow(2).sum()) for gap in gaps)
+    assert pull.report()["distance"] ** 2 == pytest.approx(expected, rel=1e-3)
 
 
 def test_l2_sp_under_full_tuning_pulls_to_the_start_and_recadam_anneals() -> None:
@@ -156,26 +161,87 @@ def test_kept_states_of_the_base_are_asked_for_once_a_row() -> None:
     assert all(torch.allclose(a, b, atol=2e-4) for a, b in zip(*weights, strict=True))
 
 
-def test_flat_lora_draws_noise_of_the_papers_size_and_holds_it() -> None:
+def test_flat_lora_draws_noise_of_the_papers_size_and_the_same_one_on_the_way_back() -> None:
     run = training("flat-lora", parts=[])
     flat = FlatLora(0.5)
     flat.setup(context_of(run))
     (batch,) = run._lay_out([0]).micro_batches
     flat.pre_forward(5, batch, torch_generator(0, "x"))  # half of ten steps: f = ½
     pair = flat._pairs[3]
-    merged = pair.base.weight + pair.scale * pair.up @ pair.down
+    base: Any = pair.base
+    merged = base.weight + pair.scale * pair.up @ pair.down
     expected = 0.5 * 0.5 / math.sqrt(merged.shape[1]) * merged.norm(dim=1)
-    noise = flat._noisy[3] - pair.base.weight
-    seen = noise.pow(2).mean(1).sqrt()
-    assert float((seen / expected).mean()) == pytest.approx(1.0, abs=0.1)
-    held = flat._noisy[3]
-    flat.pre_forward(5, batch, torch_generator(0, "x", 1))
-    assert flat._noisy[3] is held
+    base.train()
+    x = torch.eye(base.weight.shape[1], requires_grad=True)
+    passed = base(x)  # the weight as it is used, transposed
+    noise = passed.T - base.weight
+    assert float((noise.detach().pow(2).mean(1).sqrt() / expected.detach()).mean()) == pytest.approx(1.0, abs=0.1)
+    flat.pre_forward(5, batch, torch_generator(0, "x", 1))  # another pass of the same update
+    assert torch.equal(base(x), passed)
+    back = torch.randn(passed.shape)
+    (gradient,) = torch.autograd.grad((passed * back).sum(), x)
+    assert torch.allclose(gradient, back @ passed.detach().T, atol=1e-5)
+    base.eval()
+    assert torch.equal(base(x), torch.nn.functional.linear(x, base.weight))
+    base.train()
     flat.end_forward()
-    assert not flat._noisy
     flat.pre_forward(0, batch, torch_generator(0, "x"))
-    assert not flat._noisy  # f = 0 at the start
+    assert torch.equal(base(x), torch.nn.functional.linear(x, base.weight)), "f = 0 at the start"
     flat.teardown()
+
+
+def test_noise_on_weights_is_normal_and_its_own_for_every_seed() -> None:
+    spread = torch.full((300,), 2.0)
+    one, again, other = (noisy(torch.ones(300, 401), spread, seed) - 1 for seed in (1, 1, 2))
+    assert torch.equal(one, again)
+    shares = [(0.6745, 0.5), (1.0, 0.6827), (2.0, 0.9545), (3.0, 0.9973)]
+    for size, share in shares:
+        assert float((one.abs() <= 2.0 * size).float().mean()) == pytest.approx(share, abs=5e-3)
+    assert float(one.mean()) == pytest.approx(0.0, abs=0.02) and float(one.std()) == pytest.approx(2.0, rel=0.01)
+    assert float((one * other).mean()) / 4 == pytest.approx(0.0, abs=0.012)
+    neighbours = [(one[:, 1:] * one[:, :-1]).mean(), (one[1:] * one[:-1]).mean()]
+    assert all(abs(float(value)) / 4 < 0.012 for value in neighbours)
+
+
+def test_smarts_proximal_step_is_the_divergence_from_an_average_that_follows_the_weights() -> None:
+    run = training("smart", parts=[])
+    context = context_of(run)
+    smart = Smart(2.0, radius=1e-8, proximal=3.0)  # next to no adversary
+    smart.setup(context)
+    (batch,) = run._lay_out([0, 1]).micro_batches
+    start = [master.detach().clone() for master in context.masters]
+
+    def term() -> tuple[float, torch.Tensor]:
+        smart.prepare(batch)
+        assert all(torch.equal(a, b) for a, b in zip(context.masters, moved, strict=True)), "weights are put back"
+        smart.pre_forward(0, batch, torch_generator(0, "x"))
+        with run.network.mode(packing=batch.layout is not None, training=True):
+            own = run.network.run(batch)
+            found = smart.loss(own, lambda fresh=True: run.network.run(batch), 10)
+        smart.end_forward()
+        assert found is not None
+        return float(found.value().detach()), own.log_probs(slice(None)).detach()
+
+    moved = start
+    value, before = term()
+    assert value == pytest.approx(0.0, abs=1e-6), "the average begins where the weights do"
+    with torch.no_grad():
+        for number, master in enumerate(context.masters):
+            master.add_(torch.randn(master.shape, generator=torch_generator(number, "moved")), alpha=0.1)
+    moved = [master.detach().clone() for master in context.masters]
+    value, after = term()
+    expected = ((after.exp() - before.exp()) * (after - before)).sum() / 2
+    assert value == pytest.approx(2.0 * 3.0 * float(expected) / 10, rel=1e-3) and float(expected) > 0.01
+    smart.post_step(context.masters, 0.1)  # step 0 of 10: the first tenth
+    averages = smart.state_dict().values()
+    for average, origin, now in zip(averages, start, moved, strict=True):
+        assert torch.allclose(average, 0.99 * origin + 0.01 * now, atol=1e-6)
+
+
+def test_smarts_proximal_step_is_refused_where_the_head_is_trained() -> None:
+    run = training("l2-sp full", parts=[])
+    assert "smart.proximal=0" in Smart().check(context_of(run)).refusal
+    assert not Smart(proximal=0.0).check(context_of(run)).refusal
 
 
 def test_mixout_mixes_by_input_neuron_and_keeps_the_mean() -> None:

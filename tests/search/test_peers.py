@@ -17,7 +17,7 @@ from foretune.search.replay.world import world_of
 from tests.search import synthetic
 
 PACKAGES = {"dehb": "dehb", "smac": "smac", "syne-tune-box": "syne_tune", "syne-tune-copula": "syne_tune",
-            "syne-tune-zero-shot": "syne_tune", "optuna-tpe": "optuna"}  # fmt: skip
+            "optuna-tpe": "optuna"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -254,3 +255,15 @@ def test_auto_keeps_to_the_portfolio_until_the_experience_is_large(count, runs, 
     assert {task.facts.kind for task in tasks} == {"causal"} and len(tasks) == count
     assert resolved_name("auto", tasks, kind) == expected
     assert resolved_name("transfer", tasks, kind) == "transfer"
+
+
+def test_other_load_on_the_machine_does_not_make_a_run_expensive():
+    run = synthetic.run(synthetic.design(1)[0], 0)
+    slow = tuple(replace(p, train_s=4 * p.train_s, train_cpu_s=p.train_s, eval_s=3 * p.eval_s, eval_cpu_s=p.eval_s)
+                 for p in run.points)  # fmt: skip
+    busy = replace(run, points=slow, hardware_features={"threads": 1})
+    gpu = replace(busy, hardware_features={"threads": 1, "accelerators.0.name": "x"})
+    quiet, loaded, remote = (past_tasks([replace(r, run=str(k)) for k in range(4)])[0].curves[0]
+                             for r in (run, busy, gpu))  # fmt: skip
+    np.testing.assert_allclose(loaded.seconds, quiet.seconds)
+    assert remote.train_s == pytest.approx(4 * quiet.train_s)

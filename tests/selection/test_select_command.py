@@ -129,3 +129,16 @@ def test_rows_are_written_as_they_are_read(row, tmp_path):
     assert [example.id for example in again] == [example.id for example in examples]
     write_rows(tmp_path / "own.jsonl", examples[2:])
     assert (tmp_path / "own.jsonl").read_text().splitlines() == (tmp_path / "in.jsonl").read_text().splitlines()[2:]
+
+
+def test_rows_that_cannot_be_used_stop_it_or_are_written_aside(tmp_path):
+    data = tmp_path / "odd columns.csv"
+    lines = [f"{i},why {i}?,{'' if i == 3 else f'because {i}'}" for i in range(12)]
+    data.write_text("\n".join(["Nr,Customer says,Reply ", *lines]) + "\n")
+    columns = ["--prompt-column", "Customer says", "--answer-column", "Reply"]
+    output = tmp_path / "kept.jsonl"
+    with pytest.raises(DataError, match="'Reply' is empty"):
+        _select(data, "--keep", "5", "--output", output, *columns)
+    code, shown = _select(data, "--keep", "5", "--output", output, *columns, "--on-bad-row", "quarantine")
+    assert code == 0 and "1 of 12 rows cannot be used" in shown and "5 of 11 rows kept" in shown
+    assert len(output.read_text().splitlines()) == 5

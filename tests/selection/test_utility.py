@@ -249,10 +249,12 @@ def test_a_damaged_block_is_computed_again(bench, tmp_path):
     pool = some_rows(4)
     compute(bench, pool, pool, tmp_path, blocks=SerialBlocks())
     good = contents(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    (folder / "rows-0123456789abcdef-999999999.jsonl").write_text("left by a killed process")
     path = next(tmp_path.rglob(f"{pool[2].id}-*.safetensors"))
     path.write_bytes(path.read_bytes()[:-3] + b"abc")
     assert compute(bench, pool, pool, tmp_path, blocks=SerialBlocks()).computed_pairs == 4
-    assert contents(tmp_path) == good
+    assert contents(tmp_path) == good and not list(folder.glob("rows-*"))
 
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(bench, tmp_path, monkeypatch):

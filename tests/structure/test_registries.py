@@ -31,7 +31,7 @@ def _stem(name: str) -> str:
     return name.replace("-", "_")
 
 
-SHARED = ("base", "base_states", "compose", "lora_pairs", "registry", "row_noise")
+SHARED = ("base", "base_states", "compose", "lora_pairs", "registry", "row_noise", "weight_noise")
 
 
 def test_every_regularizer_has_its_file():

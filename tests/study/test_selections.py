@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -53,6 +55,14 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     ranked = {entry["facts"]["cpu_seconds"] for entry in read_lines(folder / "selections.jsonl")}
     assert lines["ifd-25", 0]["selection"]["cpu_seconds"] in ranked and lines["full", 0]["train_cpu_s"] > 0
     assert "what choosing and training took" in (folder / "report.html").read_text()
+    tables = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "selection_tables.py"))
+    text = "\n".join(tables["section"](result.summary))
+    cost = costs["ifd-25"]
+    seconds = f"| {cost['selection_s']:.0f} | {cost['training_s']:.0f} | {cost['total_s']:.0f} |"
+    assert all(f"| {arm} " in text for arm in ARMS) and "Not finished" not in text
+    assert any(line.startswith("| ifd-25 | 2 |") and line.endswith(seconds) for line in text.splitlines())
+    written = tables["page"](tables["PAGE"].read_text(), "THE TABLES")
+    assert "THE TABLES" in written and written.count("<!-- study:start -->") == 1
     before = (folder / "results.jsonl").read_text()
     assert run_study(None, folder, resume=True).summary.complete
     assert (folder / "results.jsonl").read_text() == before
@@ -74,6 +84,29 @@ def test_arms_can_see_equal_answer_tokens_instead_of_equal_steps(write_grid, pla
     assert tokens == 7  # six words and the end
     assert lines["longest"]["horizon"] == round(12 * (8 * 7 + 24 * 2) / 32 / 7)
     assert lines["full"]["horizon"] == 12
+
+
+def test_the_forecast_counts_a_ranking_once_for_all_seeds_unless_it_has_one(write_grid, places, inline):
+    from foretune.study.design import cells
+    from foretune.study.outputs import material_of
+    from foretune.study.selections import forecast_seconds
+
+    arms = {"full": {}, "ifd-50": {"selection": "ifd", "keep": 0.5}, "igf-50": {"selection": "igf", "keep": 0.5}}
+    setting = {**SELECTING, "arms": arms, "control": "full"}
+    run_study(write_grid(**setting, seeds=1), places / "study")
+    material = material_of(places / "study")
+    key = ("tiny", "near")
+    probe = read_json(material.folder.task(*key).root / "probe.json")
+    seconds = {}
+    for arm in ("ifd-50", "igf-50"):
+        for seeds in ((0,), (0, 1, 2)):
+            own = {"full": {}, arm: arms[arm]}
+            grid = material.grid.model_copy(update={"arms": own, "seeds": seeds})
+            listed = cells(grid, material.tasks.values(), {}, {key: 5.0})
+            listed = [cell for cell in listed if cell.arm in own]
+            seconds[arm, len(seeds)] = forecast_seconds(listed, material.tasks, {key: probe})
+    assert seconds["ifd-50", 3] == seconds["ifd-50", 1] > 0
+    assert seconds["igf-50", 3] == pytest.approx(3 * seconds["igf-50", 1])
 
 
 def test_epochs_are_over_the_kept_rows(write_grid):

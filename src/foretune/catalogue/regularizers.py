@@ -18,7 +18,7 @@ from typing import Any
 
 from foretune.catalogue.regularizer import Declaration
 from foretune.catalogue.regularizer import number as _number
-from foretune.catalogue.regularizers_of_recipes import PRUNE_REWIND, TFEW
+from foretune.catalogue.regularizers_of_recipes import PRUNE_REWIND, RANK_SCHEDULE, TFEW
 from foretune.catalogue.space import Choice, Mentions, Number, Parameter, Space, Text
 from foretune.errors import UsageError
 
@@ -111,7 +111,7 @@ FLAT_LORA = Declaration(
     strength="rho",
     space=Space((_number("flat-lora.rho", 0.0, 1.0, 0.05, "Size of the noise, relative to a row's norm."),)),
     menu=("flat-lora:0.05",),
-    methods=("lora",),
+    methods=("lora", "rslora", "loraplus", "pissa", "olora", "eva"),
     fix="Use --set training.method=lora, or dropout.",
     conflicts=(("mixout", "both replace the weights of a pass; name one of them."),),
 )
@@ -157,7 +157,7 @@ MIXOUT = Declaration(
 )
 SMART = Declaration(
     name="smart",
-    about="Predictions may not change under a small adversarial change of the embeddings.",
+    about="Predictions may not change under a small adversarial change of the embeddings, nor move fast.",
     source="Jiang et al. 2020, 1911.03437",
     strength="weight",
     space=Space(
@@ -165,6 +165,7 @@ SMART = Declaration(
             _number("smart.weight", 0.0, 100.0, 1.0, "Weight of the divergence."),
             _number("smart.radius", 1e-8, 1.0, 1e-2, "Largest change, relative to the embeddings' size.", log=True),
             _number("smart.ascents", 1, 10, 1, "Steps of the adversary.", whole=True),
+            _number("smart.proximal", 0.0, 100.0, 1.0, "Weight of the proximal term, relative to the adversary's."),
         )
     ),
 )
@@ -227,6 +228,7 @@ REGULARIZERS: dict[str, Declaration] = {
         TOKEN_WEIGHTING,
         TFEW,
         PRUNE_REWIND,
+        RANK_SCHEDULE,
     )
 }
 

@@ -1,4 +1,4 @@
-"""Declarations of the regularizers that belong to a recipe: T-Few's losses, pruning of a learnt prefix."""
+"""Declarations of the regularizers that belong to a recipe: T-Few's losses, a pruned prefix, AdaLoRA's ranks."""
 
 from __future__ import annotations
 
@@ -33,4 +33,21 @@ PRUNE_REWIND = Declaration(
     ),
     methods=("e2vpt",),
     fix="Use it with method e2vpt.",
+)
+
+RANK_SCHEDULE = Declaration(
+    name="rank-schedule",
+    about="AdaLoRA's ranks go where they matter: the least important ones of all layers are let go on the way.",
+    source="Zhang et al. 2023 (AdaLoRA), 2303.10512",
+    strength="keep",
+    space=Space(
+        (
+            number("rank-schedule.keep", 0.01, 1.0, 0.5, "Share of the ranks that stay."),
+            number("rank-schedule.start", 0.0, 0.9, 0.1, "Share of the run before any goes."),
+            number("rank-schedule.end", 0.05, 1.0, 0.7, "Share of the run after which none goes or comes back."),
+            number("rank-schedule.every", 1, 10_000, 10, "Updates between two choices.", whole=True),
+        )
+    ),
+    methods=("adalora",),
+    fix="Use it with method adalora.",
 )

@@ -114,6 +114,8 @@ class SelectorDeclaration:
     """Whether the choice of k rows begins every larger choice, so that one ranking serves every count"""
     moment: Moment = "before"
     """When it chooses"""
+    seeded: bool = False
+    """Whether what it scores depends on the seed, so that every seed pays for it"""
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,7 @@ LESS = SelectorDeclaration(
     cost="a backward pass a row and checkpoint: O(N·n·L)",
     source="Xia et al. 2024, LESS (2402.04333)",
     needs_target=True,
+    seeded=True,
 )
 DIVERSE_EVOL = SelectorDeclaration(
     name="diverse-evol",
@@ -232,6 +233,7 @@ DIVERSE_EVOL = SelectorDeclaration(
     source="Wu et al. 2023, DiverseEvol (2311.08182)",
     nested=False,
     moment="either",
+    seeded=True,
 )
 ACTIVE_LEARNING = SelectorDeclaration(
     name="active-learning",
@@ -248,6 +250,7 @@ ACTIVE_LEARNING = SelectorDeclaration(
     source="active learning with adapters (2406.09296)",
     nested=False,
     moment="either",
+    seeded=True,
 )
 RS2 = SelectorDeclaration(
     name="rs2",
@@ -284,6 +287,7 @@ IGF = SelectorDeclaration(
     cost="a training step and a pass over the objective set for each probe, and a pass over all rows",
     source="Antonello et al. 2020, Information Gain Filtration (2005.00175)",
     moment="filter",
+    seeded=True,
 )
 
 

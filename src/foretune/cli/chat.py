@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import DEFAULT_MODEL
 from foretune.errors import ForetuneError, UsageError
 
@@ -27,6 +28,10 @@ def chat(
     model: Annotated[str | None, typer.Option(help="The base of the adapter; alone, the model to talk to.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="An adapter folder.")] = None,
     instruction: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
+    task: Annotated[str | None, typer.Option(help="Which task answers, for an adapter of several.")] = None,
+    languages: Annotated[
+        str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
+    ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
     context: Annotated[int, typer.Option(min=2, help="Longest prompt with its answer, in tokens.")] = 4096,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
@@ -40,13 +45,19 @@ def chat(
     forgets what was said, /quit ends. Piped input is answered line by line.
     """
     from foretune.fit.conversation import Conversation
-    from foretune.fit.systems import Settings, opened
+    from foretune.fit.systems import Settings, opened, task_of
 
     name, base = system_of(system, model, adapter)
-    settings = Settings(max_answer_tokens=max_tokens, context_tokens=context, plain_template=plain)
+    settings = Settings(
+        max_answer_tokens=max_tokens, context_tokens=context, plain_template=plain,
+        languages=None if languages is None else parse_pair(languages),
+    )  # fmt: skip
     typed = _is_terminal()
     with opened(name, [], "generation", base=base, settings=settings) as (bench, adapted):
-        conversation = Conversation(bench, adapted, instruction=instruction, temperature=temperature, seed=seed)
+        number = None if task is None else task_of(adapted, task, name)
+        conversation = Conversation(
+            bench, adapted, instruction=instruction, temperature=temperature, seed=seed, task=number
+        )
         if typed:
             typer.echo(f"{name}. {HELP}", err=True)
         _talk(conversation, _typed() if typed else _piped(), as_json=as_json, typed=typed)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.catalogue.languages import parse_pair
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,8 +33,14 @@ def evaluate(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text to classify.")] = None,
+    task_column: Annotated[
+        str | None, typer.Option(help="Column that names each row's task, for an adapter of several.")
+    ] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Only the first so many rows.")] = None,
     labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
+    languages: Annotated[
+        str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
+    ] = None,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
@@ -46,17 +53,23 @@ def evaluate(
     from foretune.data.read import read
     from foretune.evaluation.metrics import default_metric, metric
     from foretune.files import canonical_json, write_text
-    from foretune.fit.systems import Settings, evaluate_rows, known_task
+    from foretune.fit.systems import Settings, evaluate_rows, known_languages, known_task
 
     for name in metrics or ():
         metric(name)
-    columns = Columns(prompt=prompt_column, answer=answer_column, label=label_column, text=text_column)
+    pair = known_languages(system) if languages is None else parse_pair(languages)
+    columns = Columns(
+        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, task=task_column,
+        languages=pair,
+    )  # fmt: skip
     found = read(locate(data), columns=columns, task=task or known_task(system))
     part, examples = _part(found.examples, split, data)
     examples = examples[:rows]
-    wanted = metrics or list(dict.fromkeys([default_metric(found.task, examples), "loss"]))
+    wanted = metrics or list(
+        dict.fromkeys([default_metric(found.task, examples, translation=pair is not None), "loss"])
+    )
     settings = Settings(
-        max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
+        max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain, languages=pair,
         labels=tuple(name.strip() for name in labels.split(",") if name.strip()),
     )  # fmt: skip
     result = evaluate_rows(system, examples, found.task, list(dict.fromkeys(wanted)), base=base, settings=settings)

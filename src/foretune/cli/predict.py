@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.catalogue.languages import parse_pair
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +23,14 @@ def predict(
         Path | None, typer.Option("--output", "-o", help="Where to write JSONL: prompt and answer.")
     ] = None,
     prompt_column: Annotated[str, typer.Option(help="The column that holds the prompt.")] = "prompt",
+    task: Annotated[str | None, typer.Option(help="The task of every prompt, for an adapter of several.")] = None,
+    task_column: Annotated[str | None, typer.Option(help="The column that names each prompt's task.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model's folder or name, if not found.")] = None,
     untouched: Annotated[bool, typer.Option("--base-only", help="Switch the adapter off.")] = False,
     labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
+    languages: Annotated[
+        str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
+    ] = None,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
@@ -40,9 +46,14 @@ def predict(
         raise UsageError("the answers would replace the prompts.", remedy="Choose another --output.")
     settings = Settings(
         max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
+        languages=None if languages is None else parse_pair(languages),
         labels=tuple(name.strip() for name in labels.split(",") if name.strip()),
     )  # fmt: skip
-    said = predict_rows(system, _prompts(file, prompt_column), base=base, untouched=untouched, settings=settings)
+    if task is not None and task_column is not None:
+        raise UsageError("both --task and --task-column are given.", remedy="Name one of them.")
+    prompts, tasks = _prompts(file, prompt_column, task_column)
+    tasks = tasks if task is None else [task] * len(prompts)
+    said = predict_rows(system, prompts, base=base, untouched=untouched, settings=settings, tasks=tasks)
     rows = [_row(one) for one in said]
     if output is not None:
         write_text(output, "".join(canonical_json(row) + "\n" for row in rows))
@@ -52,13 +63,15 @@ def predict(
         typer.echo(f"{len(rows)} answers in {output}")
 
 
-def _prompts(file: Path, column: str) -> list[str]:
+def _prompts(file: Path, column: str, task_column: str | None) -> tuple[list[str], list[str]]:
+    """The prompts, and their tasks where a column names them."""
     from foretune.data.columns import Columns
     from foretune.data.read import read
 
     text = file.suffix.lower() == ".txt"
-    found = read(file, columns=Columns() if text else Columns(text=column))
-    return [row.turns[0].content for row in found.examples]
+    found = read(file, columns=Columns() if text else Columns(text=column, task=task_column)).examples
+    tasks = [row.task or "" for row in found] if task_column is not None else []
+    return [row.turns[0].content for row in found], tasks
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:

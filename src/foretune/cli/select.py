@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,9 @@ def select(
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of plain text, or of the text to classify.")] = None,
     task: Annotated[str | None, typer.Option(help="What the rows are; found from them.")] = None,
+    on_bad_row: Annotated[
+        Literal["error", "quarantine"], typer.Option(help="Stop at bad rows, or set them aside.")
+    ] = "error",
     workers: Annotated[int, typer.Option(min=1, help="Processes that score, each with the model in memory.")] = 1,
     store: Annotated[Path | None, typer.Option(help="Folder that keeps scores between runs [default: cache].")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will take.")] = False,
@@ -61,7 +64,7 @@ def select(
     names_in(method)
     wanted, fields = parse_keep(keep), _fields(sets or [])
     columns = Columns(prompt=prompt_column, answer=answer_column, label=label_column, text=text_column)
-    found, pool = job_of.read_pool(data, columns=columns, task=task, format=format)
+    found, pool = job_of.read_pool(data, columns=columns, task=task, format=format, on_bad_row=on_bad_row)
     job = job_of.SelectionJob(
         examples=pool, task=found.task, method=method, keep=wanted, target=other_rows(target, found.task),
         previous=other_rows(previous, found.task), model=model, fields=fields, seed=seed,
@@ -73,6 +76,8 @@ def select(
     if estimate:
         return
     output = output or Path(f"{Path(data).stem.replace(':', '-') or 'data'}-kept.jsonl")
+    if found.quarantined and not as_json:
+        typer.echo(f"{found.quarantined:,} of {found.rows_read:,} rows cannot be used; they are in {found.quarantine}")
     chosen, facts = _carried_out(job, output, workers, quiet=as_json)
     job_of.hand_over(job, chosen, facts, output, Path(data).name)
     paths = {name: str(path) for name, path in job_of.outputs(output).items()}
@@ -159,6 +164,8 @@ def _speeds(data: str, model: str | None) -> tuple[Speeds, tuple[float, float]]:
 def _estimate(cost: Cost, as_json: bool) -> str:
     if as_json:
         return json.dumps(vars(cost))
+    if not cost.seconds and not cost.tokens:
+        return "estimate: no model pass, next to nothing"
     work = f"{cost.tokens:,} tokens" if cost.tokens else "no model pass"
     return (
         f"estimate: {work}, about {format_duration(cost.seconds)}, {format_bytes(cost.memory_bytes)} beside the model, "

@@ -6,7 +6,6 @@ configuration's fault (a full disk, a missing model) ends the session instead of
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +20,7 @@ from foretune.execution.types import Event, Executor, Job
 from foretune.experience.past import FINISHED
 from foretune.experience.records import RunRecord
 from foretune.experience.store import Store
+from foretune.files import lives
 from foretune.fit.folder import RunFolder
 from foretune.search.types import Observation
 from foretune.study.results import read_answers
@@ -102,7 +102,7 @@ class Queue:
         columns, rows = self.store.table("lease")
         for lease in (dict(zip(columns, row, strict=True)) for row in rows):
             owner_host, _, process = str(lease["owner"]).rpartition("-")
-            if owner_host == host and process.isdigit() and not _lives(int(process)):
+            if owner_host == host and process.isdigit() and not lives(int(process)):
                 self.store.release(lease["run"], lease["owner"])
 
     def _wait(self, watch: Watch, over: Callable[[], bool]) -> None:
@@ -200,16 +200,6 @@ class Queue:
         for active in self.active.values():
             self.store.release(active.cell.run, self.owner)
         raise Stopped
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _summary(points: Sequence[Any]) -> dict[str, Any]:

@@ -37,6 +37,8 @@ _LOGIT_BYTES = 14  # bf16 logits, float32 logits, their log-softmax and its grad
 _WORKSPACE_COPIES = 4  # gradients of activations alive at once in the widest layer
 FRAMEWORK_BYTES = {"cpu": 520 * 2**20, "cuda": 560 * 2**20}  # measured: torch, transformers, peft; a CUDA context
 _SPREAD = 0.15  # relative half-width before anything was measured
+_OUTPUTS_KEPT_ANYWAY = ("value", "gate", "up", "gate_up")  # by what comes behind them: attention, activation, product
+_EDIT_NUMBERS = 3  # of a token in a layer: cosine, length, slope of the gate; its branches have rank numbers more
 _HEAP_ACTIVATIONS, _HEAP_LOGITS = 0.45, 0.5
 _KERNELS_BYTES = 100 * 2**20
 _ANSWERED_TOGETHER, _CACHE_POSITIONS, _CACHE_BYTES = 128, 16_384, 2**30  # of one batch in `evaluation.generation`
@@ -56,6 +58,10 @@ class Layout:
     device: str = "cpu"
     adapter_rank: int = 16
     adapter_dropout: bool = False
+    keeps_outputs: bool = False
+    """Whether the adapter needs the outputs of its layers again (LoRATRF's edit)"""
+    prefix_states_bytes: float = 0.0
+    """Hidden states below the lowest adapted layer that are kept from pass to pass"""
     longest_row: int = 512
     row: RowTokens | None = None
     """The mean row, where it is known; it bounds what a micro-batch holds"""
@@ -106,12 +112,14 @@ class Peak:
     slack: float = field(default=0.0)
     cache: float = field(default=0.0)
     """Keys and values of the answers written at once"""
+    prefix: float = field(default=0.0)
+    """Kept hidden states of a frozen prefix"""
 
     @property
     def total(self) -> float:
         """The worst moment: training or answering."""
         training = self.trained + self.activations + self.logits + self.slack
-        return self.framework + self.weights + max(training, self.trained + self.cache)
+        return self.framework + self.weights + self.prefix + max(training, self.trained + self.cache)
 
     @property
     def interval(self) -> Interval:
@@ -153,6 +161,9 @@ def layer_bytes_per_token(shapes: ModelShapes, layout: Layout, *, full: bool, st
     attentions = 1 + any(linear.role.startswith(CROSS) for linear in linears)
     if not full:
         kept += width * layout.adapter_rank * len(linears)
+    if not full and layout.keeps_outputs:
+        kept += width * sum(linear.outputs for linear in linears if linear.role not in _OUTPUTS_KEPT_ANYWAY)
+        kept += len(linears) * (width * layout.adapter_rank + _EDIT_NUMBERS * FLOAT32_BYTES)
     if not full and layout.adapter_dropout:
         # each adapter keeps its own dropped input and the noise; the shared inputs are then not kept
         inputs = sum(linear.inputs for linear in linears)
@@ -240,6 +251,7 @@ def peak(shapes: ModelShapes, layout: Layout, *, trainable: int, full: bool) -> 
         logits=logits,
         framework=FRAMEWORK_BYTES[layout.device],
         cache=cache_bytes(shapes, layout),
+        prefix=layout.prefix_states_bytes,
     )
     if layout.device == "cuda":
         return replace(parts, slack=_CUDA_SLACK * (parts.total - parts.framework))

@@ -37,6 +37,7 @@ from foretune.execution.types import TaskSpec
 from foretune.files import cache_folder, read_lines
 from foretune.methods.base import Attachment
 from foretune.methods.registry import get as get_method
+from foretune.methods.tuners.tasks import name_tasks
 from foretune.models.kinds import infer_kind
 from foretune.models.load import LoadedModel, load, locate, read_config
 from foretune.seeding import torch_generator
@@ -167,6 +168,7 @@ class Bench:
         generator = torch_generator(seed, "init")
         self._check_tasks(config)
         attachment = method.attach(self.model, config, generator=generator, calibration=self.calibration)
+        name_tasks(attachment, self.task.tasks)
         try:
             yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))
         finally:
@@ -303,11 +305,11 @@ class Bench:
             for example in examples
         ]
         ends = stop_ids(self.tokenizer, plain=plain) if causal else (int(self.tokenizer.eos_token_id),)
-        numbers = [0] * len(examples)
+        numbers: list[int | None] = [None] * len(examples)
         if network.reads_tasks and self.task.tasks:
             numbers = [task_number(example, self.task.tasks) for example in examples]
         written: dict[int, list[int] | None] = {}
-        for number in sorted(set(numbers)):  # a batch answers for one task
+        for number in dict.fromkeys(numbers):  # a batch answers for one task
             rows = [i for i, other in enumerate(numbers) if other == number]
             with network.answering_for(number):
                 answers = generate_ids(

@@ -108,10 +108,11 @@ class Trial:
                 self._save(training)
             if rung >= lease.to_step and not self._tested(training, network):
                 return self._paused(training, rung - 1)
-            observation = replace(self.seen[rung], final=rung >= lease.to_step)
-            if observation.final:
-                return observation
-            self.report("rung", observation.to_json())
+            observation = self.seen[rung]
+            if rung >= lease.to_step:  # with the time that the test rows took
+                wall, busy = observation.eval_s + self.eval_s, (observation.eval_cpu_s or 0.0) + self.eval_cpu_s
+                return replace(observation, final=True, eval_s=wall, eval_cpu_s=busy)
+            self.report("rung", replace(observation, final=False).to_json())
         raise AssertionError("unreachable: the last rung ends the lease")
 
     def _kept(self) -> Kept:

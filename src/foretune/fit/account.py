@@ -177,6 +177,7 @@ def _data(prepared: Prepared) -> r.DataInfo:
         task=facts["task"],
         rows=dict(prepared.rows),
         labels=prepared.task.labels,
+        translation="-".join(prepared.task.model.languages or ()),
         read=facts["read"],
         quarantined=facts["quarantined"],
         problems=tuple(facts["problems"]),

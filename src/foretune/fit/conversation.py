@@ -1,8 +1,8 @@
 """A conversation with a trained system: turns are remembered, and the untouched base can be asked the same.
 
 Serves ``foretune chat``. When the history no longer fits the context, its oldest exchanges are left out, whole; a
-single question that does not fit is cut as training cuts prompts. An encoder–decoder was trained on single questions,
-so it gets each one alone.
+single question that does not fit is cut as training cuts prompts. An encoder–decoder and a translator were trained on
+single texts, so they get each one alone; a translator also the instruction that stood before every text.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from foretune.data.template import answer_text, stop_ids
 from foretune.errors import UsageError
 from foretune.evaluation.streaming import write_one
 from foretune.execution.bench import Bench
+from foretune.fit.systems import instruction_of
 from foretune.seeding import torch_generator
 
 UNFINISHED = "\ufffd"
@@ -46,17 +47,26 @@ class Conversation:
     """Turns so far, with one system."""
 
     def __init__(
-        self, bench: Bench, adapted: Any, *, instruction: str = "", temperature: float = 0.0, seed: int = 0
+        self,
+        bench: Bench,
+        adapted: Any,
+        *,
+        instruction: str = "",
+        temperature: float = 0.0,
+        seed: int = 0,
+        task: int | None = None,
     ) -> None:
-        """``bench`` and ``adapted`` come from `systems.opened`; ``instruction`` is the system turn.
+        """``bench`` and ``adapted`` come from `systems.opened`; ``instruction`` is the system turn, ``task`` the number
+        of the task that a multi-task adapter answers for.
 
         Raises `UsageError` for an instruction to an encoder–decoder, which has no place for it.
         """
         if instruction and bench.kind == "seq2seq":
             raise UsageError("an encoder–decoder takes no system text.", remedy="Write it into the question.")
         self._bench, self._adapted = bench, adapted
+        self._instruction = instruction_of(bench)
         self._system = (Turn("system", instruction),) if instruction else ()
-        self._temperature = temperature
+        self._temperature, self._task = temperature, task
         self._generator = torch_generator(seed, "chat")
         self._layout = layout_of(bench.tokenizer, plain=bench.task.plain_template) if bench.kind == "causal" else None
         self._exchanges: list[tuple[str, str]] = []
@@ -93,7 +103,8 @@ class Conversation:
     ) -> Reply:
         bench = self._bench
         limit = bench.most_answer_tokens
-        prompt, forgotten = self._prompt(question, before if bench.kind == "causal" else [], limit)
+        remembers = bench.kind == "causal" and not self._instruction  # a translator was taught single texts
+        prompt, forgotten = self._prompt(self._instruction + question, before if remembers else [], limit)
         stops = (
             stop_ids(bench.tokenizer, plain=bench.task.plain_template)
             if bench.kind == "causal"
@@ -108,10 +119,11 @@ class Conversation:
                 on_text(text[len(shown) :])
                 shown = text
 
-        ids, complete = write_one(
-            bench.network.model, prompt, max_new_tokens=limit, stop_ids=stops,
-            on_token=on_token, temperature=self._temperature, generator=self._generator,
-        )  # fmt: skip
+        with bench.network.answering_for(self._task):
+            ids, complete = write_one(
+                bench.network.model, prompt, max_new_tokens=limit, stop_ids=stops,
+                on_token=on_token, temperature=self._temperature, generator=self._generator,
+            )  # fmt: skip
         answer = self._text(ids)
         if answer.startswith(shown):
             on_text(answer[len(shown) :])

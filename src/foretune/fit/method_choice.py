@@ -11,6 +11,7 @@ from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.config.resolve import Resolution, Resolved
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
+from foretune.execution.types import PREFIX_CACHE_BYTES
 from foretune.methods.share import settings_for
 from foretune.methods.targets import config_targets
 from foretune.methods.trainable import count, countable
@@ -78,9 +79,35 @@ def trainable_parameters(shapes: ModelShapes, config: Mapping[str, Any]) -> tupl
     return count(shapes, config if countable(declared) else DEFAULT_LORA), False
 
 
-def adapter_rank(config: Mapping[str, Any]) -> int:
-    """The rank by which a configuration's adapter is forecast: its own, or the default LoRA's."""
-    return int(config.get(f"{config['method']}.rank", DEFAULT_LORA["lora.rank"]))
+BELOW_IS_FROZEN = ("delta", "edit", "sublayer")
+"""Families that leave everything below their lowest layer as it is"""
+
+
+def adapter_layout(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the memory of a configuration's adapter depends on: fields of `cost.memory.Layout`."""
+    method = str(config["method"])
+    own = declaration(method).own(config)
+    return {
+        "adapter_rank": int(config.get(f"{method}.rank", DEFAULT_LORA["lora.rank"])),
+        "adapter_dropout": float(config.get(f"{method}.dropout", 0.0)) > 0,
+        "keeps_outputs": method == "loratrf" and own["trf_rank"] != 0 and own["trf_site"] == "module",
+    }
+
+
+def prefix_states_bytes(
+    shapes: ModelShapes, config: Mapping[str, Any], budget: int | None, number_bytes: float
+) -> float:
+    """Bytes of the hidden states that are kept below the lowest adapted layer of a causal model; 0 where none are.
+
+    ``number_bytes``: of one number for every token of all rows; ``budget``: as set, in bytes.
+    """
+    declared = declaration(str(config["method"]))
+    if shapes.kind != "causal" or str(config.get("layers", "all")) == "all" or declared.family not in BELOW_IS_FROZEN:
+        return 0.0
+    adapted = config_targets(shapes, declared.own(config), str(config["layers"]))
+    lowest = min((target.layer or 0 for target in adapted), default=0)
+    most = float(PREFIX_CACHE_BYTES if budget is None else budget)
+    return min(most, number_bytes * shapes.width) if lowest > 0 else 0.0
 
 
 def method_notes(config: Mapping[str, Any], statistics: Mapping[str, float]) -> list[str]:

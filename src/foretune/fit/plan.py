@@ -34,7 +34,13 @@ from foretune.experience.past import PastRun
 from foretune.fit.advice import advice_for, advised_configuration
 from foretune.fit.find_model import ModelFacts, find_model
 from foretune.fit.keeping import Offer, ranked
-from foretune.fit.method_choice import adapter_rank, check_method, trainable_parameters, with_trainable_share
+from foretune.fit.method_choice import (
+    adapter_layout,
+    check_method,
+    prefix_states_bytes,
+    trainable_parameters,
+    with_trainable_share,
+)
 from foretune.fit.outlook import affordable_evaluation, evaluation_settings, offered_in, with_horizon
 from foretune.fit.planned_rows import PlannedRows, planned_rows
 from foretune.fit.selected import check_selection, selection_work
@@ -280,19 +286,22 @@ def _layout(
     longest = row.longest
     generates = evaluation_settings(spec, facts.shapes.kind, rows.task, rows.validation).generation
     tokens = spec.memory.micro_batch_tokens or _MICRO_BATCH_TOKENS[device]
-    return Layout(
+    dtype = machine.computes_in(device) if spec.model.dtype == "auto" else spec.model.dtype
+    layout = Layout(
         micro_batch_tokens=max(tokens, longest),
         gradient_checkpointing=bool(spec.memory.gradient_checkpointing),
-        dtype=machine.computes_in(device) if spec.model.dtype == "auto" else spec.model.dtype,
+        dtype=dtype,
         quantize="none" if spec.model.quantize == "auto" else spec.model.quantize,
         device=device,
-        adapter_rank=adapter_rank(config),
-        adapter_dropout=float(config.get(f"{config['method']}.dropout", 0.0)) > 0,
+        **adapter_layout(config),
         longest_row=longest,
         row=row,
         rows_per_update=int(config["rows_per_update"]),
         answer_tokens=spec.evaluation.max_answer_tokens if generates else 0,
     )
+    passed = (rows.train + rows.validation) * (row.total if row else longest)
+    kept = prefix_states_bytes(facts.shapes, config, spec.memory.prefix_cache, passed * layout.width_bytes)
+    return replace(layout, prefix_states_bytes=kept)
 
 
 def _freedom(resolution: Resolution) -> Freedom:

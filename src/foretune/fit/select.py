@@ -20,7 +20,7 @@ from foretune.catalogue.selection import Keep, names_in, needed, parse_keep
 from foretune.data import corpora
 from foretune.data.columns import FOUND, Columns
 from foretune.data.example import Example, task_of
-from foretune.data.read import ReadResult, read
+from foretune.data.read import OnBadRow, ReadResult, read
 from foretune.data.write import write_rows
 from foretune.errors import DataError, Place, UsageError
 from foretune.execution.bench import Bench
@@ -93,13 +93,18 @@ def selection_folder() -> Path:
 
 
 def read_pool(
-    data: str | Path, *, columns: Columns = FOUND, task: str | None = None, format: str | None = None
+    data: str | Path,
+    *,
+    columns: Columns = FOUND,
+    task: str | None = None,
+    format: str | None = None,
+    on_bad_row: OnBadRow = "error",
 ) -> tuple[ReadResult, tuple[Example, ...]]:
     """What was read, and the rows that may be selected: not those that say they are for validation or test.
 
     Raises `DataError` and `UsageError` as `read` does.
     """
-    found = read(corpora.locate(str(data)), columns=columns, task=task, format=format)
+    found = read(corpora.locate(str(data)), columns=columns, task=task, format=format, on_bad_row=on_bad_row)
     pool = tuple(row for row in found.examples if row.split in TRAINING_SPLITS)
     if not pool:
         raise DataError("no row is for training.", place=Place(str(data)), remedy="Check its split column.")

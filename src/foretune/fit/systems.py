@@ -14,9 +14,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from foretune.catalogue.languages import Languages, parse_pair
 from foretune.catalogue.models import ModelReference
 from foretune.data.example import Example, Turn
 from foretune.data.row_label import LABELLED
+from foretune.data.translation import instructed, prefix_for
 from foretune.errors import ModelError, Place, UsageError
 from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
@@ -28,6 +30,7 @@ from foretune.export import loading
 from foretune.export.adapter import check_weights
 from foretune.export.job import Source, find_source
 from foretune.fit.prepare import write_split
+from foretune.methods.tuners.tasks import ATTRIBUTE, named_tasks
 from foretune.models.kinds import infer_kind
 from foretune.models.load import LoadedModel, load, locate, read_config
 from foretune.report.record import RESULT, read_record
@@ -46,6 +49,8 @@ class Settings:
     plain_template: bool = False
     labels: tuple[str, ...] = ()
     """Class names in the order of the classifier's head, where the run's record does not know them"""
+    languages: Languages | None = None
+    """Source and target of a translator, where the run's record does not know them"""
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,13 @@ def opened(
         adapted = _adapted(loaded, source.trained)
         loaded = replace(loaded, model=adapted.get_base_model())
     with TemporaryDirectory(prefix="foretune-") as folder:
-        write_split(Path(folder) / f"{SPLIT}.jsonl", examples)
+        write_split(Path(folder) / f"{SPLIT}.jsonl", instructed(examples, _instruction(reference, loaded.model)))
         spec = TaskSpec(
             folder=folder, task=task, model=reference, metric="loss", labels=labels, device=settings.device,
             context_tokens=_context(loaded, settings.context_tokens), max_answer_tokens=settings.max_answer_tokens,
             plain_template=settings.plain_template,
         )  # fmt: skip
+        spec = replace(spec, tasks=_tasks(adapted, examples, name))
         bench = Bench(spec, loaded)
         bench.model.to(bench.accelerator.device)
         yield bench, adapted
@@ -134,14 +140,25 @@ class Prediction:
 
 
 def predict_rows(
-    name: str, prompts: Sequence[str], *, base: Path | str | None = None, untouched: bool = False, settings: Settings
+    name: str,
+    prompts: Sequence[str],
+    *,
+    base: Path | str | None = None,
+    untouched: bool = False,
+    settings: Settings,
+    tasks: Sequence[str] = (),
 ) -> list[Prediction]:
-    """What system ``name`` says to every prompt (its base alone when ``untouched``). See `opened` for errors."""
+    """What system ``name`` says to every prompt (its base alone when ``untouched``). See `opened` for errors.
+
+    ``tasks`` names every prompt's task for an adapter of several; without, its default answers.
+    """
     source = _source(name, base)
     encoder = _reference(source, name, settings).kind == "encoder"
     task = _label_task(source, name, settings) if encoder else "generation"
     label = _labels(source, name, settings)[0] if task == "classification" else 0.0
     examples = [_unanswered(prompt, label if encoder else None) for prompt in prompts]
+    if tasks:
+        examples = [replace(example, task=task) for example, task in zip(examples, tasks, strict=True)]
     with opened(name, examples, task, base=base, settings=settings) as (bench, adapted):
         if untouched and adapted is None:
             raise UsageError("this system has no adapter to switch off.", remedy="Name its base itself.")
@@ -151,6 +168,25 @@ def predict_rows(
                 return [Prediction(prompt, text or "") for prompt, text in zip(prompts, texts, strict=True)]
             answers = bench.answers(bench.network, SPLIT, range(len(prompts)), generation=False)
         return [Prediction(row.prompt, row.prediction or "", row.probability) for row in answers]
+
+
+def instruction_of(bench: Bench) -> str:
+    """What stands before every text that a translator is asked; empty for other systems."""
+    return _instruction(bench.task.model, bench.model)
+
+
+def _instruction(reference: ModelReference, model: Any) -> str:
+    if reference.languages is None:
+        return ""
+    where = locate(reference.source)
+    folder = where if isinstance(where, Path) else None
+    return prefix_for(reference.languages, reference.kind, str(model.config.model_type), folder)
+
+
+def known_languages(name: str) -> Languages | None:
+    """Source and target that the run behind ``name`` was trained to translate; None where no record says."""
+    pair = read_record(Path(name)).data.translation if (Path(name) / RESULT).is_file() else ""
+    return parse_pair(pair) if pair else None
 
 
 def known_task(name: str) -> str | None:
@@ -197,7 +233,8 @@ def _reference(source: Source | None, name: str, settings: Settings) -> ModelRef
     kind = infer_kind(read_config(locate(weights)))
     if source is not None and loading.kind_of(source.trained) == "classifier":
         kind = "encoder"
-    return ModelReference(weights, kind=kind, dtype=settings.dtype)
+    languages = settings.languages or known_languages(name)
+    return ModelReference(weights, kind=kind, dtype=settings.dtype, languages=languages)
 
 
 def _context(loaded: LoadedModel, wanted: int) -> int:
@@ -222,6 +259,28 @@ def _adapted(loaded: LoadedModel, folder: Path) -> Any:
     if learns_prompts(adapted):
         raise UsageError("adapters that learn a prompt cannot be scored here.", place=Place(folder))
     return adapted.eval()
+
+
+def _tasks(adapted: Any, examples: Sequence[Example], name: str) -> tuple[str, ...]:
+    """The names of the adapter's tasks where some row names one; without, every row is of the adapter's default task.
+
+    Raises `UsageError` for rows of tasks and an adapter that knows none.
+    """
+    if not any(example.task for example in examples):
+        return ()
+    known = named_tasks(adapted)
+    if not known and adapted is not None and hasattr(adapted.get_base_model(), ATTRIBUTE):
+        raise UsageError("this adapter's tasks have no names.", place=Place(name), remedy="Leave the task out.")
+    return known
+
+
+def task_of(adapted: Any, task: str, name: str) -> int:
+    """The number of the adapter's task called ``task``. Raises `UsageError` where there is none."""
+    known = named_tasks(adapted)
+    if task not in known:
+        remedy = f"It knows {', '.join(map(repr, known))}." if known else "Leave the task out."
+        raise UsageError(f"the adapter has no task {task!r}.", place=Place(name), remedy=remedy)
+    return known.index(task)
 
 
 def _labels(source: Source | None, name: str, settings: Settings) -> tuple[str, ...]:

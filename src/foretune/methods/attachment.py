@@ -21,6 +21,7 @@ from foretune.errors import ModelError, UsageError
 from foretune.methods.fused import fuse
 
 WEIGHTS = "adapter_model.safetensors"
+WHOLE_RUN = (0.0, 1.0)
 
 
 class PeftAttachment:
@@ -44,6 +45,8 @@ class PeftAttachment:
         """Weights of the base that attaching has changed, as they were."""
         self.rate_factor: Callable[[str], float] = lambda name: 1.0
         """A tensor's learning rate as a multiple of the run's, by its name"""
+        self.window: Callable[[str], tuple[float, float]] = lambda name: WHOLE_RUN
+        """The part of the run in which a tensor trains, in shares of it, by its name"""
 
     @property
     def model(self) -> Any:
@@ -62,12 +65,13 @@ class PeftAttachment:
         return sum(weight.numel() for _, weight in self.trainable() if id(weight) not in new)
 
     def parameter_groups(self, learning_rate: float) -> list[dict[str, Any]]:
-        """A group for each factor on the learning rate (`rate_factor`); weight decay applies to matrices."""
-        named = [(self.rate_factor(name), name, weight) for name, weight in self.trainable()]
-        groups = []
-        for factor in sorted({factor for factor, _, _ in named}):
-            members = [(name, weight) for other, name, weight in named if other == factor]
-            groups += split_by_decay(members, learning_rate * factor)
+        """A group for each factor on the learning rate (`rate_factor`) and `window`; weight decay is for matrices."""
+        named = [((self.rate_factor(name), self.window(name)), name, weight) for name, weight in self.trainable()]
+        groups: list[dict[str, Any]] = []
+        for factor, window in sorted({key for key, _, _ in named}):
+            members = [(name, weight) for key, name, weight in named if key == (factor, window)]
+            own = {} if window == WHOLE_RUN else {"window": window}
+            groups += [{**group, **own} for group in split_by_decay(members, learning_rate * factor)]
         return groups
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -32,6 +32,7 @@ class ContextpeftConfig(AdapterConfig):
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the input."})
     tasks: int = field(default=2, metadata={"help": "Number of contexts."})
     default_task: int = field(default=0, metadata={"help": "The context where none is given."})
+    task_names: list[str] = field(default_factory=list, metadata={"help": "Names of the tasks, by number."})
 
     method = "contextpeft"
 

@@ -38,6 +38,7 @@ class MtlloraConfig(AdapterConfig):
     ups: int = field(default=3, metadata={"help": "Number of up-projections."})
     temperature: float = field(default=0.5, metadata={"help": "Temperature of the mixture."})
     default_task: int = field(default=0, metadata={"help": "Task where none is given."})
+    task_names: list[str] = field(default_factory=list, metadata={"help": "Names of the tasks, by number."})
 
     method = "mtllora"
 

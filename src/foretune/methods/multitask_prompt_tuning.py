@@ -30,6 +30,7 @@ class MultitaskPromptTuningConfig(PromptConfig):
     tasks: int = field(default=2, metadata={"help": "Number of tasks."})
     rank: int = field(default=1, metadata={"help": "Rank of a task's scale."})
     default_task: int = field(default=0, metadata={"help": "Task where none is given."})
+    task_names: list[str] = field(default_factory=list, metadata={"help": "Names of the tasks, by number."})
 
     method = "multitask_prompt_tuning"
 

@@ -157,6 +157,8 @@ class Plan:
     refusal: str = ""
     sites: tuple[str, ...] = ()
     packable: bool = True
+    shares_head: bool = False
+    """Whether rows are treated alike at their common first tokens, so that a packed stream may hold these once"""
     extra_bytes: int = 0
     """Memory it will hold beside the model"""
     extra: Mapping[str, Any] = field(default_factory=dict)

@@ -29,6 +29,8 @@ class ChildTuning(Regularizer):
         self.share, self.by, self.fisher_rows = share, by, int(fisher_rows)
         self._masks: list[torch.Tensor] = []
         self._root: torch.Generator | None = None
+        self._first = True
+        """Whether the next pass is the first of an update"""
         self._kept = 1.0
 
     def check(self, context: Context) -> Plan:
@@ -38,7 +40,7 @@ class ChildTuning(Regularizer):
         count = sum(weight.numel() for weight in context.weights)
         how = "of highest task Fisher" if self.by == "fisher" else "drawn anew at every update"
         held = count if self.by == "fisher" and self.share < 1 else 0
-        return Plan(f"{self.share:.0%} of {count} weights move, {how}", extra_bytes=held)
+        return Plan(f"{self.share:.0%} of {count} weights move, {how}", extra_bytes=held, shares_head=True)
 
     def setup(self, context: Context) -> None:
         """Take the task Fisher, for D. Raises `UsageError` where it is empty for a tensor."""
@@ -58,7 +60,12 @@ class ChildTuning(Regularizer):
 
     def pre_forward(self, step: int, batch: MicroBatch, generator: torch.Generator) -> None:
         """Keep the stream of the update's first pass; the mask is drawn when its gradients are complete."""
-        self._root = self._root or generator
+        if self._first:
+            self._root, self._first = generator, False
+
+    def end_forward(self) -> None:
+        """The next pass is another update's, or this one's again: its stream is its own."""
+        self._first = True
 
     @torch.no_grad()
     def pre_step(self, params: Sequence[torch.Tensor], learning_rate: float) -> None:
@@ -76,10 +83,6 @@ class ChildTuning(Regularizer):
                 mask = torch.empty(param.shape).bernoulli_(self.share, generator=self._root)
                 param.grad.mul_(mask.div_(self.share).to(param.device))
         self._kept = self.share
-
-    def post_step(self, params: Sequence[torch.Tensor], learning_rate: float) -> None:
-        """The next update has a stream of its own."""
-        self._root = None
 
     def report(self) -> dict[str, float]:
         """The share that moves."""

@@ -35,6 +35,11 @@ class Composition:
         """Whether rows may be packed under all of them."""
         return all(plan.packable for plan in self.plans.values())
 
+    @property
+    def shares_head(self) -> bool:
+        """Whether a packed stream may hold the common head of its rows once under all of them."""
+        return all(plan.shares_head for plan in self.plans.values())
+
     @contextmanager
     def _timed(self, part: Regularizer) -> Iterator[None]:
         started = time.perf_counter()

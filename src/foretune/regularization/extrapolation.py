@@ -31,7 +31,7 @@ class Extrapolation(Regularizer):
     def check(self, context: Context) -> Plan:
         """The memory of the last gradient and of the weights that are put back."""
         held = sum(weight.numel() * 8 for weight in context.weights)
-        return Plan(f"gradients {self.step:g} ahead along the last one", extra_bytes=held)
+        return Plan(f"gradients {self.step:g} ahead along the last one", extra_bytes=held, shares_head=True)
 
     def setup(self, context: Context) -> None:
         """Know the weights that the model computes with."""

@@ -35,7 +35,7 @@ class KlToBase(Regularizer):
         if why := base_refusal(context):
             return Plan(self.name, refusal=f"{why} Or use l2-sp.")
         held = int(self.cache_mib * MEBIBYTE)
-        return Plan(f"predictions stay near the base's, weight {self.weight:g}", extra_bytes=held)
+        return Plan(f"predictions stay near the base's, weight {self.weight:g}", extra_bytes=held, shares_head=True)
 
     def setup(self, context: Context) -> None:
         """Get ready to ask the base."""

@@ -48,7 +48,8 @@ class Mixout(Regularizer):
         if not layers or any("lora_" in name for name in context.names):
             return Plan(self.name, refusal=NEEDS_FULL)
         held = sum(layer.weight.nbytes for layer in layers)
-        return Plan(f"{self.rate:.0%} of the inputs of {len(layers)} layers fall back", extra_bytes=held)
+        what = f"{self.rate:.0%} of the inputs of {len(layers)} layers fall back"
+        return Plan(what, extra_bytes=held, shares_head=True)
 
     def setup(self, context: Context) -> None:
         """Remember the base's weights and let the layers mix while they train."""

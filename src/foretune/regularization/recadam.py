@@ -32,7 +32,8 @@ class Recadam(Regularizer):
     def check(self, context: Context) -> Plan:
         """The memory of origins and of the weights before a step."""
         held = sum(master.numel() * 8 for master in context.masters)
-        return Plan(f"the task weighs one half after {self.midpoint:.0%} of the run", extra_bytes=held)
+        what = f"the task weighs one half after {self.midpoint:.0%} of the run"
+        return Plan(what, extra_bytes=held, shares_head=True)
 
     def setup(self, context: Context) -> None:
         """Remember where the weights begin."""

@@ -23,6 +23,7 @@ from foretune.regularization.mixout import Mixout
 from foretune.regularization.neftune import Neftune
 from foretune.regularization.prune_rewind import PruneRewind
 from foretune.regularization.r_drop import RDrop
+from foretune.regularization.rank_schedule import RankSchedule
 from foretune.regularization.recadam import Recadam
 from foretune.regularization.reinit_top import ReinitTop
 from foretune.regularization.smart import Smart
@@ -47,6 +48,7 @@ REGULARIZERS: dict[str, Callable[..., Regularizer]] = {
     "token-weighting": TokenWeighting,
     "tfew": Tfew,
     "prune-rewind": PruneRewind,
+    "rank-schedule": RankSchedule,
 }
 
 

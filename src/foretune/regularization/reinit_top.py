@@ -40,7 +40,7 @@ class ReinitTop(Regularizer):
         frozen = any(id(w) not in trained for name in names for w in modules[name].parameters(recurse=False))
         if frozen:
             return Plan(self.name, refusal="fresh blocks have to be trained. Use --set training.method=full.")
-        return Plan(f"the last {self.blocks} of {count} blocks start anew", sites=tuple(names))
+        return Plan(f"the last {self.blocks} of {count} blocks start anew", sites=tuple(names), shares_head=True)
 
     def _modules(self, model: Any) -> tuple[list[str], int]:
         """(modules with parameters of their own in the last blocks of the last stack, blocks of that stack)."""

@@ -50,7 +50,7 @@ class TokenWeighting(Regularizer):
             return Plan(self.name, refusal="a classifier has one target a row. Leave token-weighting out.")
         if why := base_refusal(context):
             return Plan(self.name, refusal=why)
-        return Plan(f"tokens weighed by {self.by}", extra_bytes=CACHE_BYTES)
+        return Plan(f"tokens weighed by {self.by}", extra_bytes=CACHE_BYTES, shares_head=True)
 
     def setup(self, context: Context) -> None:
         """Get ready to ask the base."""

@@ -86,6 +86,8 @@ class DataInfo:
     languages: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     """Class names in their fixed order, for classification."""
+    translation: str = ""
+    """Source and target of a translation, like ``en-de``."""
 
 
 @dataclass(frozen=True)

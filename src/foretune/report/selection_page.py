@@ -14,7 +14,7 @@ from foretune.report.charts import canvas, figure
 from foretune.report.html import POLICY, STYLE
 from foretune.report.markup import Markup, join, tag
 from foretune.report.scales import Scale, padded
-from foretune.report.tables import Column, definitions, nested, table
+from foretune.report.tables import Column, definitions, shown, table, words
 from foretune.units import format_duration, format_share
 
 MEASURES = {
@@ -62,7 +62,8 @@ def summary(facts: Mapping[str, Any]) -> str:
 def cost_sentence(manifest: Mapping[str, Any]) -> str:
     """What choosing took, and what could not be chosen."""
     counted = manifest["counted"]
-    told = [f"Choosing takes {format_duration(manifest['seconds'])}."]
+    seconds = manifest["seconds"]
+    told = [f"Choosing takes {format_duration(seconds) if seconds >= 1 else 'less than a second'}."]
     if counted.get("blocks_reused"):
         blocks, saved = counted["blocks_reused"], format_duration(counted.get("reused_s", 0.0))
         told.append(f"{blocks:,} blocks of scores, {saved} of it, were found from before.")
@@ -126,9 +127,8 @@ def _map(facts: Mapping[str, Any]) -> Markup | None:
         (tag("span", f"● {name}  ", style=f"color:{colour}") for name, colour in _COLOURS.items() if _has(dots, name)),
     )
     sampled = " A sample of the rows is shown." if facts["map"]["sampled"] else ""
-    caption = join(
-        [legend, "the plane of the two leading singular vectors of the texts; distances are rough." + sampled]
-    )
+    said = "The plane of the two leading singular vectors of the texts; distances are rough." + sampled
+    caption = join([tag("div", legend), said])
     return _section("Map of the rows", figure(draw, caption))
 
 
@@ -142,16 +142,33 @@ def _examples(facts: Mapping[str, Any]) -> Markup:
         rows = facts["examples"][key]
         if not rows:
             continue
-        columns = [Column("row"), Column("question"), Column("answer"), Column("score", True)]
+        places = [one["place"] for one in rows]
+        told = "" not in places and len(set(places)) == len(places)  # all rows of a JSON list stand in one line
+        columns = [Column("row"), Column("question"), Column("answer")]
         cells = [
-            [one["place"] or f"row {one['row'] + 1}", one["prompt"], one["answer"],
-             "" if one["score"] is None else f"{one['score']:.4g}"]
-            for one in rows
+            [one["place"] if told else f"row {one['row'] + 1}", one["prompt"], one["answer"]] for one in rows
         ]  # fmt: skip
+        if any(one["score"] is not None for one in rows):
+            columns.append(Column("score", True))
+            cells = [
+                [*cell, "" if one["score"] is None else f"{one['score']:.4g}"]
+                for cell, one in zip(cells, rows, strict=True)
+            ]
         body += [tag("h3", title), table(title, columns, cells)]
     return _section("Examples", *body)
 
 
 def _manifest(manifest: Mapping[str, Any]) -> Markup:
-    shown = {key: value for key, value in manifest.items() if value not in (None, {}, [])}
-    return _section("How it was made", tag("div", nested(shown), class_="profile"))
+    """Every fact that is not zero; what selectors counted stands under their names."""
+    pairs = [(words(key), _told(value)) for key, value in manifest.items() if key != "counted"]
+    pairs += [(words(key), _told(value)) for key, value in manifest["counted"].items()]
+    return _section("How it was made", tag("div", definitions(pairs), class_="profile"))
+
+
+def _told(value: Any) -> str | None:
+    """A value in a line; None for what says nothing."""
+    if value in (None, {}, [], 0):
+        return None
+    if isinstance(value, Mapping):
+        return ", ".join(f"{words(str(key))} {_told(item) or shown(item)}" for key, item in value.items())
+    return shown(value)

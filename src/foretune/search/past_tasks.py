@@ -75,9 +75,9 @@ class PastCurve:
     metrics: Floats
     """(6,): the task's metric over the base's, higher is better, NaN where it was not measured"""
     seconds: Floats
-    """(6,): training and evaluation seconds until each rung, NaN where unknown"""
+    """(6,): training and evaluation seconds until each rung, NaN where unknown; the processor's where it trained"""
     train_s: float
-    """Seconds of training alone, of the processor where those were measured"""
+    """Seconds of training alone, likewise"""
     tokens: float
     peak_bytes: int
     seed: int = 0
@@ -170,8 +170,9 @@ def _curve(run: PastRun, facts: Facts, metric: str, reading: Reading) -> PastCur
     error, spent, trained, tokens = 0.0, 0.0, 0.0, 0
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     for point in run.on(reading.split):
-        spent += point.train_s + point.eval_s
-        trained += point.train_s if point.train_cpu_s is None else point.train_cpu_s
+        training = _undisturbed(point.train_s, point.train_cpu_s, run)
+        spent += training + _undisturbed(point.eval_s, point.eval_cpu_s, run)
+        trained += training
         tokens += point.tokens
         level = _level(point.step, run.horizon)
         gain = reading.value(point)
@@ -193,6 +194,13 @@ def _curve(run: PastRun, facts: Facts, metric: str, reading: Reading) -> PastCur
         run.config, row, run.status, gains, metrics, seconds, trained, float(tokens), run.peak_bytes, run.seed, error,
         tested, LAST_LEVEL if tested_level is None else tested_level, run.arm, run.horizon,
     )  # fmt: skip
+
+
+def _undisturbed(wall_s: float, cpu_s: float | None, run: PastRun) -> float:
+    """Seconds that a stretch takes on a quiet machine: its processor's, shared by its threads, where it ran there."""
+    if cpu_s is None or any(name.startswith("accelerators") for name in run.hardware_features):
+        return wall_s
+    return min(wall_s, cpu_s / max(1, int(run.hardware_features.get("threads") or 1)))
 
 
 def _level(step: int, horizon: int) -> int | None:

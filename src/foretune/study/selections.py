@@ -105,23 +105,36 @@ def _matched(cell: StudyCell, whole: Mapping[str, float]) -> StudyCell:
 
 
 def forecast_seconds(listed: Sequence[StudyCell], tasks: Tasks, probes: Mapping[tuple[str, str], Any]) -> float:
-    """Seconds that all rankings will take, each once: nested ones serve every share."""
+    """Seconds that all rankings will take, each once: nested ones serve every share, those without a seed every seed.
+
+    Scores that different selectors share are counted for each.
+    """
     total, seen = 0.0, set()
     for cell in listed:
         if not selects(cell):
             continue
         settings = selection_keys(cell.config)
         text = str(settings["selection"])
-        if all(declaration(name).nested for name in names_in(text)) and len(parse(text)) == 1:
+        declared = [declaration(name) for name in names_in(text)]
+        if all(one.nested for one in declared) and len(parse(text)) == 1:
             settings.pop("keep")
-        key = fingerprint([cell.model, cell.task, cell.size, cell.seed, settings])
+        seed = cell.seed if any(one.seeded for one in declared) else None
+        key = fingerprint([cell.model, cell.task, cell.size, seed, settings])
         if key in seen:
             continue
         seen.add(key)
-        task, probe = tasks[cell.model, cell.task], probes[cell.model, cell.task]
-        keep = Keep("share", float(cell.config["keep"]))
-        half = float(probe["mean_row_tokens"]) / 2
-        pool = Pool(cell.rows, keep.rows(cell.rows), half, half, target_rows=task.rows["validation"])
-        work = work_of(text, pool, {k: v for k, v in cell.config.items() if "." in k}, keep)
-        total += work.scored_tokens / probe["score_tokens_per_s"] + work.trained_tokens / probe["train_tokens_per_s"]
+        total += _ranking_seconds(cell, text, tasks[cell.model, cell.task], probes[cell.model, cell.task])
     return total
+
+
+def _ranking_seconds(cell: StudyCell, text: str, task: StudyTask, probe: Mapping[str, Any]) -> float:
+    keep = Keep("share", float(cell.config["keep"]))
+    half = float(probe["mean_row_tokens"]) / 2
+    target, previous = (len(read_lines(Path(task.spec.folder) / f"{name}.jsonl")) for name in ("target", "previous"))
+    pool = Pool(cell.rows, keep.rows(cell.rows), half, half, target_rows=target, previous_rows=previous)
+    work = work_of(text, pool, {k: v for k, v in cell.config.items() if "." in k}, keep)
+    scored, trained = (
+        work.scored_tokens / probe["score_tokens_per_s"],
+        work.trained_tokens / probe["train_tokens_per_s"],
+    )
+    return float(scored + trained)

@@ -101,7 +101,7 @@ class Training:
         self.regularizers = Composition(regularizers)
         self.backward = backward
         self.packing = settings.packing and network.packs
-        self.share_head = not network.noisy and not regularizers
+        self.share_head = not network.noisy
         self.micro_batch_tokens = settings.micro_batch_tokens
         self.padded_rows: int | None = None
         self.masters = MasterWeights(attachment.parameter_groups(settings.optimizer.learning_rate), settings.optimizer)
@@ -129,6 +129,7 @@ class Training:
         )
         self.regularizers.check(context)
         self.packing = self.packing and self.regularizers.packable
+        self.share_head = self.share_head and self.regularizers.shares_head
         self.masters.optimizer = self.regularizers.setup(context, self.masters.optimizer)
 
     def close(self) -> None:
@@ -161,6 +162,7 @@ class Training:
     def _update(self) -> StepReport:
         started = time.perf_counter()
         update, loss = self._gradients(self.source.rows(self.step))
+        self.masters.hold(self.step)
         norm = self.masters.gradient_norm()
         accepted = self.guard.accepts(loss, norm)
         rate = self.masters.rate(self.step)

@@ -51,11 +51,13 @@ class MasterWeights:
     """Float32 masters of the trainable tensors, their gradients and their optimiser."""
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], settings: OptimizerSettings) -> None:
-        """``groups`` come from `Attachment.parameter_groups`: names, params, lr, weight_decay (bool)."""
+        """``groups`` come from `Attachment.parameter_groups`: names, params, lr, weight_decay (bool), and for tensors
+        that train in a part of the run only its ``window``, two shares of it."""
         self.settings = settings
         self.names: list[str] = []
         self.weights: list[torch.Tensor] = []
         self.masters: list[torch.Tensor] = []
+        self._windows: list[tuple[list[torch.Tensor], tuple[float, float]]] = []
         optimizer_groups = []
         for group in groups:
             masters = []
@@ -66,6 +68,8 @@ class MasterWeights:
                 self.weights.append(weight)
                 self.masters.append(master)
                 masters.append(master)
+            if "window" in group:
+                self._windows.append((masters, group["window"]))
             decay = settings.weight_decay if group["weight_decay"] else 0.0
             optimizer_groups.append({"params": masters, "lr": group["lr"], "peak": group["lr"], "weight_decay": decay})
         self.optimizer: torch.optim.Optimizer = torch.optim.AdamW(
@@ -82,6 +86,13 @@ class MasterWeights:
             else:
                 master.grad.add_(weight.grad)
             weight.grad = None
+
+    def hold(self, step: int) -> None:
+        """Forget the gradients of tensors that do not train in update ``step`` (0-based)."""
+        for masters, (first, last) in self._windows:
+            if not first <= step / self.settings.total_steps < last:
+                for master in masters:
+                    master.grad = None
 
     def clear(self) -> None:
         """Forget all gradients."""

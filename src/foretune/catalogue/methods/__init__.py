@@ -49,6 +49,7 @@ from foretune.catalogue.methods.p_tuning import P_TUNING
 from foretune.catalogue.methods.partial import SELECTIONS
 from foretune.catalogue.methods.peft_rows import PEFT, REFUSED
 from foretune.catalogue.methods.prefix_tuning import PREFIX_TUNING
+from foretune.catalogue.methods.promot import PROMOT
 from foretune.catalogue.methods.prompt_tuning import PROMPT_TUNING
 from foretune.catalogue.methods.red import RED
 from foretune.catalogue.methods.ssf import SSF
@@ -102,6 +103,7 @@ METHODS: dict[str, Declaration] = {
         PREFIX_TUNING,
         CARTRIDGE,
         ADAPTION_PROMPT,
+        PROMOT,
         LORAPLUS,
         LORAFA,
         EVA,

@@ -16,6 +16,7 @@ training, nobody observing, and what `fused.FusedLinear` asks of the base. All e
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,8 +44,8 @@ class Group:
 
 TENSORS = 6
 """Of a projection: W, A, B, C, D, t"""
-KEPT = 5
-"""Of a projection, for the backward pass: y, C h, both branches, [B D], [C; t/‖t‖]"""
+KEPT = 3
+"""Of a projection, for the backward pass: y, C h, both branches"""
 
 
 class EditedLora(torch.autograd.Function):
@@ -60,7 +61,7 @@ class EditedLora(torch.autograd.Function):
         low = flat @ down.t()
         scale_parts(low, group.scales, ranks)
         hidden = [linear(flat, base, bias) for base, bias in zip(bases, group.biases, strict=True)]
-        readers = [torch.cat([c, (t / t.norm())[None]]) for c, t in zip(edit_downs, tasks, strict=True)]
+        wide, readers = _joined(ups, edit_downs, edit_ups, tasks)
         read = [h @ reader.t() for h, reader in zip(hidden, readers, strict=True)]
         lengths = torch.stack([torch.linalg.vector_norm(h, dim=-1) for h in hidden], dim=1).float()
         lengths.clamp_min_(SMALLEST_NORM)
@@ -73,10 +74,9 @@ class EditedLora(torch.autograd.Function):
         for place, (h, part, own) in enumerate(zip(hidden, read, torch.split(low, ranks, dim=1), strict=True)):
             inner = part[:, :-1]
             both = torch.cat([own, passed[:, place, None] * inner], dim=1)
-            up = torch.cat([ups[place], edit_ups[place]], dim=1)
-            outputs.append(h.addmm_(both, up.t()).view(*x.shape[:-1], h.shape[-1]))
-            kept += [outputs[-1], inner, both, up, readers[place]]
-        ctx.save_for_backward(flat, down, passed, slopes, cosines, lengths, *bases, *tasks, *kept)
+            outputs.append(h.addmm_(both, wide[place].t()).view(*x.shape[:-1], h.shape[-1]))
+            kept += [outputs[-1], inner, both]
+        ctx.save_for_backward(flat, down, passed, slopes, cosines, lengths, *tensors, *kept)
         ctx.group, ctx.shape, ctx.ranks = group, x.shape, ranks
         ctx.set_materialize_grads(False)
         return tuple(outputs)
@@ -87,8 +87,10 @@ class EditedLora(torch.autograd.Function):
         """gradients: n of (..., out), None for outputs that nobody used. Of x, A, B, C, D, t; W and b are frozen."""
         flat, down, passed, slopes, cosines, lengths, *rest = ctx.saved_tensors
         count = len(ctx.ranks)
-        bases, tasks, rest = rest[:count], rest[count : 2 * count], rest[2 * count :]
-        outputs, inner, both, ups, readers = (rest[place::KEPT] for place in range(KEPT))
+        tensors, rest = rest[: count * TENSORS], rest[count * TENSORS :]
+        bases, _, *parts, tasks = (tensors[place::TENSORS] for place in range(TENSORS))
+        ups, readers = _joined(*parts, tasks)
+        outputs, inner, both = (rest[place::KEPT] for place in range(KEPT))
         outputs = [output.reshape(len(flat), -1) for output in outputs]
         given = [
             torch.zeros_like(output) if gradient is None else gradient.reshape(output.shape)
@@ -123,3 +125,14 @@ class EditedLora(torch.autograd.Function):
         for_downs = torch.split(for_low.t() @ flat, ctx.ranks)
         each = [(None, a, *own) for a, own in zip(for_downs, for_tensors, strict=True)]
         return (for_x, None, *(gradient for own in each for gradient in own))
+
+
+def _joined(
+    ups: Sequence[torch.Tensor],
+    edit_downs: Sequence[torch.Tensor],
+    edit_ups: Sequence[torch.Tensor],
+    tasks: Sequence[torch.Tensor],
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """[B D] (out, ranks) and [C; t/‖t‖] (edit rank + 1, out) of every projection."""
+    wide = [torch.cat(pair, dim=1) for pair in zip(ups, edit_ups, strict=True)]
+    return wide, [torch.cat([c, (t / t.norm())[None]]) for c, t in zip(edit_downs, tasks, strict=True)]

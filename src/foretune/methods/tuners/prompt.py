@@ -106,6 +106,8 @@ class _PromptHook:
             return None
         (prompt,) = prompts
         vectors = prompt.vectors().to(backbone.dtype)
+        if vectors.shape[1] == 0:  # a prompt that is left out
+            return None
         if self.last is None or torch.is_grad_enabled() or not torch.equal(self.last, vectors):
             self._run(backbone, vectors, given)
         positions = row_positions(args, kwargs)

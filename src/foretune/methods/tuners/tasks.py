@@ -8,6 +8,7 @@ layer recomputed in the backward pass (gradient checkpointing) sees the same.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -66,6 +67,17 @@ class TaskModel(AdapterModel):
         if hasattr(model, ATTRIBUTE):
             delattr(model, ATTRIBUTE)
         return model
+
+
+def name_tasks(attachment: Any, names: Sequence[str]) -> None:
+    """Have an adapter that reads tasks remember what they are called, so that it can be asked for one by name."""
+    if hasattr(getattr(attachment, "model", None), ATTRIBUTE):
+        attachment.peft_model.active_peft_config.task_names = list(names)
+
+
+def named_tasks(adapted: Any) -> tuple[str, ...]:
+    """The names of a loaded adapter's tasks, by number; empty for one that reads none or whose rows named none."""
+    return tuple(getattr(getattr(adapted, "active_peft_config", None), "task_names", ()))
 
 
 def _take_tasks(model: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -2,9 +2,9 @@
 
 - copula: Thompson sampling from trees on quantiles of earlier scores (Salinas et al. 2020)
 - box: random search in the box around the best earlier configurations (Perrone et al. 2019)
-- zero-shot: configurations that together have the best ranks on earlier tasks (Wistuba et al. 2015)
 
-They know no rungs: every proposal is trained in whole.
+Its zero-shot searcher (Wistuba et al. 2015) is left out: it fails in syne-tune 0.16 where tasks were not all run on the
+same configurations. They know no rungs: every proposal is trained in whole.
 """
 
 from __future__ import annotations
@@ -87,10 +87,4 @@ def _box(space: dict[str, Any], earlier: dict[str, Any], seed: int) -> Any:
     return BoundingBox(within, space, LOSS, earlier, random_seed=seed)
 
 
-def _zero_shot(space: dict[str, Any], earlier: dict[str, Any], seed: int) -> Any:
-    from syne_tune.optimizer.schedulers.transfer_learning.zero_shot import ZeroShotTransfer
-
-    return ZeroShotTransfer(space, LOSS, earlier, use_surrogates=True, random_seed=seed)
-
-
-SEARCHERS: dict[str, Making] = {"copula": _copula, "box": _box, "zero-shot": _zero_shot}
+SEARCHERS: dict[str, Making] = {"copula": _copula, "box": _box}

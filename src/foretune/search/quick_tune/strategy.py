@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -39,11 +39,15 @@ class QuickTune(Pooled):
     features: Any = None
     """(f,): the task's features (`encoding.features`)"""
     refit: Refit = "none"
+    refit_every: int = 1
+    """Scores between two refits; more only where many searches are replayed"""
+    last: dict[str, Surrogate] = field(default_factory=dict)
+    """The latest refit, until the next is due"""
     name: str = "quick-tune"
 
     def settings(self) -> dict[str, Any]:
         """See `Strategy.settings`."""
-        own = super().settings()
+        own = {key: value for key, value in super().settings().items() if key != "last"}
         assert self.surrogate is not None
         return {**own, "surrogate": self.surrogate.to_json(), "features": plain(np.asarray(self.features))}
 
@@ -84,7 +88,7 @@ class QuickTune(Pooled):
     ) -> Floats:
         assert self.surrogate is not None
         seen = self._seen(view.runs, places, scores)
-        surrogate = self.surrogate.refitted(seen) if self.refit == "full" else self.surrogate
+        surrogate = self._refitted(seen) if self.refit == "full" else self.surrogate
         curves, levels = [], []
         for _, number in candidates:
             own = np.full(LEVELS, math.nan) if number is None else scores[number]
@@ -101,6 +105,13 @@ class QuickTune(Pooled):
         pace = self.pace(surrogate, view.runs, places, scores)
         seconds = pace * surrogate.seconds(rows, features, np.asarray(curves))
         return np.asarray(gain / np.maximum(seconds, SMALLEST_SECONDS))
+
+    def _refitted(self, seen: Examples) -> Surrogate:
+        assert self.surrogate is not None
+        due = len(seen.targets) <= 1 or len(seen.targets) % self.refit_every == 0
+        if due or "refit" not in self.last:
+            self.last["refit"] = self.surrogate.refitted(seen)
+        return self.last["refit"]
 
     def pace(self, surrogate: Surrogate, runs: Sequence[Run], places: Sequence[int], scores: Floats) -> float:
         """Observed seconds over forecast ones, over all stretches of this task; 1 before any."""

@@ -33,6 +33,8 @@ from foretune.search.task_prior import TaskPrior, build
 from foretune.search.transfer import Transfer
 
 LONGEST_PORTFOLIO = 8
+REFIT_EVERY = 6
+"""About twenty refits in a budget of twenty whole runs with six rungs"""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,14 @@ def _quick_tune(refit: Refit) -> Maker:
         from foretune.search.quick_tune.surrogate import fit
 
         own = features(draw.world.task.facts)
-        return draw.made(QuickTune, draw.informed, surrogate=fit(draw.others, draw.seed), features=own, refit=refit)
+        return draw.made(
+            QuickTune,
+            draw.informed,
+            surrogate=fit(draw.others, draw.seed),
+            features=own,
+            refit=refit,
+            refit_every=REFIT_EVERY,
+        )
 
     return make
 

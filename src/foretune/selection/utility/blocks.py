@@ -28,7 +28,7 @@ from foretune.data.layout import layout_of, render
 from foretune.data.token_cache import tokenizer_identity
 from foretune.data.update import chunks
 from foretune.errors import UsageError
-from foretune.files import canonical_json, claimed, fingerprint, read_lines, write_text
+from foretune.files import canonical_json, claimed, fingerprint, lives, read_lines, write_text
 from foretune.selection import kept_blocks
 from foretune.selection.base import BlockMap, Workbench
 from foretune.selection.took import Stopwatch, Tally, Took
@@ -148,7 +148,8 @@ def compute(
 
 def _remove_material_of_the_dead(place: Path) -> None:
     for path in place.glob("rows-*.jsonl"):
-        if not Path(f"/proc/{path.stem.rpartition('-')[2]}").exists():
+        process = path.stem.rpartition("-")[2]
+        if not (process.isdigit() and lives(int(process))):
             path.unlink(missing_ok=True)
 
 

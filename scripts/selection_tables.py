@@ -1,0 +1,101 @@
+"""The tables of docs/selection.md: what every selector did to the held-out loss, and what choosing cost.
+
+    python scripts/selection_tables.py FOLDER… [--docs]
+
+FOLDERs are those of `foretune study run selection` and its relatives, finished or under way. For every task and test
+set: each arm against random rows of the same number, paired over seeds, with Student's 95 % interval, Holm's correction
+and the smallest effect that so many pairs find with probability 0.8; beside it the seconds of choosing and of training.
+What is not finished is said. With ``--docs`` the tables go into the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from foretune.files import write_text
+from foretune.study.outputs import read_study
+from foretune.study.statistics import Difference
+from foretune.study.summary import BlockResult, Summary
+
+PAGE = Path(__file__).parents[1] / "docs" / "selection.md"
+START, END = "<!-- study:start -->", "<!-- study:end -->"
+HEAD = [
+    "| arm | pairs | loss | minus control | 95 % interval | p (Holm) | smallest detectable | verdict | choosing s "
+    "| training s | both s |",
+    "|---|---|---|---|---|---|---|---|---|---|---|",
+]
+
+
+def section(summary: Summary) -> list[str]:
+    """The Markdown of one study."""
+    state = "" if summary.complete else f" **Not finished: {summary.runs} of {summary.expected} runs.**"
+    failed = f" {len(summary.failed)} runs failed." if summary.failed else ""
+    out = [f"### {summary.name}", "", f"{summary.about}. Learning rates: {summary.rates}.{state}{failed}", ""]
+    for block in summary.blocks:
+        if block.control_mean is not None:
+            out += table(summary, block)
+    return out
+
+
+def table(summary: Summary, block: BlockResult) -> list[str]:
+    """Every arm of one task and test set; the control first."""
+    where = f"{block.task}, tested on {block.tested_on or 'its own rows'} ({block.test_rows} rows)"
+    base = "" if block.base is None else f" The untouched base has {block.base:.3f}."
+    part = "" if block.complete else f" {block.runs} of {block.expected} runs."
+    costs = {
+        one["arm"]: one
+        for one in summary.costs
+        if (one["model"], one["task"], one["size"]) == (block.model, block.task, block.size)
+    }
+    control = f"| {summary.control} (control) | {block.control_runs} | {block.control_mean:.4f} | | | | | "
+    rows = [control + cost_cells(costs.get(summary.control))]
+    rows += [row(found) + cost_cells(costs.get(found.arm)) for found in block.differences]
+    return [f"**{where}.**{base}{part}", "", *HEAD, *rows, ""]
+
+
+def row(found: Difference) -> str:
+    """An arm against the control, without its cost."""
+    interval = "–" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
+    mean, least, arm = (
+        "–" if value is None else f"{value:{form}}"
+        for value, form in ((found.mean, "+.4f"), (found.detectable, ".4f"), (found.arm_mean, ".4f"))
+    )
+    return (
+        f"| {found.arm} | {found.pairs} | {arm} | {mean} | {interval} | {found.p_holm:.3f} | {least} | {found.verdict} "
+    )
+
+
+def cost_cells(cost: dict[str, Any] | None) -> str:
+    """The last columns: seconds of choosing, training, both."""
+    if cost is None:
+        return "| | | |"
+    return f"| {cost['selection_s']:.0f} | {cost['training_s']:.0f} | {cost['total_s']:.0f} |"
+
+
+def page(text: str, tables: str) -> str:
+    """The page with the tables between the marks. Raises ValueError where the marks are missing."""
+    if START not in text or END not in text:
+        raise ValueError(f"{PAGE} has no place for the tables")
+    return re.sub(f"{START}.*?{END}", lambda _: f"{START}\n{tables}\n{END}", text, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Print the tables, or put them into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="+", type=Path, help="folders of studies")
+    parser.add_argument("--docs", action="store_true", help=f"write into {PAGE.name}")
+    arguments = parser.parse_args()
+    tables = "\n".join(line for folder in arguments.studies for line in section(read_study(folder)))
+    if arguments.docs:
+        write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), tables.rstrip("\n")))
+    else:
+        print(tables)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
