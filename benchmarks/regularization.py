@@ -188,14 +188,16 @@ def shown_s() -> float:
 
 def main() -> int:
     """Measure, print, write."""
-    arguments = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--updates", type=int, default=20, help="timed updates of each configuration")
+    arguments = options.parse_args()
     import torch
 
     from foretune.models.load import load
 
     torch.set_num_threads(arguments.threads)
     quick = arguments.quick
-    updates, rows = (1, 8) if quick else (20, 64)
+    updates, rows = (1, 8) if quick else (arguments.updates, 64)
     decoder = arguments.model
 
     def decoder_model() -> Any:

@@ -137,3 +137,18 @@ def test_a_refit_believes_what_it_saw(draw, surrogate):
     seen = (half.configs, half.features, half.curves)
     errors = [np.abs(model.predict(*seen)[0] - half.targets).mean() for model in (surrogate, refitted)]
     assert errors[1] < errors[0]
+
+
+def test_a_refit_serves_until_the_next_is_due(draw, surrogate, monkeypatch):
+    counted = []
+    monkeypatch.setattr(Surrogate, "refitted", lambda self, seen: counted.append(len(seen.targets)) or self)
+    simulate(_strategy(draw, surrogate, refit="full", refit_every=4), draw.world)
+    assert len(counted) > 3 and all(count <= 1 or count % 4 == 0 for count in counted)
+
+
+def test_a_task_unlike_all_earlier_ones_has_finite_seconds(surrogate, tasks):
+    scaling, rows = surrogate.scaling, examples(tasks[:1], surrogate.scaling)
+    far = np.tile(scaling.features(tasks[0].features * 1e6 + 1e6), (len(rows.configs), 1))
+    assert np.abs(far).max() <= 5
+    assert np.isfinite(surrogate.seconds(rows.configs, far, rows.curves)).all()
+    assert (surrogate.seconds(rows.configs, far * 1e9, rows.curves) < 1e9).all()

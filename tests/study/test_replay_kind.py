@@ -81,7 +81,15 @@ def test_without_experience_the_replay_says_so(tmp_path: Path, monkeypatch: pyte
         experience("store")
 
 
+def test_a_replay_may_be_of_one_study(filled: Path) -> None:
+    runs = experience("store")
+    study = {run.study for run in runs}.pop()
+    assert len(experience("store", study)) == len(runs)
+    with pytest.raises(UsageError, match="no experience"):
+        experience("store", "another")
+
+
 def test_the_list_names_the_replays() -> None:
     done = CliRunner().invoke(app, ["study", "list", "--json"])
     names = {row["name"] for row in json.loads(done.output)}
-    assert {"search:replay", "search:replay-quick", "search:replay-peers"} <= names
+    assert {"search:replay", "search:replay-peers", "search:replay-paper", "search:live"} <= names

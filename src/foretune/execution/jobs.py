@@ -172,13 +172,16 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
 
 
 def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool]) -> list[list[float]]:
-    """[nll, tokens] of every paragraph of the general text sample."""
+    """[nll, tokens] of every paragraph of the general text sample; none where time ended before the last.
+
+    What two systems scored of it in part could not be compared: the longest paragraphs come first.
+    """
 
     if bench.kind != "causal":
         return []
     rows = bench.encode(general_text())
     scores = bench.score_encoded(network, rows, range(len(rows)), on_chunk)
-    return [[score.nll, float(score.tokens)] for score in scores]
+    return [[score.nll, float(score.tokens)] for score in scores] if len(scores) == len(rows) else []
 
 
 def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:

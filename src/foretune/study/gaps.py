@@ -1,7 +1,8 @@
 """Gaps between efficient arms and full tuning, run by run: what rules, findings and charts are made from.
 
 A gap compares two runs of one pair (same model, task, size, seed, rows and order) and is positive where the arm is
-worse, whatever the metric's direction. The reference is the arm of method ``full``; without one, the control.
+worse, whatever the metric's direction. The reference is the arm of method ``full``; without one, or where the
+control is one, the control.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Gap:
 
 
 def reference_arm(grid: GridSpec) -> str:
-    """The arm that gaps are measured from."""
+    """The arm that gaps are measured from: the control, unless it is no full tuning and another arm is."""
     full = [arm for arm in grid.arms if grid.config(arm)["method"] == FULL and grid.share(arm) is None]
-    return full[0] if full else grid.control
+    return full[0] if full and grid.control not in full else grid.control
 
 
 def outcome(entry: Line) -> float | None:

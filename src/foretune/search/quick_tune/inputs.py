@@ -17,6 +17,8 @@ from foretune.search.encoding import Encoding, Floats
 from foretune.search.fidelity import LEVELS
 from foretune.search.past_tasks import PastTask
 
+FARTHEST = 5.0
+"""Spreads: a model a thousand times smaller than all earlier ones is merely small."""
 CURVE = LEVELS + 1
 """Scores at the rungs, and how many there are."""
 
@@ -46,9 +48,9 @@ class Scaling:
         return self.encoding.dense(rows)
 
     def features(self, own: Floats) -> Floats:
-        """(f,): a task's features in units of their spread over the tasks of meta-training."""
+        """(f,): a task's features in units of their spread over the tasks of meta-training, far ones held back."""
         scaled = (own - np.asarray(self.feature_mean)) / np.asarray(self.feature_spread)
-        return np.asarray(np.where(np.isfinite(scaled), scaled, 0.0))
+        return np.asarray(np.where(np.isfinite(scaled), np.clip(scaled, -FARTHEST, FARTHEST), 0.0))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""

@@ -47,6 +47,9 @@ SMALLEST_NOISE = 1e-3
 SMALLEST_SECONDS = 1e-3
 """No stretch is forecast to be free: the acquisition divides by this."""
 
+FARTHEST = 4.0
+"""Spreads of log-seconds beyond which a network's extrapolation is none: a small model beside imported large ones."""
+
 Weights = dict[str, Any]
 
 
@@ -75,7 +78,8 @@ class Surrogate:
 
         with torch.no_grad():
             scaled = _cost(_tensors(self.weights), configs, features, curves).double().numpy()
-        return np.maximum(np.exp(scaled * self.seconds_spread + self.seconds_mean), SMALLEST_SECONDS)
+        within = np.clip(scaled, -FARTHEST, FARTHEST)
+        return np.maximum(np.exp(within * self.seconds_spread + self.seconds_mean), SMALLEST_SECONDS)
 
     def refitted(self, seen: Examples) -> Surrogate:
         """This surrogate trained on with what was seen on the task, which then is part of the context."""
