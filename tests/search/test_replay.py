@@ -174,6 +174,12 @@ def test_a_search_learns_more_from_experience_than_from_none(tasks):
     assert np.mean(areas["transfer"]) < 0.7 * np.mean(areas["random"])
 
 
+def test_regret_is_bounded_on_both_sides(draw):
+    trace = simulate(CONTESTANTS["random"](draw), draw.world)
+    lucky = replace(draw.world, best=draw.world.reference + 1e-3)  # validation prefers a run that tests hardly confirm
+    assert min(scored(trace, lucky).at) == -1.0 and max(scored(trace, lucky).at) <= 1.0
+
+
 def test_intervals_are_over_tasks():
     interval = over_tasks([0.0, 1.0])
     assert (interval.mean, interval.low, interval.high) == (0.5, 0.0, 1.0)

@@ -30,6 +30,9 @@ from foretune.study.row_scores import RowScores
 from foretune.study.tasks import StudyTask
 
 TEST = "test"
+SHORT_RUN_S = 60.0
+"""A run that is forecast to take less is not checkpointed: writing the state of all weights at every rung would take
+longer than training. A stop then costs at most so much."""
 Recorders = Mapping[tuple[str, str, str], Recorder]
 """The recorder of every block."""
 
@@ -60,6 +63,8 @@ class Cells:
 
         Raises `Stopped` when the watch says so.
         """
+        from foretune.training.checkpoint import steps
+
         core = self._core(executor.capacity())
         self._take_up(core)
 
@@ -71,9 +76,11 @@ class Cells:
             cell = self._cell(core, lease.run)
             task = self.tasks[cell.model, cell.task]
             folder = self.trials / lease.run
-            if lease.from_step and not folder.is_dir():  # its checkpoints stayed elsewhere: the whole run again
+            saved = bool(steps(folder))
+            if lease.from_step and not saved:  # never written, or left behind elsewhere: the whole run again
                 lease = replace(lease, rungs=rungs(cell.horizon))
-            return job(task, cell, lease, folder, self._answers(cell), left())
+            keeps = saved or self.seconds(cell) > SHORT_RUN_S
+            return job(task, cell, lease, folder, self._answers(cell), left(), checkpoints=keeps)
 
         def out_of_time() -> bool:
             seconds = left()

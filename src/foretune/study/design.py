@@ -164,7 +164,16 @@ def notes(grid: GridSpec) -> tuple[str, ...]:
     return (f"arms differ in rows_per_update: they train on equal {unit}, but not on equal batches.",)
 
 
-def job(task: StudyTask, cell: StudyCell, lease: Lease, folder: Path, answers: Path, limit_s: float | None) -> Job:
+def job(
+    task: StudyTask,
+    cell: StudyCell,
+    lease: Lease,
+    folder: Path,
+    answers: Path,
+    limit_s: float | None,
+    *,
+    checkpoints: bool = True,
+) -> Job:
     """The worker's order for a lease on a cell."""
     grid_wants_rungs = task.best or not cell.tested
     rungs = lease.rungs if grid_wants_rungs else ()
@@ -180,5 +189,6 @@ def job(task: StudyTask, cell: StudyCell, lease: Lease, folder: Path, answers: P
         train_rows=None if cell.rows == task.rows["train"] else subset(cell.rows, task.rows["train"], cell.seed),
         test=test if cell.tested else None,
         selection_seed=cell.seed,
+        checkpoints=checkpoints,
     )
     return Job(f"{lease.id}.{lease.attempt}", "train", task.spec, order.to_json(), limit_s)

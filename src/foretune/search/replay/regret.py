@@ -1,8 +1,9 @@
 """What a replay measures: regret at shares of the budget, its area over log time, time to a level; over tasks.
 
 NR = (y* − y_inc) / (y* − y_ref), where y* is the test score of the whole run that is best on validation and y_ref that
-of the median whole run. Before anything is at hand, and where all failed, it is 1. Intervals are bootstrapped over
-tasks, the unit that a new task is drawn from; seeds are averaged within a task before.
+of the median whole run. Before anything is at hand, and where all failed, it is 1. Where another run than the one that
+validation prefers does better on test rows it is below 0, at least -1: few test rows must not decide a mean over tasks.
+Intervals are bootstrapped over tasks, the unit that a new task is drawn from; seeds are averaged within a task before.
 """
 
 from __future__ import annotations
@@ -79,18 +80,23 @@ def scored(trace: Trace, world: World) -> Score:
 
     def regret(seconds: float) -> float:
         tested = trace.at(seconds)
-        return NOTHING if tested is None else min(NOTHING, world.regret(tested))
+        return NOTHING if tested is None else bounded(world.regret(tested))
 
     errors = [abs(forecast - measured) / max(measured, 1e-9) for forecast, measured in trace.forecasts]
     later = errors[1:]
     return Score(
         curve=np.asarray([regret(float(at)) for at in times(world)]),
         at=tuple(regret(share * world.budget_s) for share in SHARES),
-        first=math.nan if math.isnan(trace.first) else min(NOTHING, world.regret(trace.first)),
+        first=math.nan if math.isnan(trace.first) else bounded(world.regret(trace.first)),
         asked_s=trace.asked_s,
         cost_errors=(errors[0] if errors else math.nan, float(np.median(later)) if later else math.nan),
         runs=trace.runs,
     )
+
+
+def bounded(regret: float) -> float:
+    """Within -1 and 1."""
+    return max(-NOTHING, min(NOTHING, regret))
 
 
 @dataclass(frozen=True)
