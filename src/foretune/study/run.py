@@ -19,6 +19,7 @@ from foretune.execution.drive import Stopped, Watch, run_job
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
+from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, canonical_json, fingerprint, write_json
 from foretune.fit.account import VERSIONED
@@ -66,10 +67,12 @@ def run_study(
     time_s: float | None = None,
     on_event: OnEvent = lambda kind, payload: None,
     worker: list[str] | None = None,
+    ray: str | None = None,
 ) -> StudyResult:
     """Run the study ``source`` (a file, a preset's name, a grid) in ``output``, or continue what was begun there.
 
-    With ``resume`` something must have been begun, and ``source`` may be None. ``time_s`` limits this session.
+    With ``resume`` something must have been begun, and ``source`` may be None. ``time_s`` limits this session. ``ray``
+    is the address of a Ray cluster that sees ``output`` under the same path (or ``local``), to run the cells there.
     Raises `Interrupted` after Ctrl-C, `TrainingError` when no run has a result, and what its parts raise.
     """
     grid, text = _grid(source, output, resume)
@@ -84,7 +87,11 @@ def run_study(
         def left() -> float | None:
             return None if time_s is None else max(0.0, time_s - (clock.used() - before))
 
-        executor = LocalExecutor(folder.logs, workers=workers, command=worker)
+        executor: LocalExecutor | RayExecutor
+        if ray is not None:
+            executor = RayExecutor(folder.logs, address=ray, workers=workers)
+        else:
+            executor = LocalExecutor(folder.logs, workers=workers, command=worker)
         study = _Study(grid, folder, executor, watch, clock, left, workers, begun["started"])
         try:
             with executor:
