@@ -40,7 +40,7 @@ def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str
 
 def findings(summary: Summary, standings: Sequence[margins.Standing]) -> list[str]:
     """What it shows about the questions, a sentence each."""
-    pooled = {difference.arm: difference for difference in summary.pooled}
+    pooled = {difference.arm: difference for group in summary.pooled for difference in group.over_seeds}
     found = []
     for arm, words in QUESTIONS:
         if arm not in pooled:

@@ -104,6 +104,7 @@ def test_a_time_budget_is_exceeded_by_one_grain_at_most(
     try:
         result = fast_fit(output=tmp_path / "run", options={"budget.steps": None, "budget.time": total})
     except (BudgetError, ForetuneError) as error:
+        assert total < 90.0, "from here on there is room for a run, whatever was spent before it"
         assert error.remedy and virtual.now - 1000.0 <= total + STEP_S, error
         return
     assert result.record.budget.used == pytest.approx(sum(p.seconds for p in result.record.budget.phases))
@@ -136,6 +137,27 @@ def test_more_time_on_resume_from_another_folder(
         result = foretune.resume(tmp_path / "run", time="220s")
     assert result.record.budget.total == 220.0 and result.record.budget.used <= 220.0 + STEP_S
     assert {trial.horizon for trial in result.record.trials} == {horizon}
+
+
+def test_what_is_spent_after_planning_shortens_runs_instead_of_leaving_none(
+    virtual: VirtualTime, fast_fit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The base takes a minute longer than foreseen to write its answers; the default LoRA no longer fits as planned."""
+    from foretune.fit import opening
+
+    healthy, asked = opening.answered, []
+
+    def answered(evaluator: Any, rows: int, *written: Any) -> Any:
+        asked.extend(written)
+        if len(asked) == 1:
+            virtual.advance(70.0)
+        return healthy(evaluator, rows, *written)
+
+    monkeypatch.setattr(opening, "answered", answered)
+    result = fast_fit(output=tmp_path / "run", options={"budget.steps": None, "budget.time": 170.0})
+    planned, left = (read_json(tmp_path / "run" / f"search-start{name}.json") for name in ("", "-left"))
+    assert left["spent"] >= planned["spent"] + 70.0
+    assert result.record.winner is not None and result.record.budget.used <= 170.0 + STEP_S
 
 
 @pytest.mark.parametrize("interrupted", [False, True])

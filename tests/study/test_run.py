@@ -20,6 +20,7 @@ from foretune.cli.main import app
 from foretune.errors import Interrupted, OutputError, TrainingError, UsageError
 from foretune.files import read_lines
 from foretune.study.run import run_study
+from tests.structure.source import REPOSITORY
 
 KILL_PATIENCE_S = 300.0
 WriteGrid = Callable[..., Path]
@@ -93,6 +94,14 @@ def test_a_study_from_the_command_line(write_grid: WriteGrid, places: Path) -> N
     pairs = {row.record.pair for row in rows}
     assert len(pairs) == 8 and {row.record.arm for row in rows} == {"r2", "r4"}
     assert sorted(seen.value for seen in tested) == sorted(line["scores"]["test"]["loss"][0] for line in lines)
+
+    written = subprocess.run(
+        [sys.executable, str(REPOSITORY / "scripts" / "methods_study.py"), str(study)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert (
+        "16 of 16 runs" in written and "of its gain over the untouched base" in written and "lies within 2%" in written
+    )
 
     table = run("report", study).stdout
     assert "learning-rate-confounded" in table and "r2 (control)" in table and "over all tasks" in table

@@ -216,8 +216,9 @@ def test_a_model_can_be_trained_on_the_old_data_first(write_grid, places, inline
     task = {"path": "near.jsonl", "pool": pool, "tests": {"old": "far.jsonl"}}
     grid = write_grid(**{**SELECTING, "tasks": {"near": task}, "seeds": 1, "before": before})
     study = places / "study"
-    summary = run_study(grid, study).summary
-    assert summary.complete
+    said: list[str] = []
+    summary = run_study(grid, study, on_event=lambda kind, seen: said.append(str(seen.get("line")))).summary
+    assert summary.complete and any(line.startswith("trained on") for line in said)
     model = study / "before" / "tiny"
     old = [Example.from_json(value) for value in read_lines(model / "task" / "train.jsonl")]
     (task_folder,) = (study / "tasks").glob("*/near/task")

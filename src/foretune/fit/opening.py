@@ -88,7 +88,7 @@ def opened(session: Session) -> Opening:
     selected = _selected(session, prepared, refined.keeping)
     common = _common(session, refined, prepared, probe, end, generation, SEARCH)
     opening = Opening(prepared, probe, refined, base, Base(()), selected, common, end, generation)
-    return _with_base(session, _paced(session, opening), evaluator)
+    return _covered(session, _with_base(session, _paced(session, opening), evaluator))
 
 
 def _prepared(session: Session) -> Prepared:
@@ -244,6 +244,21 @@ def _corrected(opening: Opening, seen: Mapping[str, Any]) -> dict[str, Any]:
         for unit in ("rows", "tokens")
     }
     return {**probe, **speeds}
+
+
+def _covered(session: Session, opening: Opening) -> Opening:
+    """``opening`` with runs short enough for what the base's answers and the first steps have left of the budget."""
+    common, horizon = opening.common, opening.common.horizon.steps
+    if common.budget.kind != "time":
+        return opening
+    if common.budget.can_afford(common.schedule.cost(common.first.baseline, 0, horizon, horizon)):
+        return opening
+    left = _common(
+        session, opening.refined, opening.prepared, opening.probe, opening.end, opening.generation, f"{SEARCH}-left"
+    )
+    if left.horizon.steps != horizon and not session.folder.journal.exists():
+        shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
+    return replace(opening, common=left)
 
 
 def _spent(common: Common, seconds: float) -> Common:

@@ -105,6 +105,7 @@ def _trained(
     run_folder = (root / "run").resolve()
     watched = tuple(range(min(WATCHED_ROWS, validation)))
     order = TrialOrder(lease, run_folder, {settings.steps: watched}, {}, train_rows=taken)
+    watch.on_event("progress", {"line": f"training on {settings.data} first: {settings.steps:,} steps"})
     seen = Observation.from_json(run_job(executor, Job(NAME, "train", task, order.to_json()), watch))
     if seen.status == "paused":
         raise Stopped
@@ -113,6 +114,8 @@ def _trained(
             f"training on {settings.data} first ended as {seen.status} {seen.detail}.",
             remedy="Set before.learning_rate lower.",
         )
+    loss = seen.metrics["loss"].value
+    watch.on_event("progress", {"line": f"trained on {settings.data}: validation loss {loss:.3f}"})
     payload = {
         "output": str(adapter), "config": config, "seed": SEED, "run_folder": str(run_folder), "step": seen.step,
         "base": task.model.source,

@@ -82,7 +82,8 @@ def standings(material: Material) -> list[Standing]:
         return []
     found: list[Standing] = []
     for start in ("base", "frequencies"):
-        shares: dict[str, dict[Any, float]] = {}
+        shares: dict[str, dict[Any, list[float]]] = {}
+        """By arm and (task, seed): sizes and models repeat nothing independently, so they are averaged"""
         for (model, task, size), outcomes in _blocks(material.lines):
             control = outcomes.get(grid.control, {})
             zero = _start(material, model, task, start, outcomes)
@@ -93,11 +94,14 @@ def standings(material: Material) -> list[Standing]:
                 lost = {seed: (value - control[seed]) / gain for seed, value in values.items() if seed in control}
                 if arm == grid.control or len(lost) < LEAST_REPETITIONS:
                     continue
-                shares.setdefault(arm, {}).update({(model, name, seed): value for seed, value in lost.items()})
+                for seed, value in lost.items():
+                    shares.setdefault(arm, {}).setdefault((task, seed), []).append(value)
                 closed = _closed(outcomes, arm, grid.control, reference_arm(grid))
                 found.append(_standing(name, arm, start, gain, grid.margin, lost, closed))
-        if len({task for lost in shares.values() for _, task, _ in lost}) > 1:
-            found += [_standing(OVER_TASKS, arm, start, None, grid.margin, lost) for arm, lost in shares.items()]
+        if len({task for every in shares.values() for task, _ in every}) > 1:
+            for arm, every in shares.items():
+                averaged = {unit: fmean(values) for unit, values in every.items()}
+                found.append(_standing(OVER_TASKS, arm, start, None, grid.margin, averaged))
     return found
 
 

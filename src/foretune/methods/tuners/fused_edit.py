@@ -88,8 +88,8 @@ class EditedLora(torch.autograd.Function):
         flat, down, passed, slopes, cosines, lengths, *rest = ctx.saved_tensors
         count = len(ctx.ranks)
         tensors, rest = rest[: count * TENSORS], rest[count * TENSORS :]
-        bases, _, *parts, tasks = (tensors[place::TENSORS] for place in range(TENSORS))
-        ups, readers = _joined(*parts, tasks)
+        bases, _, ups, edit_downs, edit_ups, tasks = (tensors[place::TENSORS] for place in range(TENSORS))
+        ups, readers = _joined(ups, edit_downs, edit_ups, tasks)
         outputs, inner, both = (rest[place::KEPT] for place in range(KEPT))
         outputs = [output.reshape(len(flat), -1) for output in outputs]
         given = [
