@@ -8,11 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from foretune import __version__
 from foretune.cost.machine import Machine
 from foretune.errors import Interrupted, Place, TrainingError
 from foretune.execution.drive import Stopped, Watch, run_job
@@ -22,7 +20,7 @@ from foretune.execution.machine import detect
 from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, canonical_json, fingerprint, write_json
-from foretune.fit.account import VERSIONED
+from foretune.fit.account import versions
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
 from foretune.study import forecast
@@ -390,14 +388,3 @@ class _Study:
 def _model_key(probes: Mapping[Pair, Mapping[str, Any]], model: str) -> str:
     """The fingerprint of a model's weights, as ``fit`` stores it."""
     return next(str(probe["weights_hash"])[:16] for (name, _), probe in probes.items() if name == model)
-
-
-def versions() -> dict[str, str]:
-    """The versions of Foretune and of the libraries that decide results."""
-    found = {"foretune": __version__}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
