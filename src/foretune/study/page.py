@@ -123,9 +123,10 @@ def _list(summary: str, items: Iterable[str]) -> Markup | None:
 
 
 def _comparisons(summary: Summary) -> Section:
-    columns = [Column(name, number=0 < place < len(HEADING) - 1) for place, name in enumerate(HEADING)]
-    made = [
-        (caption, table(caption, columns, [[*row[:-1], _verdict(row[-1])] for row in rows]))
+    arm, *numbers, verdict = HEADING
+    columns = [Column(arm), Column(verdict), *(Column(name, number=True) for name in numbers)]
+    made = [  # the verdict stands beside the arm: on a narrow page it is the numbers that scroll
+        (caption, table(caption, columns, [[row[0], _verdict(row[-1]), *row[1:-1]] for row in rows]))
         for caption, rows in tables(summary)
     ]
     over = [(caption, one) for caption, one in made if caption.startswith("over all tasks")]

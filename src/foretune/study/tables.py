@@ -30,7 +30,7 @@ def _number(value: float | None, *, signed: bool = False) -> str:
 
 
 def _interval(low: float | None, high: float | None) -> str:
-    return "–" if low is None else f"{_number(low, signed=True)} to {_number(high, signed=True)}"
+    return "–" if low is None or high is None else f"{low:+.3g} to {high:+.3g}"
 
 
 def _row(found: Difference) -> list[str]:
