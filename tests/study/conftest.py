@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from ..inline import InlineExecutor
+
 WORDS = ["<unk>", "<s>", "</s>", *(f"w{i}" for i in range(40))]
 
 
@@ -42,6 +44,12 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FORETUNE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("FORETUNE_STORE", str(tmp_path / "store.sqlite"))
     return tmp_path
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers inside the test's own process: no start, no import of torch for each."""
+    monkeypatch.setattr("foretune.study.run.LocalExecutor", InlineExecutor)
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from foretune.files import read_lines
 from foretune.study.run import run_study
 from tests.structure.source import REPOSITORY
 
+from ..inline import InlineExecutor
+
 KILL_PATIENCE_S = 300.0
 WriteGrid = Callable[..., Path]
 
@@ -58,7 +60,7 @@ def committed(study: Path, place: Path) -> Path:
     return place
 
 
-def test_a_study_from_the_command_line(write_grid: WriteGrid, places: Path) -> None:
+def test_a_study_from_the_command_line(write_grid: WriteGrid, places: Path, inline: None) -> None:
     from foretune.experience.store import Store
 
     study = places / "study"
@@ -191,6 +193,23 @@ def test_killed_in_the_middle_nothing_is_lost_or_repeated(write_grid: WriteGrid,
     assert (killed / "journal.jsonl").read_bytes() == journal
 
 
+def test_the_cells_of_a_study_can_run_on_ray(
+    write_grid: WriteGrid, places: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def cluster(logs: Path, **settings: Any) -> InlineExecutor:
+        asked.append(settings)
+        return InlineExecutor(logs)
+
+    monkeypatch.setattr("foretune.study.run.RayExecutor", cluster)
+    grid = write_grid(tasks={"near": "near.jsonl"}, seeds=1)
+    done = run("run", grid, "--output", places / "study", "--ray", "auto", "--workers", 2)
+    assert done.exit_code == 0, done.output
+    assert asked == [{"address": "auto", "workers": 2}]
+    assert len(read_lines(places / "study" / "results.jsonl")) == 2
+
+
 def test_time_and_interrupts_leave_a_study_that_goes_on(
     write_grid: WriteGrid, places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,7 +230,9 @@ def test_time_and_interrupts_leave_a_study_that_goes_on(
     assert len(read_lines(study / "results.jsonl")) == 4
 
 
-def test_rates_are_swept_per_arm_on_the_pilot_task_by_validation_alone(write_grid: WriteGrid, places: Path) -> None:
+def test_rates_are_swept_per_arm_on_the_pilot_task_by_validation_alone(
+    write_grid: WriteGrid, places: Path, inline: None
+) -> None:
     grid = write_grid(learning_rate={"sweep": [1e-5, 3e-2], "pilot": "near", "size": 8}, seeds=[0], tasks={
         "near": "near.jsonl", "far": "far.jsonl"}, horizon={"steps": 8})  # fmt: skip
     study = places / "study"

@@ -19,8 +19,6 @@ from foretune.study.pools import duplicated, shuffled
 from foretune.study.run import run_study
 from foretune.study.tables import markdown
 
-from ..inline import InlineExecutor
-
 ARMS = {
     "full": {},
     "random-50": {"selection": "random", "keep": 0.5},
@@ -29,11 +27,6 @@ ARMS = {
     "k-centre-25": {"selection": "k-centre", "keep": 0.25},
 }
 SELECTING = {"arms": ARMS, "control": "random-50", "sizes": ["all"], "tasks": {"near": "near.jsonl"}}
-
-
-@pytest.fixture
-def inline(monkeypatch):
-    monkeypatch.setattr("foretune.study.run.LocalExecutor", InlineExecutor)
 
 
 def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline):

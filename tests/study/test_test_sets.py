@@ -17,13 +17,6 @@ from foretune.study.grid_file import load_grid
 from foretune.study.run import run_study
 from foretune.study.tasks import prepare_task
 
-from ..inline import InlineExecutor
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("foretune.study.run.LocalExecutor", InlineExecutor)
-
 
 def loss_of(answers: list[dict[str, Any]]) -> float:
     return sum(a["nll"] for a in answers) / sum(a["tokens"] for a in answers)

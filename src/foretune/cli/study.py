@@ -30,6 +30,7 @@ def run(
     ] = None,
     model: Annotated[list[str] | None, typer.Option(help="Models instead of the grid's; repeatable.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
+    ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: its address, auto, or local.")] = None,
     limit: Annotated[
         str | None, typer.Option("--time", help="Stop after this long, like 2h; --resume goes on.")
     ] = None,
@@ -67,7 +68,7 @@ def run(
         from foretune.study.grid_file import load_grid, replaced
 
         asked = replaced(load_grid(grid), data or (), model or ())
-    result = run_study(asked, folder, resume=resume, workers=workers, time_s=time_s, on_event=shown.event)
+    result = run_study(asked, folder, resume=resume, workers=workers, time_s=time_s, on_event=shown.event, ray=ray)
     if as_json:
         facts = {"event": "finished", "folder": str(folder), "why": result.reason, "summary": result.summary.to_json()}
         typer.echo(json.dumps(facts, ensure_ascii=False))

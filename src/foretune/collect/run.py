@@ -36,10 +36,10 @@ from foretune.execution.types import Executor, Job
 from foretune.experience.records import LONGEST_NAME
 from foretune.experience.store import Store, default_path
 from foretune.files import FolderLock, read_json, remove_leftovers, write_json
+from foretune.fit.account import versions
 from foretune.fit.folder import RunFolder
 from foretune.fit.history import plain_features
 from foretune.study.prepared import prepared_task
-from foretune.study.run import versions
 
 LIST = "list.json"
 PROBE_ROWS = 32

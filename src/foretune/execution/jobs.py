@@ -158,7 +158,6 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
             "wanted": len(chosen),
             "general": general,
             "complete": not stopped(),
-            "seconds": time.perf_counter() - started,
         }
 
     if payload.get("run_folder"):

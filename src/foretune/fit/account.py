@@ -359,14 +359,20 @@ def _settings(plan: Plan, runs: Sequence[Run], winner: str) -> tuple[r.Setting, 
     return tuple(settings)
 
 
-def environment(plan: Plan) -> dict[str, Any]:
-    """Versions and hardware."""
-    found: dict[str, Any] = {"python": sys.version.split()[0], "foretune": __version__}
+def versions() -> dict[str, str]:
+    """The versions of Foretune and of the libraries that decide results."""
+    found = {"foretune": __version__}
     for name in VERSIONED:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def environment(plan: Plan) -> dict[str, Any]:
+    """Versions and hardware."""
+    found: dict[str, Any] = {"python": sys.version.split()[0], **versions()}
     machine = plan.machine
     found["processor"] = machine.processor
     found["cores"] = machine.cores

@@ -51,7 +51,7 @@ class Evaluator:
         return subset(count, self.prepared.rows[split], self.prepared.task.seed)
 
     def answers(self, name: str, payload: Mapping[str, Any]) -> dict[str, Any]:
-        """The content of the answers file of ``name``: ``answers``, ``wanted``, ``general``.
+        """The answers file of ``name``: ``answers``, ``wanted``, ``general``; with ``seconds`` where it was asked now.
 
         One that an interrupt or the end of the time left incomplete is answered again where time is left.
         """
@@ -59,11 +59,9 @@ class Evaluator:
         left = self.left()
         if not output.exists() or (not read_json(output)["complete"] and (left is None or left > 0)):
             settings = {"output": str(output.resolve()), **payload}
-            run_job(
-                self.executor,
-                Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, left),
-                self.watch,
-            )
+            job = Job(f"evaluate-{name}", "evaluate", self.prepared.task, settings, left)
+            seconds = run_job(self.executor, job, self.watch)["seconds"]
+            return {**read_json(output), "seconds": seconds}
         content: dict[str, Any] = read_json(output)
         return content
 

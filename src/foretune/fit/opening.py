@@ -135,9 +135,10 @@ def _common(
 
 def _base(evaluator: Evaluator, rows: int) -> dict[str, Any]:
     """The base's loss on ``rows`` validation rows, and how fast they were scored."""
+    seconds = evaluator.base_validation(rows).get("seconds")  # not known where somebody was killed just then
     loss = answered(evaluator, rows).loss(())
-    seconds = evaluator.base_validation(rows)["seconds"]
-    return {"loss": [loss.value, loss.standard_error, loss.n], "score_rows_per_s": loss.n / seconds}
+    speed = loss.n / seconds if seconds else None
+    return {"loss": [loss.value, loss.standard_error, loss.n], "score_rows_per_s": speed}
 
 
 def _with_base(session: Session, opening: Opening, evaluator: Evaluator) -> Opening:
@@ -234,10 +235,8 @@ def _corrected(opening: Opening, seen: Mapping[str, Any]) -> dict[str, Any]:
     """The probe with the speeds of the first steps and of the base's evaluation in place of its own."""
     probe, baseline = opening.probe, opening.common.first.baseline
     train = seen["steps"] * int(baseline["rows_per_update"]) / seen["train_s"]
-    faster = {
-        "train": train / probe["train_rows_per_s"],
-        "score": opening.base["score_rows_per_s"] / probe["score_rows_per_s"],
-    }
+    score = opening.base["score_rows_per_s"] or probe["score_rows_per_s"]
+    faster = {"train": train / probe["train_rows_per_s"], "score": score / probe["score_rows_per_s"]}
     speeds = {
         f"{work}_{unit}_per_s": probe[f"{work}_{unit}_per_s"] * factor
         for work, factor in faster.items()

@@ -8,20 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from foretune import __version__
 from foretune.cost.machine import Machine
 from foretune.errors import Interrupted, Place, TrainingError
 from foretune.execution.drive import Stopped, Watch, run_job
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
+from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor, Job
 from foretune.files import FolderLock, canonical_json, fingerprint, write_json
-from foretune.fit.account import VERSIONED
+from foretune.fit.account import versions
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
 from foretune.study import forecast
@@ -66,10 +65,12 @@ def run_study(
     time_s: float | None = None,
     on_event: OnEvent = lambda kind, payload: None,
     worker: list[str] | None = None,
+    ray: str | None = None,
 ) -> StudyResult:
     """Run the study ``source`` (a file, a preset's name, a grid) in ``output``, or continue what was begun there.
 
-    With ``resume`` something must have been begun, and ``source`` may be None. ``time_s`` limits this session.
+    With ``resume`` something must have been begun, and ``source`` may be None. ``time_s`` limits this session. ``ray``
+    is the address of a Ray cluster that sees ``output`` under the same path (or ``local``), to run the cells there.
     Raises `Interrupted` after Ctrl-C, `TrainingError` when no run has a result, and what its parts raise.
     """
     grid, text = _grid(source, output, resume)
@@ -84,7 +85,11 @@ def run_study(
         def left() -> float | None:
             return None if time_s is None else max(0.0, time_s - (clock.used() - before))
 
-        executor = LocalExecutor(folder.logs, workers=workers, command=worker)
+        executor: LocalExecutor | RayExecutor
+        if ray is not None:
+            executor = RayExecutor(folder.logs, address=ray, workers=workers)
+        else:
+            executor = LocalExecutor(folder.logs, workers=workers, command=worker)
         study = _Study(grid, folder, executor, watch, clock, left, workers, begun["started"])
         try:
             with executor:
@@ -383,14 +388,3 @@ class _Study:
 def _model_key(probes: Mapping[Pair, Mapping[str, Any]], model: str) -> str:
     """The fingerprint of a model's weights, as ``fit`` stores it."""
     return next(str(probe["weights_hash"])[:16] for (name, _), probe in probes.items() if name == model)
-
-
-def versions() -> dict[str, str]:
-    """The versions of Foretune and of the libraries that decide results."""
-    found = {"foretune": __version__}
-    for name in VERSIONED:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
