@@ -79,7 +79,8 @@ class Surrogate:
         with torch.no_grad():
             scaled = _cost(_tensors(self.weights), configs, features, curves).double().numpy()
         within = np.clip(scaled, -FARTHEST, FARTHEST)
-        return np.maximum(np.exp(within * self.seconds_spread + self.seconds_mean), SMALLEST_SECONDS)
+        seconds: Floats = np.maximum(np.exp(within * self.seconds_spread + self.seconds_mean), SMALLEST_SECONDS)
+        return seconds
 
     def refitted(self, seen: Examples) -> Surrogate:
         """This surrogate trained on with what was seen on the task, which then is part of the context."""
