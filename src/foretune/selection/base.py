@@ -2,8 +2,8 @@
 
 A selection is a full or partial ranking of row indices with its manifest; ``prefix(k)`` serves smaller counts when
 the ranking is nested. What needs a model works on a `Workbench`, which the layer above provides (a worker's bench).
-Heavy selectors map blocks of work through an injected `BlockMap`, so the same code runs in local processes and on a
-cluster, and keep what is done in ``request.folder``, so that a killed selection goes on where it was.
+Heavy selectors map blocks of work through an injected `BlockMap` and keep what is done in ``request.folder``, so that
+a killed selection goes on where it was and several processes share one (`fit.assistants`).
 
 `selection.run.select` is the way in: it sets rows without an answer aside, carries out chains and checks the result.
 """
