@@ -197,7 +197,7 @@ def plan(
         data=DataSize(train_rows, rows.validation, rows.test, rows.count.row), layout=placement.layout,
         run=RunSettings(trainable, full, int(advised["rows_per_update"]), float(advised["epochs"])), budget=budget,
         baseline=_baseline(facts.shapes, advised),
-        selection=selection_work(resolution.fixed_training(), rows),
+        selection=selection_work(resolution.fixed_training(), rows, facts.shapes.width),
         evaluation=evaluation_settings(resolution.spec, facts.shapes.kind, rows.task, rows.validation),
         workers=resolution.spec.search.workers,
         price_per_hour=resolution.spec.budget.price_per_hour, deploy=resolution.spec.output.deploy,

@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from foretune.catalogue.models import ModelKind
 from foretune.catalogue.selection import SelectorDeclaration, with_defaults
 from foretune.catalogue.space import Space
+from foretune.cost.phases import COMPARISONS_PER_S
 from foretune.data.encode import EncodedRow
 from foretune.data.example import Example
 from foretune.errors import UsageError
@@ -105,7 +106,7 @@ class Speeds:
 
     score_tokens_per_s: float = 1100.0
     train_tokens_per_s: float = 290.0
-    comparisons_per_s: float = 1e9
+    comparisons_per_s: float = COMPARISONS_PER_S
     operations_per_token: float = 2.7e8
     """Two for each parameter"""
 
