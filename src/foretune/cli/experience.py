@@ -85,6 +85,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
     table = Table("run", "task", "method", "learning rate", "steps", "validation loss", "status", box=None)
     for row in rows:
         loss, error = row["validation_loss"], row["validation_loss_error"]
+        spread = f" ± {error:.4f}" if error else ""  # imported results often come without
         rate = row["settings"].get("learning_rate")
         table.add_row(
             row["id"],
@@ -92,7 +93,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
             str(row["settings"].get("method", "")),
             "" if rate is None else f"{rate:.3g}",
             f"{row['step']}/{row['horizon']}",
-            "" if loss is None else f"{loss:.4f} ± {error:.4f}",
+            "" if loss is None else f"{loss:.4f}{spread}",
             row["status"],
         )
     Console().print(table)

@@ -64,12 +64,17 @@ class Point:
 
 
 def independent_gain(base: Measured | None, loss: Measured | None) -> Measured | None:
-    """log(base / loss) of two positive losses, with the delta method's error for independent ones."""
+    """log(base / loss) of two positive losses, with the delta method's error for independent ones.
+
+    An error of 0 was not given: where one of the two is missing, so is the gain's.
+    """
     import math
 
     if base is None or loss is None or base[0] <= 0 or loss[0] <= 0:
         return None
-    return math.log(base[0] / loss[0]), math.hypot(base[1] / base[0], loss[1] / loss[0]), min(base[2], loss[2])
+    relative = base[1] / base[0], loss[1] / loss[0]
+    error = math.hypot(*relative) if min(relative) > 0 else 0.0
+    return math.log(base[0] / loss[0]), error, min(base[2], loss[2])
 
 
 @dataclass(frozen=True)
