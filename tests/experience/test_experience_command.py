@@ -25,7 +25,7 @@ def test_an_empty_place_is_said_and_nothing_is_made(place):
     assert "No runs" in run(app, ["experience", "list"]).output
     assert json.loads(run(app, ["experience", "list", "--json"]).output) == []
     stats = json.loads(run(app, ["experience", "stats", "--json"]).output)
-    assert stats["rows"] == {} and stats["shipped_runs"] == len(bundled())
+    assert stats["rows"] == {} and sum(stats["shipped"].values()) == len(bundled())
     assert not place.exists()
 
 
