@@ -131,9 +131,17 @@ def past_runs(source: Store | Path) -> list[PastRun]:
 
 def bundled() -> list[PastRun]:
     """The runs that ship with Foretune."""
+    return [run for path in _provenances() for run in past_runs(path.parent)]
+
+
+def bundled_counts() -> dict[str, int]:
+    """How many runs of which study ship with Foretune, read from their provenance alone."""
+    return {study: count for path in _provenances() for study, count in read_json(path)["studies"].items()}
+
+
+def _provenances() -> list[Path]:
     shipped = Path(str(resources.files("foretune.experience").joinpath(BUNDLED)))
-    folders = sorted(path.parent for path in shipped.glob(f"*/{PROVENANCE}"))
-    return [run for folder in folders for run in past_runs(folder)]
+    return sorted(shipped.glob(f"*/{PROVENANCE}"))
 
 
 def known_runs(store: Path | None = None) -> list[PastRun]:
