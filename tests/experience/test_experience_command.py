@@ -9,6 +9,7 @@ from test_store import filled
 from typer.testing import CliRunner
 
 from foretune.cli.main import app
+from foretune.experience.past import bundled
 
 run = CliRunner().invoke
 
@@ -23,7 +24,8 @@ def place(tmp_path, monkeypatch):
 def test_an_empty_place_is_said_and_nothing_is_made(place):
     assert "No runs" in run(app, ["experience", "list"]).output
     assert json.loads(run(app, ["experience", "list", "--json"]).output) == []
-    assert json.loads(run(app, ["experience", "stats", "--json"]).output)["rows"] == {}
+    stats = json.loads(run(app, ["experience", "stats", "--json"]).output)
+    assert stats["rows"] == {} and sum(stats["shipped"].values()) == len(bundled())
     assert not place.exists()
 
 

@@ -53,7 +53,12 @@ def test_runs_with_their_points_features_and_base(tmp_path):
 def test_gain_needs_two_positive_losses():
     assert independent_gain(None, (1.0, 0.1, 5)) is None
     assert independent_gain((0.0, 0.0, 5), (1.0, 0.1, 5)) is None
-    assert independent_gain((2.0, 0.0, 9), (4.0, 0.4, 5)) == pytest.approx((-math.log(2.0), 0.1, 5))
+    assert independent_gain((2.0, 0.1, 9), (4.0, 0.48, 5)) == pytest.approx((-math.log(2.0), 0.13, 5))
+
+
+def test_a_gain_has_no_error_where_one_of_the_two_losses_came_without():
+    assert independent_gain((2.0, 0.0, 0), (4.0, 0.4, 5)) == pytest.approx((-math.log(2.0), 0.0, 0))
+    assert independent_gain((2.0, 0.1, 9), (4.0, 0.0, 5)) == pytest.approx((-math.log(2.0), 0.0, 5))
 
 
 def test_an_export_reads_back_as_the_store_does(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import foretune
+from foretune.cost.phases import COMPARISONS_PER_S, selection_seconds, unit_times
 from foretune.errors import UsageError
 from foretune.files import read_json
 from foretune.fit.keeping import RANKING_SHARE, ranked
@@ -24,17 +25,38 @@ def planned(ground: Ground, **options: Any) -> Any:
 
 def test_selections_are_offered_where_ranking_takes_a_tenth_of_the_time_at_most(ground: Ground) -> None:
     plan = planned(ground, **{"budget.time": "1h"})
-    assert [offer.selection for offer in plan.keeping] == ["longest", "ifd"]
     assert [offer.arms for offer in plan.keeping] == [
-        ({"selection": "longest", "keep": 0.5},), ({"selection": "ifd", "keep": 0.5},),
+        ({"selection": name, "keep": 0.5},) for name in ("longest", "delift-se", "ifd")
     ]  # fmt: skip
-    dear = max(offer.seconds for offer in plan.keeping)
-    short = replace(plan.request, budget=replace(plan.request.budget, total=0.99 * dear / RANKING_SHARE))
-    offers = offered_in(short, plan.resolution.spec, plan.rows)
-    assert [offer.affordable for offer in offers] == [True, False] and offers[1].arms == ()
-    assert "not tried" in offers[1].sentence() and ranked(offers) is None
-    assert ranked(plan.keeping).scored_tokens == plan.request.selection.scored_tokens > 0
-    assert sum("are compared with runs on all" in note for note in plan.notes) == 2
+    free, middle, dear = (offer.seconds for offer in plan.keeping)
+    assert free == 0 < middle < dear
+    for seconds, affordable in ((0.99 * middle, 1), (0.99 * (middle + dear), 2), (1.01 * (middle + dear), 3)):
+        short = replace(plan.request, budget=replace(plan.request.budget, total=seconds / RANKING_SHARE))
+        offers = offered_in(short, plan.resolution.spec, plan.rows)
+        assert [offer.affordable for offer in offers] == [True] * affordable + [False] * (3 - affordable)
+        for offer in offers[affordable:]:
+            assert offer.arms == () and "not tried" in offer.sentence()
+        made = ranked(offers)
+        assert (made is None) == (affordable == 1)
+    assert ranked(plan.keeping) == plan.request.selection
+    assert sum("are compared with runs on all" in note for note in plan.notes) == 3
+
+
+def test_comparing_rows_with_each_other_has_a_price(ground: Ground) -> None:
+    plan = planned(ground, **{"budget.time": "1h"})
+    units, work = unit_times(plan.request, plan.request.first_run), plan.keeping[1].work
+    scoring = replace(work, comparisons=0.0)
+    assert work.comparisons >= plan.rows.train**2 * plan.request.shapes.width, "all pairs"
+    apart = selection_seconds(work, units).value - selection_seconds(scoring, units).value
+    assert apart == pytest.approx(work.comparisons / COMPARISONS_PER_S)
+
+
+def test_an_encoder_is_offered_what_needs_no_answers(ground: Ground) -> None:
+    plan = planned(ground, **{"budget.time": "1h"})
+    request = replace(plan.request, shapes=replace(plan.request.shapes, kind="encoder"))
+    assert {offer.selection for offer in offered_in(request, plan.resolution.spec, plan.rows)} == {
+        "longest", "delift-se", "k-centre",
+    }  # fmt: skip
 
 
 def test_a_named_selection_is_compared_at_several_shares_or_refused(ground: Ground) -> None:
@@ -47,16 +69,16 @@ def test_a_named_selection_is_compared_at_several_shares_or_refused(ground: Grou
 
 def test_a_fit_compares_rows_and_deploys_the_best(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     options = {
-        "search.keep": "auto", "budget.steps": None, "budget.trials": 6, "training.epochs": 2,
+        "search.keep": "auto", "budget.steps": None, "budget.trials": 7, "training.epochs": 2,
         "output.deploy": "merged",
     }  # fmt: skip
     record = fast_fit(output=tmp_path / "run", options=options).record
     tried = {(t.config["selection"], t.config["keep"]) for t in record.trials}
-    assert {("none", 1.0), ("longest", 0.5), ("ifd", 0.5)} <= tried
+    assert {("none", 1.0), ("longest", 0.5), ("delift-se", 0.5), ("ifd", 0.5)} <= tried
     assert len({trial.horizon for trial in record.trials}) == 1, "as many steps whatever the rows"
     by_rows = next(trial for trial in record.trials if trial.config["selection"] == "ifd")
     assert "on 50.0 % of the rows by ifd" in by_rows.why
-    assert set(read_json(tmp_path / "run" / "selection.json")) == {"longest 0.5", "ifd 0.5"}
+    assert set(read_json(tmp_path / "run" / "selection.json")) == {"longest 0.5", "delift-se 0.5", "ifd 0.5"}
     chosen = record.winner.config
     assert (record.selection is None) == (chosen["selection"] == "none")
     if record.selection is not None:

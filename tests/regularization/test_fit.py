@@ -97,7 +97,7 @@ def test_a_fit_with_regularizers_reports_rates_and_cost(fast_fit: Any, tmp_path:
     assert f"composed in this order: {words}" in notes
     assert re.search(r"guided-dropout \(places \d+, mean rate 0\.\d+, highest rate 0\.2", notes)
     assert "l2-sp (weight 0.5, distance" in notes
-    assert "times the seconds that it took in the default LoRA" in notes
+    assert "times the processor seconds that it took in the default LoRA" in notes
     assert "highest rate 0.2" in (result.folder / "report.html").read_text(encoding="utf-8")
     default = next(trial for trial in record.trials if trial.is_default)
     assert default.config["regularizer"] == "none" and not default.detail

@@ -118,6 +118,8 @@ def test_a_sweep_that_kept_only_ends_has_no_rungs_to_tell_them_early():
 def test_an_error_that_was_not_given_makes_nothing_clear():
     assert clearly_above(Score(1.2, 0.01, 64), Score(1.0, 0.01, 64))
     assert not clearly_above(Score(1.2, 0.0, 0), Score(1.0, 0.0, 0))
+    assert not clearly_above(Score(1.2, 0.01, 64), Score(1.0, 0.0, 0))
+    assert not clearly_above(Score(1.2, 0.0, 0), Score(1.0, 0.01, 64))
 
 
 def test_rungs_before_the_first_that_was_measured_tell_nothing_of_the_end():

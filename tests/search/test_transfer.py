@@ -126,6 +126,22 @@ def test_the_process_is_a_gaussian_process(pool):
     np.testing.assert_allclose(variance, expected, atol=1e-9)
 
 
+def test_a_gain_without_an_error_counts_like_an_uncertain_one(pool):
+    from foretune.search.residual_gp import NOISE_NOT_GIVEN
+
+    process = expert(tuple(build((), synthetic.facts(NEW), pool, 0).rows))
+    spread = process.spread[LOSS]
+
+    def after(error):
+        mean, variance = condition(process, Points.of([(0, 5, LOSS, 0.2, error, 0)]), scale=spread).predict(
+            np.arange(1), 5
+        )
+        return float(mean[0]), float(variance[0])
+
+    assert after(0.0) == pytest.approx(after(NOISE_NOT_GIVEN * spread))
+    assert after(0.0)[1] > after(1e-3)[1]  # what is known to be exact says more
+
+
 def test_prequential_scores_are_those_of_one_observation_after_the_other(pool):
     process = expert(tuple(build((), synthetic.facts(NEW), pool, 0).rows))
     rows = [(k, 5, LOSS, 0.1 * k, 0.02, k) for k in range(4)]

@@ -13,8 +13,7 @@ import torch
 
 from foretune.data.example import Example, Turn, conversation
 from foretune.errors import UsageError
-from foretune.execution.blocks import ExecutorBlocks, called, carry_out, named
-from foretune.execution.local import LocalExecutor
+from foretune.execution.blocks import called, carry_out, named
 from foretune.selection.blocks import SerialBlocks
 from foretune.selection.utility import blocks as computing
 from foretune.selection.utility.blocks import compute, writer_of
@@ -283,18 +282,6 @@ def _whole_blocks(folder: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in whole}
 
 
-@pytest.mark.slow
-def test_any_number_of_workers_writes_the_same_bytes(bench, tmp_path):
-    pool = some_rows(6)
-    here = compute(bench, pool, pool, tmp_path / "here", blocks=SerialBlocks())
-    for workers in (2, 3):
-        with LocalExecutor(tmp_path / "logs", workers=workers, threads=1) as executor:
-            folder = tmp_path / str(workers)
-            there = compute(bench, pool, pool, folder, blocks=ExecutorBlocks(executor, bench.task))
-        assert contents(folder) == contents(tmp_path / "here")
-        np.testing.assert_array_equal(there.view(), here.view())
-
-
 def test_only_functions_of_the_package_travel():
     from functools import partial
 
@@ -314,38 +301,3 @@ def test_only_functions_of_the_package_travel():
         named(lambda block: block)
     with pytest.raises(UsageError):
         carry_out(None, {"function": "subprocess:run", "settings": {}, "bench": False, "block": []})
-
-
-def test_blocks_come_back_in_order_and_a_dead_worker_gets_one_more_try():
-    from functools import partial
-
-    from foretune.execution.drive import JobFailed
-    from foretune.execution.types import Event
-    from foretune.files import fingerprint
-
-    class Backwards:
-        """Finishes what it was given last first; the first block dies ``deaths`` times."""
-
-        def __init__(self, deaths: int) -> None:
-            self.jobs: list[Any] = []
-            self.deaths = deaths
-
-        def capacity(self) -> int:
-            return 2
-
-        def submit(self, job: Any) -> None:
-            self.jobs.append(job)
-
-        def poll(self, timeout_s: float) -> list[Event]:
-            job = self.jobs.pop()
-            if job.id == "block-0" and self.deaths:
-                self.deaths -= 1
-                return [Event(job.id, "failed", {"status": "crashed", "detail": "it died"})]
-            return [Event(job.id, "started", {}), Event(job.id, "result", carry_out(None, job.payload))]
-
-    work = partial(fingerprint, length=4)
-    expected = [fingerprint(n, length=4) for n in range(9)]
-    assert list(ExecutorBlocks(Backwards(0), None).map(work, range(9))) == expected  # type: ignore[arg-type]
-    assert list(ExecutorBlocks(Backwards(1), None).map(work, range(9))) == expected  # type: ignore[arg-type]
-    with pytest.raises(JobFailed, match="it died"):
-        list(ExecutorBlocks(Backwards(2), None).map(work, range(9)))  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ def purge(
     fetched: Annotated[bool, typer.Option("--fetched", help="Remove fetched data sets as well.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Remove cached tokens (they hold your text), and fetched data sets when asked; print what was freed."""
+    """Remove cached tokens (your text) and scores of rows, and fetched data sets when asked; print what was freed."""
     from foretune.data.corpora import purge as remove
     from foretune.units import format_bytes
 

@@ -85,6 +85,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
     table = Table("run", "task", "method", "learning rate", "steps", "validation loss", "status", box=None)
     for row in rows:
         loss, error = row["validation_loss"], row["validation_loss_error"]
+        spread = f" ± {error:.4f}" if error else ""  # imported results often come without
         rate = row["settings"].get("learning_rate")
         table.add_row(
             row["id"],
@@ -92,7 +93,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
             str(row["settings"].get("method", "")),
             "" if rate is None else f"{rate:.3g}",
             f"{row['step']}/{row['horizon']}",
-            "" if loss is None else f"{loss:.4f} ± {error:.4f}",
+            "" if loss is None else f"{loss:.4f}{spread}",
             row["status"],
         )
     Console().print(table)
@@ -100,16 +101,21 @@ def _table(rows: list[dict[str, Any]]) -> None:
 
 @app.command("stats")
 def show_stats(store: StorePath = None, as_json: AsJson = False) -> None:
-    """Count what is remembered, and check that the file is sound."""
+    """Count what is remembered and what ships with Foretune, and check that the file is sound."""
+    from foretune.experience.past import bundled_counts
     from foretune.experience.store import default_path
 
-    opened = _open(store)
+    opened, shipped = _open(store), bundled_counts()
+    if not as_json:
+        runs = ", ".join(f"{format_count(count)} of {study}" for study, count in shipped.items())
+        typer.echo(f"runs that ship with Foretune: {runs or 'none'}")
     if opened is None:
         place = store or default_path()
-        typer.echo(json.dumps({"path": str(place), "rows": {}}) if as_json else f"{place}: nothing is remembered yet.")
+        empty = {"path": str(place), "rows": {}, "shipped": shipped}
+        typer.echo(json.dumps(empty) if as_json else f"{place}: nothing is remembered yet.")
         return
     with opened:
-        stats = opened.stats()
+        stats = {**opened.stats(), "shipped": shipped}
         machines = {key: opened.machine_record(key) for (key, *_) in opened.table("hardware")[1]}
     stats["machines"] = {
         key: [{**asdict(entry), "tokens_per_s": entry.tokens_per_s} for entry in entries]

@@ -202,4 +202,4 @@ def _list(as_json: bool) -> None:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
     table = [[str(r["name"]), " ".join(r["needs"]) or "–", str(r["cost"]), str(r["about"])] for r in rows]
-    typer.echo(aligned(["selector", "needs", "cost", "about"], table))
+    typer.echo(aligned(["selector", "needs", "cost", "about"], table, left=range(4)))

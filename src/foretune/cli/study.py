@@ -167,7 +167,8 @@ def list_studies(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(rows, ensure_ascii=False))
         return
-    typer.echo(aligned(["study", "runs", "about"], [[r["name"], str(r["runs"]), r["about"]] for r in rows]))
+    table = [[r["name"], str(r["runs"] or "–"), r["about"]] for r in rows]
+    typer.echo(aligned(["study", "runs", "about"], table, left=(0, 2)))
 
 
 class _Json:

@@ -21,7 +21,7 @@ from foretune.cost.operations import (
     shares_head,
 )
 from foretune.cost.rates import PROBE_FACTOR, seconds
-from foretune.cost.request import ForecastRequest, RunSettings
+from foretune.cost.request import ForecastRequest, RunSettings, SelectionWork
 
 RUN_SECONDS = "run_seconds"
 """The quantity under which a run's forecast after the probe and its truth are remembered."""
@@ -31,6 +31,9 @@ _DISPATCH_S = {"cpu": (1.5e-3, 0.4e-3), "cuda": (0.9e-3, 0.25e-3)}
 # The optimiser reads and writes masters, moments and gradients of every trained parameter once an update.
 _UPDATE_BYTES = 40
 _UPDATE_FACTOR = 2.0
+COMPARISONS_PER_S = 1e9
+"""Multiplications of comparing rows with each other, on two quiet cores."""
+_COMPARISONS_FACTOR = 3.0
 _IMPORT_S = Interval(2.0, 4.0, 9.0)  # torch, transformers and peft in a fresh worker
 _LOAD_BYTES_PER_S = Interval(1e8, 4e8, 2e9)
 _FETCH_BYTES_PER_S = Interval(1e6, 8e6, 6e7)
@@ -192,10 +195,7 @@ def fixed_phases(request: ForecastRequest, units: UnitTimes) -> tuple[list[Phase
         before = _opening(request, units)
     before.append(Phase("base model", base))
     if request.selection is not None:
-        scored = seconds_of_tokens(request.selection.scored_tokens, units.score_tokens_per_s)
-        before.append(
-            Phase("selection", scored + seconds_of_tokens(request.selection.trained_tokens, units.train_tokens_per_s))
-        )
+        before.append(Phase("selection", selection_seconds(request.selection, units)))
     test = min(data.test_rows, settings.max_rows)
     compared = evaluation_seconds(request, units, test, generate=True).times(_COMPARED)
     compared = compared + _retrieval_seconds(request, units, test)
@@ -207,6 +207,13 @@ def fixed_phases(request: ForecastRequest, units: UnitTimes) -> tuple[list[Phase
         Phase("export", _export(request, units)),
     ]
     return before, after
+
+
+def selection_seconds(work: SelectionWork, units: UnitTimes) -> Interval:
+    """Seconds that choosing the rows takes."""
+    scored = seconds_of_tokens(work.scored_tokens, units.score_tokens_per_s)
+    trained = seconds_of_tokens(work.trained_tokens, units.train_tokens_per_s)
+    return scored + trained + Interval.around(work.comparisons / COMPARISONS_PER_S, _COMPARISONS_FACTOR)
 
 
 def seconds_of_tokens(tokens: float, per_s: Interval) -> Interval:

@@ -78,10 +78,20 @@ class Budget:
 
 @dataclass(frozen=True)
 class SelectionWork:
-    """Tokens that choosing the rows takes, before training."""
+    """What choosing the rows takes, before training."""
 
     scored_tokens: float = 0.0
     trained_tokens: float = 0.0
+    comparisons: float = 0.0
+    """Multiplications of comparing rows with each other"""
+
+    def __add__(self, other: SelectionWork) -> SelectionWork:
+        """Both, one after the other."""
+        return SelectionWork(
+            self.scored_tokens + other.scored_tokens,
+            self.trained_tokens + other.trained_tokens,
+            self.comparisons + other.comparisons,
+        )
 
 
 @dataclass(frozen=True)

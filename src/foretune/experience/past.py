@@ -64,12 +64,17 @@ class Point:
 
 
 def independent_gain(base: Measured | None, loss: Measured | None) -> Measured | None:
-    """log(base / loss) of two positive losses, with the delta method's error for independent ones."""
+    """log(base / loss) of two positive losses, with the delta method's error for independent ones.
+
+    An error of 0 was not given: where one of the two is missing, so is the gain's.
+    """
     import math
 
     if base is None or loss is None or base[0] <= 0 or loss[0] <= 0:
         return None
-    return math.log(base[0] / loss[0]), math.hypot(base[1] / base[0], loss[1] / loss[0]), min(base[2], loss[2])
+    relative = base[1] / base[0], loss[1] / loss[0]
+    error = math.hypot(*relative) if min(relative) > 0 else 0.0
+    return math.log(base[0] / loss[0]), error, min(base[2], loss[2])
 
 
 @dataclass(frozen=True)
@@ -126,9 +131,17 @@ def past_runs(source: Store | Path) -> list[PastRun]:
 
 def bundled() -> list[PastRun]:
     """The runs that ship with Foretune."""
+    return [run for path in _provenances() for run in past_runs(path.parent)]
+
+
+def bundled_counts() -> dict[str, int]:
+    """How many runs of which study ship with Foretune, read from their provenance alone."""
+    return {study: count for path in _provenances() for study, count in read_json(path)["studies"].items()}
+
+
+def _provenances() -> list[Path]:
     shipped = Path(str(resources.files("foretune.experience").joinpath(BUNDLED)))
-    folders = sorted(path.parent for path in shipped.glob(f"*/{PROVENANCE}"))
-    return [run for folder in folders for run in past_runs(folder)]
+    return sorted(shipped.glob(f"*/{PROVENANCE}"))
 
 
 def known_runs(store: Path | None = None) -> list[PastRun]:

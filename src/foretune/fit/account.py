@@ -124,7 +124,7 @@ def record(outcome: Outcome) -> r.RunRecord:
         examples=_examples(outcome, scored),
         settings=_settings(plan, outcome.runs, winner["run"]),
         exports=tuple(outcome.exported),
-        notes=(*outcome.notes, *regularizer_notes(outcome.runs, winner)),
+        notes=(*outcome.notes, *regularizer_notes(outcome.runs, winner, outcome.plan.placement.layout.device)),
         warnings=tuple(outcome.warnings),
         seeds={"search": prepared.task.seed},
         environment=environment(plan),

@@ -161,4 +161,4 @@ def replan(plan: Plan, measured: Measured, spent_s: float = 0.0) -> Plan:
 def offered_in(request: ForecastRequest, spec: FitSpec, rows: PlannedRows) -> tuple[Offer, ...]:
     """The selections that the search of ``request`` would try of its own accord. Raises `UsageError`."""
     time_s = request.budget.total if request.budget.kind == "time" else None
-    return offers(spec, request.shapes.kind, rows, unit_times(request, request.first_run), time_s)
+    return offers(spec, request.shapes, rows, unit_times(request, request.first_run), time_s)

@@ -25,8 +25,8 @@ from foretune.cost.machine import Machine
 from foretune.cost.memory import Layout
 from foretune.cost.operations import row_operations, scoring_operations
 from foretune.cost.phases import score_copies, train_copies
-from foretune.cost.placement import Freedom, Placement, place
-from foretune.cost.rates import Rates, Throughput, from_accelerator, from_history, from_matmul
+from foretune.cost.placement import Placement, place
+from foretune.cost.rates import Throughput
 from foretune.cost.request import Budget, DataSize, ForecastRequest, Measured, RunSettings
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
@@ -34,10 +34,9 @@ from foretune.experience.past import PastRun
 from foretune.fit.advice import advice_for, advised_configuration
 from foretune.fit.find_model import ModelFacts, find_model
 from foretune.fit.keeping import Offer, ranked
+from foretune.fit.layout import device_of, freedom, layout_of, rates_of
 from foretune.fit.method_choice import (
-    adapter_layout,
     check_method,
-    prefix_states_bytes,
     trainable_parameters,
     with_trainable_share,
 )
@@ -50,7 +49,6 @@ from foretune.units import format_bytes, format_duration, format_share
 
 DEFAULT_TIME_S = 1800.0
 _DEFAULT_CONTEXT_TOKENS = 2048
-_MICRO_BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 
 Probe = Callable[["Draft"], Measured]
 
@@ -179,26 +177,27 @@ def plan(
     _check_regularizers(resolution, facts, rows)
     check_selection(resolution.spec, facts.shapes.kind)
     train_rows = kept_rows(resolution.fixed_training(), rows.train)
-    device = _device(resolution.spec, machine)
+    device = device_of(resolution.spec, machine)
     rules = advice_for(resolution.spec, facts.shapes, task=rows.task, format=rows.format, rows=train_rows)
     advised, why = advised_configuration(resolution, facts.shapes, train_rows, rules)
     trainable, full = trainable_parameters(facts.shapes, advised)
-    layout = _layout(resolution, machine, device, advised, facts, rows)
+    layout = layout_of(resolution, machine, device, advised, facts, rows)
     room = resolution.spec.memory.limit or machine.room_bytes(device)
     heaviest = facts.shapes.parameters if _tries_full(resolution, facts.shapes) else trainable
     placement = place(
-        facts.shapes, layout, room, trainable=heaviest, full=full or heaviest > trainable, freedom=_freedom(resolution)
+        facts.shapes, layout, room, trainable=heaviest, full=full or heaviest > trainable, freedom=freedom(resolution)
     )
     measured = None
     if probe is not None:
         measured = probe(Draft(resolution, facts, rows, placement.layout, advised))
-    rates = _rates(machine, placement.layout, facts.shapes, history, matmul)
+    rates = rates_of(machine, placement.layout, facts.shapes, history, matmul)
     budget, budget_advice = _budget(resolution.spec)
     request = ForecastRequest(
         shapes=facts.shapes, machine=machine, rates=rates,
         data=DataSize(train_rows, rows.validation, rows.test, rows.count.row), layout=placement.layout,
         run=RunSettings(trainable, full, int(advised["rows_per_update"]), float(advised["epochs"])), budget=budget,
-        baseline=_baseline(facts.shapes, advised), selection=selection_work(resolution.fixed_training(), rows),
+        baseline=_baseline(facts.shapes, advised),
+        selection=selection_work(resolution.fixed_training(), rows, facts.shapes.width),
         evaluation=evaluation_settings(resolution.spec, facts.shapes.kind, rows.task, rows.validation),
         workers=resolution.spec.search.workers,
         price_per_hour=resolution.spec.budget.price_per_hour, deploy=resolution.spec.output.deploy,
@@ -257,12 +256,6 @@ def context_tokens(spec: FitSpec, shapes: ModelShapes) -> int:
     return min(wanted, shapes.context_tokens) if shapes.context_tokens else wanted
 
 
-def _device(spec: FitSpec, machine: Machine) -> str:
-    if spec.device == "cuda" and not machine.accelerators:
-        raise UsageError("device is cuda, but nvidia-smi shows no GPU here.", remedy="Use --set device=cpu.")
-    return machine.device if spec.device == "auto" else spec.device
-
-
 def _baseline(shapes: ModelShapes, config: Mapping[str, Any]) -> RunSettings:
     """The default LoRA with the amount of training of ``config``."""
     trainable, _ = trainable_parameters(shapes, DEFAULT_LORA)
@@ -272,64 +265,6 @@ def _baseline(shapes: ModelShapes, config: Mapping[str, Any]) -> RunSettings:
 def _tries_full(resolution: Resolution, shapes: ModelShapes) -> bool:
     """Whether the search tries full tuning beside what is recommended."""
     return "method" not in resolution.fixed_training() and "full" in DEFAULT_METHODS[shapes.kind]
-
-
-def _layout(
-    resolution: Resolution,
-    machine: Machine,
-    device: str,
-    config: Mapping[str, Any],
-    facts: ModelFacts,
-    rows: PlannedRows,
-) -> Layout:
-    spec, row = resolution.spec, rows.count.row
-    longest = row.longest
-    generates = evaluation_settings(spec, facts.shapes.kind, rows.task, rows.validation).generation
-    tokens = spec.memory.micro_batch_tokens or _MICRO_BATCH_TOKENS[device]
-    dtype = machine.computes_in(device) if spec.model.dtype == "auto" else spec.model.dtype
-    layout = Layout(
-        micro_batch_tokens=max(tokens, longest),
-        gradient_checkpointing=bool(spec.memory.gradient_checkpointing),
-        dtype=dtype,
-        quantize="none" if spec.model.quantize == "auto" else spec.model.quantize,
-        device=device,
-        **adapter_layout(config),
-        longest_row=longest,
-        row=row,
-        rows_per_update=int(config["rows_per_update"]),
-        answer_tokens=spec.evaluation.max_answer_tokens if generates else 0,
-    )
-    passed = (rows.train + rows.validation) * (row.total if row else longest)
-    kept = prefix_states_bytes(facts.shapes, config, spec.memory.prefix_cache, passed * layout.width_bytes)
-    return replace(layout, prefix_states_bytes=kept)
-
-
-def _freedom(resolution: Resolution) -> Freedom:
-    memory = resolution.spec.memory
-    return Freedom(
-        quantize=resolution.spec.model.quantize == "auto",
-        checkpointing=memory.gradient_checkpointing is None,
-        micro_batch=memory.micro_batch_tokens is None,
-    )
-
-
-def _rates(
-    machine: Machine,
-    layout: Layout,
-    shapes: ModelShapes,
-    history: Sequence[Throughput],
-    matmul: Callable[[Machine], float] | None,
-) -> Rates:
-    known = from_history(history, machine.fingerprint, layout.device, layout.dtype, shapes.parameters)
-    if known is not None:
-        return known
-    if layout.device == "cuda":
-        return from_accelerator(machine.accelerators[0].name, layout.dtype)
-    if matmul is None:
-        from foretune.execution.calibration import matmul_rate
-
-        matmul = matmul_rate
-    return from_matmul(matmul(machine), layout.dtype)
 
 
 def _budget(spec: FitSpec) -> tuple[Budget, dict[str, Recommended]]:

@@ -44,18 +44,17 @@ def check_selection(spec: FitSpec, kind: str) -> None:
         )
 
 
-def selection_work(config: Mapping[str, Any], rows: PlannedRows) -> SelectionWork | None:
-    """What ranking the training rows takes; None where there is nothing to rank."""
+def selection_work(config: Mapping[str, Any], rows: PlannedRows, width: int) -> SelectionWork | None:
+    """What ranking the training rows by a model of this hidden ``width`` takes; None where there is nothing to rank."""
     text = str(config.get("selection", NONE))
     if text == NONE:
         return None
     row = rows.count.row
     keep = Keep("share", float(config.get("keep", 1.0)))
-    pool = Pool(rows.train, keep.rows(rows.train), row.prompt, row.answer, target_rows=rows.validation)
+    pool = Pool(rows.train, keep.rows(rows.train), row.prompt, row.answer, target_rows=rows.validation, width=width)
     work = work_of(text, pool, {key: value for key, value in config.items() if "." in key}, keep)
-    if not work.scored_tokens and not work.trained_tokens:
-        return None
-    return SelectionWork(work.scored_tokens, work.trained_tokens)
+    taken = SelectionWork(work.scored_tokens, work.trained_tokens, work.comparisons)
+    return None if taken == SelectionWork() else taken
 
 
 def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path, prefix: str = "") -> None:

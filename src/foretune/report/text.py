@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,13 +42,13 @@ def comparison_table(comparison: Comparison, *, error: bool = True) -> tuple[lis
     return heading, rows
 
 
-def aligned(heading: list[str], rows: list[list[str]]) -> str:
-    """A table as plain text: the first column left, the others right."""
+def aligned(heading: list[str], rows: list[list[str]], *, left: Collection[int] = (0,)) -> str:
+    """A table as plain text: the columns of numbers ``left`` (the first) to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
 
     def line(cells: list[str]) -> str:
         first, *rest = (
-            cell.ljust(width) if place == 0 else cell.rjust(width)
+            cell.ljust(width) if place in left else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
         )
         return _GAP.join([first, *rest]).rstrip()

@@ -85,11 +85,14 @@ def _unit(info: MetricInfo) -> str:
 
 
 def value_text(info: MetricInfo, measure: Measure | None, *, error: bool = False, unit: bool = True) -> str:
-    """``"62 %"``, or with its standard error ``"62 ± 4 %"``; a dash for what was not measured."""
+    """``"62 %"``, or with its standard error ``"62 ± 4 %"``; a dash for what was not measured.
+
+    An error of 0 (one row, or all rows right) is left out: it does not mean that another sample would say the same.
+    """
     if measure is None:
         return NOT_MEASURED
     scale = _scale(info)
-    spread = None if measure.standard_error is None else scale * measure.standard_error
+    spread = scale * measure.standard_error if measure.standard_error else None
     decimals = _decimals(info, spread)
     text = _fixed(scale * measure.value, decimals)
     if error and spread is not None:

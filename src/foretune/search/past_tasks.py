@@ -82,7 +82,7 @@ class PastCurve:
     peak_bytes: int
     seed: int = 0
     error: float = 0.0
-    """Standard error of the last gain"""
+    """Standard error of the last gain, 0 where it was not given"""
     tested: float = math.nan
     """Gain on the test rows, NaN where they were not answered"""
     tested_level: int = LAST_LEVEL

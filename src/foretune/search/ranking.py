@@ -37,10 +37,10 @@ def score_at(run: Run, level: int, metric: str) -> Score | None:
 def clearly_above(score: Score, other: Score) -> bool:
     """Whether ``score`` exceeds ``other`` by more than `CLEAR` standard errors of the difference.
 
-    An error of zero is one that was not given (imported results): then nothing is clear.
+    An error of zero is one that was not given (imported results): where either is missing nothing is clear.
     """
-    error = math.hypot(score.standard_error, other.standard_error)
-    return error > 0 and score.value - other.value > CLEAR * error
+    errors = score.standard_error, other.standard_error
+    return min(errors) > 0 and score.value - other.value > CLEAR * math.hypot(*errors)
 
 
 def best_seen(run: Run, metric: str) -> tuple[int, Score] | None:

@@ -28,6 +28,9 @@ from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT
 JITTER = 1e-6
 SMALLEST_NOISE = 0.03
 """In task spreads: runs that differ in their seed alone differ at least this much."""
+NOISE_NOT_GIVEN = 0.1
+"""In task spreads, for an error of 0: it was not given. Of the 630 losses that ship with Foretune three in four have a
+smaller paired error than this."""
 CURVE_LENGTH = math.log(4.0)
 """Deviations of a curve are correlated over a factor of four in steps: two rungs."""
 SPREAD_FACTORS = (0.35, 0.6, 1.0, 1.7, 3.0)
@@ -47,6 +50,7 @@ class Points:
     value: Floats
     """Gain, or metric over the base"""
     error: Floats
+    """Its standard error, 0 where none was given"""
     run: Indices
     """Number of the run: curves deviate run by run"""
 
@@ -193,7 +197,7 @@ def _solved(process: Process, points: Points, scale: float) -> Posterior:
     expected = ties * process.mean[points.place] - process.deficits[points.level, points.place]
     residual = (points.value - centres) / scales - expected
     covariance = _covariance(process, points, scale)
-    noise = np.maximum(points.error / scales, SMALLEST_NOISE)
+    noise = np.where(points.error > 0, np.maximum(points.error / scales, SMALLEST_NOISE), NOISE_NOT_GIVEN)
     covariance[np.diag_indices_from(covariance)] += noise**2 + JITTER
     root = np.linalg.cholesky(covariance)
     white = _lower_solve(root, residual[:, None])[:, 0]

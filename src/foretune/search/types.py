@@ -20,7 +20,10 @@ FAILURES: frozenset[Status] = frozenset({"diverged", "oom", "crashed", "timeout"
 
 @dataclass(frozen=True)
 class Score:
-    """A metric's value with its standard error over ``n`` rows. Values are finite by construction."""
+    """A metric's value with its standard error over ``n`` rows. Values are finite by construction.
+
+    An error of 0 says that none was given (imported results, a single row, all rows right); it never means certainty.
+    """
 
     value: float
     standard_error: float

@@ -2,8 +2,8 @@
 
 A selection is a full or partial ranking of row indices with its manifest; ``prefix(k)`` serves smaller counts when
 the ranking is nested. What needs a model works on a `Workbench`, which the layer above provides (a worker's bench).
-Heavy selectors map blocks of work through an injected `BlockMap`, so the same code runs in local processes and on a
-cluster, and keep what is done in ``request.folder``, so that a killed selection goes on where it was.
+Heavy selectors map blocks of work through an injected `BlockMap` and keep what is done in ``request.folder``, so that
+a killed selection goes on where it was and several processes share one (`fit.assistants`).
 
 `selection.run.select` is the way in: it sets rows without an answer aside, carries out chains and checks the result.
 """
@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from foretune.catalogue.models import ModelKind
 from foretune.catalogue.selection import SelectorDeclaration, with_defaults
 from foretune.catalogue.space import Space
+from foretune.cost.phases import COMPARISONS_PER_S
 from foretune.data.encode import EncodedRow
 from foretune.data.example import Example
 from foretune.errors import UsageError
@@ -105,7 +106,7 @@ class Speeds:
 
     score_tokens_per_s: float = 1100.0
     train_tokens_per_s: float = 290.0
-    comparisons_per_s: float = 1e9
+    comparisons_per_s: float = COMPARISONS_PER_S
     operations_per_token: float = 2.7e8
     """Two for each parameter"""
 

@@ -1,4 +1,4 @@
-"""Blocks of work in this process: the simplest `BlockMap`. Those with several processes are injected from above.
+"""Blocks of work in this process: the `BlockMap` of this package. Another can be injected from above.
 
 What is mapped is always ``partial(function, **settings)`` with a function of a module and settings, blocks and
 results that survive JSON, because that is what can be sent to another process without pickling anything.

@@ -5,7 +5,7 @@ What was found comes first, then every comparison, then what it rests on: charts
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from foretune import __version__
 from foretune.report.charts import figure
@@ -123,12 +123,7 @@ def _list(summary: str, items: Iterable[str]) -> Markup | None:
 
 
 def _comparisons(summary: Summary) -> Section:
-    arm, *numbers, verdict = HEADING
-    columns = [Column(arm), Column(verdict), *(Column(name, number=True) for name in numbers)]
-    made = [  # the verdict stands beside the arm: on a narrow page it is the numbers that scroll
-        (caption, table(caption, columns, [[row[0], _verdict(row[-1]), *row[1:-1]] for row in rows]))
-        for caption, rows in tables(summary)
-    ]
+    made = [(caption, _compared(caption, rows)) for caption, rows in tables(summary)]
     over = [(caption, one) for caption, one in made if caption.startswith("over all tasks")]
     each = [(caption, one) for caption, one in made if not caption.startswith("over all tasks")]
     few = len(each) <= 4
@@ -142,6 +137,24 @@ def _comparisons(summary: Summary) -> Section:
     body += [folded(caption, table(caption, costs, rows)) for caption, rows in cost_tables(summary)]
     lead = f"Every arm against {summary.control}, in pairs of the same rows, order and seed."
     return Section("Comparisons", lead, tuple(body))
+
+
+def _compared(caption: str, rows: Sequence[Sequence[str]]) -> Markup:
+    """A table of `tables`, as narrow as the page: the verdict beside the arm, an interval below its estimate."""
+    arm, pairs, mean, difference, seeds, test_rows, wins, p_value, verdict = HEADING
+    numbers = (p_value, _below(difference, seeds), test_rows, mean, wins, pairs)
+    columns = [Column(arm), Column(verdict), *(Column(name, number=True) for name in numbers)]
+    body = []
+    for row in rows:
+        found = dict(zip(HEADING, row, strict=True))
+        estimate = _below(found[difference], found[seeds])
+        body.append([found[arm], _verdict(found[verdict]), found[p_value], estimate,
+                     *(found[name] for name in (test_rows, mean, wins, pairs))])  # fmt: skip
+    return table(caption, columns, body)
+
+
+def _below(value: str, note: str) -> Markup:
+    return join([value, tag("br"), tag("small", note)]) if note else join([value])
 
 
 def _verdict(claim: str) -> Markup:
