@@ -18,7 +18,6 @@ from foretune.catalogue.priors import learning_rate
 from foretune.data.columns import Columns
 from foretune.data.tasks import task_names, with_tasks
 from foretune.errors import OutputError, Place, UsageError
-from foretune.files import atomic_folder
 from foretune.models.kinds import infer_kind
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ def retrain(
     """
     from foretune.data.encode import encode_rows
     from foretune.data.read import read
+    from foretune.export.merge import write_model
     from foretune.models.load import bring, load, read_config
     from foretune.training.adaptable import AdaptableSettings, make_adaptable
 
@@ -76,7 +76,5 @@ def retrain(
         decoder_start_id=pad if start is None else int(start),
     )  # fmt: skip
     base = make_adaptable(loaded.model, with_tasks(rows, found.examples, names), loaded.kind, settings, on_step=on_step)
-    with atomic_folder(output) as aside:
-        base.save_pretrained(str(aside), safe_serialization=True)
-        loaded.tokenizer.save_pretrained(str(aside))
+    write_model(base, loaded.tokenizer, output, str(base.dtype).removeprefix("torch."))
     return names
