@@ -29,7 +29,9 @@ The unit is the **trainable share**: `foretune fit DATA --trainable 0.5%` turns 
 the method's knob (its rank, width or count). Where single layers can have a knob one higher, the rest of the share is
 filled with that, feed-forward and upper layers first. A share that is out of reach on all linear layers changes the
 layers (`targets`, `layers`) or, where no method was named, the method, and the plan says so. The number is asserted
-when the adapter is built.
+when the adapter is built. `alpha` stays what it is when the rank changes, in a fit and in a study: scaled by alpha /
+rank, an update learns about as fast at every rank for one learning rate (Schulman et al. 2025; the log has figures of
+ours), so the rule's rate stays right.
 
 `--layers` restricts a method to some layers: `last:8`, `first:4`, or an expression over roles such as
 `decoder & layers>=3`. The same language picks the parameters of `partial`: `bias`, `norm`, `cross_attention`,
@@ -45,6 +47,13 @@ exactly for one task, or not; LoRATRF's gate can be approximated, with the loss 
 Our own methods are peft tuners: `adapter_config.json` carries their type, and after `import foretune`
 `peft.PeftModel.from_pretrained` loads them. What each promises is checked by one contract on tiny Llama, Gemma, BERT
 and BART models; `foretune methods check NAME --plugin my_method.py` runs it on a method of your own.
+"""
+NOT_BUILT = """## What is not built
+
+- Federated partial prompt tuning (Che et al. 2023, 2310.15080): scores of layers decide whose prompts clients send to a
+  server. The definition of the score was in no source that we could reach, so a score of ours could be held against
+  nothing, and Foretune trains on one machine. Layers are chosen with `--layers`; `foretune regularize rates` ranks a
+  base's places by Fisher information.
 """
 PLUGIN = """## A method of your own
 
@@ -132,7 +141,7 @@ def page() -> str:
             parts.append("")
             parts += _notes(members)
     refused = [f"- `{name}`: {why}." for name, why in REFUSED.items()]
-    return "\n".join([*parts, "## What peft has and Foretune refuses\n", *refused, "", PLUGIN])
+    return "\n".join([*parts, "## What peft has and Foretune refuses\n", *refused, "", NOT_BUILT, PLUGIN])
 
 
 def _row(item: Declaration) -> str:

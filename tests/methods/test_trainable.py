@@ -14,7 +14,7 @@ from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.fit.find_model import CATALOGUE_CONFIGS
 from foretune.methods.base import Infeasible, KnobChoice
-from foretune.methods.share import Sized, settings_for, size
+from foretune.methods.share import Sized, settings_for, size, with_share
 from foretune.methods.trainable import count, knob_for
 
 SMOL = ModelShapes.from_config(CATALOGUE_CONFIGS["SmolLM2-135M-Instruct"])
@@ -109,6 +109,18 @@ def test_a_share_out_of_reach_changes_the_layers_and_says_so():
     with pytest.raises(UsageError, match="rank 1 already trains") as refusal:
         settings_for(SMOL, 0.001, {"method": "lora", "lora.targets": "all-linear", "layers": "last:30"})
     assert "Methods that can" in str(refusal.value.remedy)
+
+
+@pytest.mark.parametrize("own", [{}, {"lora.alpha": 7.0}])
+@pytest.mark.parametrize("share", [0.005, 0.1])
+def test_a_share_moves_the_rank_and_leaves_alpha_in_fits_and_in_studies(share, own):
+    fixed = {"method": "lora", **own}
+    fit = {**fixed, **settings_for(SMOL, share, fixed).settings}
+    study = with_share({**fixed, "lora.rank": 16, "lora.raised": 5}, share, SMOL)
+    lora = METHODS["lora"]
+    assert lora.own(fit)["rank"] == lora.own(study)["rank"] != 16
+    assert lora.own(fit)["alpha"] == lora.own(study)["alpha"] == own.get("lora.alpha", 32)
+    assert count(SMOL, fit) == count(SMOL, study)
 
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.5])

@@ -92,7 +92,7 @@ def test_a_share_sets_the_knob_for_each_model_or_says_what_is_nearest(tmp_path: 
     found = grid(tmp_path, GOOD)
     arm = on_model(found.config("b"), 0.02, shapes)
     assert arm.share == pytest.approx(0.02, rel=0.02) and arm.config["lora.rank"] != 16
-    assert arm.config["lora.alpha"] == 2 * arm.config["lora.rank"], "the update keeps its scale"
+    assert arm.config.get("lora.alpha", 32) == 32, "scaled by alpha / rank, an update learns about as fast at any rank"
     with pytest.raises(UsageError, match="nearest share"):
         on_model(found.config("b"), 1e-5, shapes)
 

@@ -1,4 +1,4 @@
-"""``foretune models list | fetch``: the models that can be had by name."""
+"""``foretune models list | fetch | retrain``: the models that can be had by name, and a new base from one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(name="models", help="The models that can be fetched by name.", no_args_is_help=True)
+from foretune.cli.models_retrain import retrain
+
+app = typer.Typer(name="models", help="Models by name, and new bases from them.", no_args_is_help=True)
+app.command("retrain")(retrain)
 
 
 @app.command("list")

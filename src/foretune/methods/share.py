@@ -3,6 +3,10 @@
 The user's method is kept; its knob is solved. Where the share is out of reach on all linear layers (rank 1 of LoRA is
 0.227 % of SmolLM2-135M), fewer layers are adapted, unless the user fixed them, and where no method was named, another
 one may be taken. What was changed is said. Loads no torch.
+
+Alpha stays what it is when the rank changes, in a fit and in a study: an update scaled by alpha / rank learns about as
+fast at every rank for one learning rate (Schulman et al. 2025), so the rule's rate stays right. With alpha / rank kept
+instead, small ranks would learn too slowly.
 """
 
 from __future__ import annotations
@@ -151,7 +155,7 @@ def _refusal(missed: Missed, shapes: ModelShapes, trainable: float) -> UsageErro
 def with_share(config: Mapping[str, Any], share: float, shapes: ModelShapes) -> dict[str, Any]:
     """``config`` with the knob of its method set to train ``share`` of the parameters; raises `UsageError`.
 
-    Targets and layers stay as they are; alpha moves with the rank, so that the update keeps its scale.
+    Targets, layers and alpha stay as they are.
     """
     declared = declaration(str(config["method"]))
     knob = f"{declared.name}.{declared.knob}"
@@ -162,9 +166,4 @@ def with_share(config: Mapping[str, Any], share: float, shapes: ModelShapes) -> 
             f"{declared.name} cannot train {format_share(share)} of {shapes.parameters:,} parameters: {found.why}.",
             remedy="" if nearest is None else f"Its nearest share is {format_share(nearest.share)}.",
         )
-    changed = {**config, **({f"{declared.name}.{RAISED}": 0} if declared.fills else {}), **found.fields}
-    scale = f"{declared.name}.alpha"
-    if declared.knob == "rank" and scale in declared.space:
-        own = declared.own(config)
-        changed[scale] = float(own["alpha"]) / float(own["rank"]) * float(changed[knob])
-    return changed
+    return {**config, **({f"{declared.name}.{RAISED}": 0} if declared.fills else {}), **found.fields}

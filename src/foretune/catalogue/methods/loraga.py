@@ -9,10 +9,11 @@ from foretune.catalogue.space import Number
 LORAGA = lora_recipe(
     "loraga",
     "LoRA that starts along the gradient of the full weights on some training rows.",
-    "Wang, Yu & Li 2024 (2407.05000), section 3; a quarter of LoRA's rate: its scale, α/√r, is four times LoRA's",
+    "Wang, Yu & Li 2024 (2407.05000), section 3; a tenth of LoRA's rate by a first sweep (docs/log.md);"
+    " its scale is α/√r",
     Number("loraga.gamma", 1.0, 1024.0, 16.0, log=True, about="The start's size is √o / gamma of a unit update."),
     traits=ADAPTER_TRAITS,
-    rate_multiplier=2.5,
+    rate_multiplier=1.0,
     notes=(
         "the start is taken off by a second, frozen pair instead of changing the base weights",
         "without training rows it starts as LoRA",
