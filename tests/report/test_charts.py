@@ -84,6 +84,11 @@ def test_axes_turn_logarithmic_only_for_wide_ranges() -> None:
     assert "nats per token (log)" in deep(WIDE)
 
 
+def test_the_curves_carry_the_unit_of_the_tasks_loss() -> None:
+    drawn = curves_chart([_trial([(1, 1, 2.0), (10, 10, 1.9)])], None, "nats per row")
+    assert drawn and "validation loss, nats per row" in drawn(WIDE) and "per token" not in drawn(WIDE)
+
+
 def test_a_diverged_trial_does_not_flatten_the_others() -> None:
     good = _trial([(0, 0, 3.0), (10, 10, 1.0)], is_winner=True)
     bad = _trial([(0, 0, 3.0), (5, 5, 4000.0)], status="diverged")

@@ -138,6 +138,13 @@ def test_finalists_chosen_by_loss_are_not_shown_as_the_metric(record: RunRecord)
     assert "1.452 ± 0.021 nats per token" in text and "145" not in text
 
 
+def test_a_reason_is_given_once_for_the_settings_that_share_it(record: RunRecord) -> None:
+    why = "best for most earlier runs"
+    shared = tuple(replace(setting, evidence=why) for setting in record.settings[2:6])
+    page = render(replace(record, settings=(*shared, *record.settings[6:])))
+    assert page.count(why) == 1 and page.count("as above") == 3  # defaults without a reason stay empty
+
+
 def test_profile_is_tidied_but_not_falsified(record: RunRecord) -> None:
     profile = {
         "task": "generation", "log10_rows": 1.6, "imbalance": None, "labels": {}, "duplicate_share": 0.25,

@@ -58,7 +58,9 @@ def test_decimals_follow_the_standard_error() -> None:
     assert value_text(SHARE, Measure(0.6234, 0.04), error=True) == "62 ± 4 %"
     assert value_text(SHARE, Measure(0.6234, 0.004), error=True) == "62.3 ± 0.4 %"
     assert value_text(LOSS, Measure(1.23456, 0.021), error=True) == "1.235 ± 0.021 nats per token"
-    assert value_text(LOSS, Measure(1234.5, 80.0)) == "1,234 nats per token"
+    assert value_text(LOSS, Measure(1234.5, 80.0)) == "1,235 nats per token"  # halves go up, not to even
+    assert value_text(SHARE, Measure(0.655, 0.03)) == "66 %"
+    assert value_text(SHARE, Measure(1.0, 0.0), error=True) == "100.0 %"  # no error is not an error of none
     assert value_text(LOSS, None) == "–"
     assert difference_text(SHARE, Difference("x", "base", -0.001, -0.05, 0.05, "no evidence")) == "0 points [−5, 5]"
     assert difference_text(LOSS, Difference("x", "base", -1.47, -1.58, -1.36, "better"), unit=False) == (

@@ -25,6 +25,7 @@ from foretune.units import format_duration
 
 WIDE, NARROW = 784, 340  # pixels of the two drawings
 CHARACTER = 6.5  # pixels of an average character at 12 pixels
+NAMES = 216.0  # pixels that names of rows take at the left of a wide drawing
 NORMAL_95 = 1.96  # standard errors of a 95 % interval
 ROW = 40
 AXIS = 40
@@ -95,7 +96,7 @@ def horizontal_axis(scale: Scale, y: float, top: float, title: str, labels: dict
 def whiskers(rows: Sequence[Whisker], width: int, title: str, label: str, reference: float | None) -> Markup:
     """Dots with intervals, one row each, with a dashed line at ``reference``."""
     narrow = width < WIDE
-    left = 12.0 if narrow else 190.0
+    left = 12.0 if narrow else NAMES
     low, high = padded([*(r.low for r in rows), *(r.high for r in rows), *([] if reference is None else [reference])])
     space = 14.0 if narrow else CHARACTER * max(len(row.text) for row in rows) + 14
     scale = Scale(low, high, left, width - space)
@@ -246,14 +247,14 @@ def forecast_chart(forecast: Sequence[ForecastRow]) -> Callable[[int], Markup] |
 
     def draw(width: int) -> Markup:
         narrow = width < WIDE
-        scale = Scale(low, high, 12.0 if narrow else 190.0, width - 16.0, log=True)
+        scale = Scale(low, high, 12.0 if narrow else NAMES, width - 16.0, log=True)
         bottom = ROW * len(rows) + 8.0
         shown = {ratio: name for ratio, name in marks.items() if low <= ratio <= high}
         pieces = [horizontal_axis(scale, bottom, 4, "measured ÷ forecast", shown)]
         for index, row in enumerate(rows):
             y = ROW * index + (32.0 if narrow else 26.0)
-            at = (0.0, y - 14, "start") if narrow else (174.0, y + 4, "end")
-            pieces.append(text(at[0], at[1], fitted(row.quantity, width if narrow else 170), "name", at[2]))
+            at = (0.0, y - 14, "start") if narrow else (NAMES - 16, y + 4, "end")
+            pieces.append(text(at[0], at[1], fitted(row.quantity, width if narrow else NAMES - 20), "name", at[2]))
             pieces.append(_forecast_row(row, scale, y))
         return canvas(width, bottom + AXIS, label, *pieces)
 
@@ -282,16 +283,17 @@ def calibration_chart(calibration: Calibration) -> Callable[[int], Markup] | Non
     label = "Reliability: " + "; ".join(f"confidence {b.confidence:.2f}, correct {b.accuracy:.2f}" for b in bins)
 
     def draw(width: int) -> Markup:
-        side = 240.0
-        across, down = Scale(0.0, 1.0, 40.0, 40.0 + side), Scale(0.0, 1.0, 10.0 + side, 10.0)
-        pieces = [horizontal_axis(across, 10 + side, 10, "confidence"), vertical_axis(down, 40, 40 + side)]
+        side, top = 240.0, 26.0
+        across, down = Scale(0.0, 1.0, 40.0, 40.0 + side), Scale(0.0, 1.0, top + side, top)
+        pieces = [horizontal_axis(across, top + side, top, "confidence"), vertical_axis(down, 40, 40 + side)]
+        pieces.append(text(0, 12, "share of right answers", "axis-title"))
         pieces.append(line(across.at(0), down.at(0), across.at(1), down.at(1), "reference"))
         for b in bins:
             title = tag("title", f"{b.rows} rows: confidence {b.confidence:.2f}, correct {b.accuracy:.2f}")
             radius = 3 + 6 * (b.rows / most) ** 0.5  # area grows with rows
             dot = tag("circle", title, cx=across.at(b.confidence), cy=down.at(b.accuracy), r=radius)
             pieces.append(tag("g", dot, class_="winner"))
-        return canvas(min(width, 60 + side), side + 10 + AXIS, label, *pieces)
+        return canvas(min(width, 60 + side), side + top + AXIS, label, *pieces)
 
     return draw
 

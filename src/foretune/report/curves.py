@@ -74,8 +74,10 @@ def _scored(trial: Trial) -> list[CurvePoint]:
     return sorted((point for point in trial.curve if point.loss is not None), key=lambda point: point.step)
 
 
-def curves_chart(trials: Sequence[Trial], base: CurvePoint | None) -> Callable[[int], Markup] | None:
-    """The chart, or None when no trial was scored at all."""
+def curves_chart(
+    trials: Sequence[Trial], base: CurvePoint | None, unit: str = "nats per token"
+) -> Callable[[int], Markup] | None:
+    """The chart of losses in ``unit``, or None when no trial was scored at all."""
     curves, x_title = curves_of(trials)
     if not curves:
         return None
@@ -94,7 +96,7 @@ def curves_chart(trials: Sequence[Trial], base: CurvePoint | None) -> Callable[[
         pieces: list[Markup] = [
             horizontal_axis(across, HEIGHT - 46, 26, x_title + (" (log)" if log_x else "")),
             vertical_axis(down, 46, width - right),
-            text(0, 12, "validation loss, nats per token" + (" (log)" if log_y else ""), "axis-title"),
+            text(0, 12, f"validation loss, {unit}" + (" (log)" if log_y else ""), "axis-title"),
         ]
         if start is not None:
             pieces.append(line(46, down.at(start), width - right, down.at(start), "reference"))

@@ -154,7 +154,8 @@ def _calibration(compared: Comparison) -> list[Markup | None]:
 
 def curves(record: RunRecord) -> Section | None:
     """The learning curves of all trials and the finalists' second look."""
-    draw = curves_chart(record.trials, record.base_validation)
+    unit = record.comparison.info("loss").unit if record.comparison else ""
+    draw = curves_chart(record.trials, record.base_validation, unit or "nats per token")
     if draw is None:
         return None
     legend = tag(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from foretune.report.commands import usage_commands
@@ -83,10 +83,10 @@ def settings(record: RunRecord) -> Section | None:
     columns = [Column("setting"), Column("value"), Column("origin"), Column("why")]
     decided = [item for item in record.settings if _origin(item) != "default"]
     rest = [item for item in record.settings if _origin(item) == "default"]
-    body = [table("Settings that were said or recommended", columns, map(_setting, decided)) if decided else None]
+    body = [table("Settings that were said or recommended", columns, _settings(decided)) if decided else None]
     if rest:
         body.append(
-            folded(f"{counted(len(rest), 'setting')} at the default", table("Defaults", columns, map(_setting, rest)))
+            folded(f"{counted(len(rest), 'setting')} at the default", table("Defaults", columns, _settings(rest)))
         )
     return Section("Settings", lead, tuple(body))
 
@@ -95,10 +95,19 @@ def _origin(setting: Setting) -> str:
     return setting.origin.split(":")[0].split(" ")[0].lower() or "unknown"
 
 
-def _setting(item: Setting) -> list[Markup | str]:
+def _settings(items: Sequence[Setting]) -> list[list[Markup | str]]:
+    """Their rows; a reason that is the one of the row above is not repeated."""
+    above = [None, *items[:-1]]
+    return [
+        _setting(item, "as above" if before and item.evidence and item.evidence == before.evidence else item.evidence)
+        for before, item in zip(above, items, strict=True)
+    ]
+
+
+def _setting(item: Setting, why: str) -> list[Markup | str]:
     value = nested(item.value) if isinstance(item.value, dict | list | tuple) else tag("code", _exact(item.value))
     origin = tag("span", item.origin, class_=f"origin {link_id(_origin(item))}")
-    return [tag("code", item.key), value, origin, clipped(item.evidence)]
+    return [tag("code", item.key), value, origin, clipped(why)]
 
 
 def _exact(value: object) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Literal
 
 from foretune.report.record import (
@@ -36,7 +37,7 @@ FEW_SEEDS = 5  # below this a result speaks of its rows only
 _NUMBER_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _STATUS_WORDS = {
     "ok": "finished",
-    "paused": "paused",
+    "paused": "stopped early",
     "stopped": "stopped early",
     "diverged": "diverged",
     "oom": "out of memory",
@@ -74,7 +75,9 @@ def _scale(info: MetricInfo) -> float:
 
 
 def _fixed(number: float, decimals: int, *, sign: bool = False) -> str:
-    text = f"{number:{'+' if sign else ''},.{decimals}f}"
+    """Halves are rounded up: 65.5 - 35 is +31 beside 66, not the even +30."""
+    exact = Decimal(f"{number:.12g}").quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_UP)
+    text = f"{exact:{'+' if sign else ''},.{decimals}f}"
     if float(text.replace(",", "")) == 0:
         text = text.lstrip("+-")
     return text.replace("-", "−")
