@@ -9,8 +9,7 @@ from foretune.catalogue.space import Number
 LORAGA = lora_recipe(
     "loraga",
     "LoRA that starts along the gradient of the full weights on some training rows.",
-    "Wang, Yu & Li 2024 (2407.05000), section 3; a tenth of LoRA's rate by a first sweep (docs/log.md);"
-    " its scale is α/√r",
+    "Wang, Yu & Li 2024 (2407.05000), section 3; a tenth of LoRA's rate by a first trial (docs/log.md)",
     Number("loraga.gamma", 1.0, 1024.0, 16.0, log=True, about="The start's size is √o / gamma of a unit update."),
     traits=ADAPTER_TRAITS,
     rate_multiplier=1.0,
