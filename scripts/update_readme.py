@@ -28,7 +28,9 @@ def main(folder: Path) -> None:
     """Rewrite the README and the picture from the finished run in ``folder``."""
     result = read_record(folder)
     rows = sum(result.data.rows.get(split, 0) for split in ("train", "validation", "test"))
-    machine = f"{result.environment.get('cores')} processor cores ({result.environment.get('processor')}), no GPU"
+    cores = result.environment.get("cores")
+    counted = "1 processor core" if cores == 1 else f"{cores} processor cores"
+    machine = f"{counted} ({result.environment.get('processor')}), no GPU"
     text = summary(result).replace(str(folder), "demo-run")
     block = "\n".join(
         [
