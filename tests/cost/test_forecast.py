@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from foretune.cost.correction import Correction, Outcome, correction
-from foretune.cost.forecast import DEFAULT_RUN_SHARE, forecast
+from foretune.cost.forecast import DEFAULT_RUN_SHARE, SEARCH_PHASES, forecast
 from foretune.cost.interval import Interval
 from foretune.cost.machine import Machine
 from foretune.cost.memory import Layout, peak
@@ -161,7 +161,12 @@ def test_budgets_in_trials_and_steps():
     assert one.seconds.value < two_workers.seconds.value < four.seconds.value
     assert two_workers.memory_bytes.value == 2 * four.memory_bytes.value
     steps = _forecast(_request(budget=Budget("steps", 10)))
-    assert steps.steps_per_run == 10
+    assert steps.steps_per_run == 10 and steps.trials.value == 1
+    shared = _forecast(_request(budget=Budget("steps", 100), horizon_steps=35))
+    assert shared.steps_per_run == 35
+    default, others = (next(p.seconds for p in shared.phases if p.name == name) for name in SEARCH_PHASES)
+    assert others.value == pytest.approx(default.value * 65 / 35, rel=0.02), "all steps are trained"
+    assert (shared.trials.low, shared.trials.value, shared.trials.high) == (2, 4, 6)
 
 
 @pytest.mark.parametrize("budget", [Budget("time", 0), Budget("time", 1.0), Budget("trials", 0), Budget("steps", 0)])

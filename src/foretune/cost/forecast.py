@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from foretune.cost.interval import ZERO, Interval, total
+from foretune.cost.interval import Interval, total
 from foretune.cost.phases import Phase, UnitTimes, export_bytes, fixed_phases, run_seconds, unit_times
 from foretune.cost.placement import Placement
 from foretune.cost.request import ForecastRequest
@@ -83,7 +83,7 @@ def forecast(request: ForecastRequest, placement: Placement) -> Forecast:
     steps = max(1, int(full_steps * share + _ROUNDING))
     run_s = run_seconds(request, first, steps)
     default = Phase(SEARCH_PHASES[0], run_s)
-    trials, others = _search(request, run_s, run_seconds(request, units, steps), before, after)
+    trials, others = _search(request, steps, run_s, run_seconds(request, units, steps), before, after)
     phases = (*before, default, Phase(SEARCH_PHASES[1], others), *after)
     whole = total(phase.seconds for phase in phases)
     if request.budget.kind == "time":
@@ -118,7 +118,7 @@ def _horizon_share(
     budget = request.budget
     if budget.kind == "steps":
         _refuse_count(budget.total, "steps")
-        return min(1.0, budget.total / full_steps)
+        return min(1.0, (request.horizon_steps or budget.total) / full_steps)
     if budget.kind == "trials":
         _refuse_count(budget.total, "trials")
         return 1.0
@@ -149,17 +149,19 @@ def _round_up(seconds: float) -> str:
 
 
 def _search(
-    request: ForecastRequest, first_s: Interval, run_s: Interval, before: list[Phase], after: list[Phase]
+    request: ForecastRequest, steps: int, first_s: Interval, run_s: Interval, before: list[Phase], after: list[Phase]
 ) -> tuple[Interval, Interval]:
     """(number of trials, the default included; seconds of the others).
 
-    The default takes ``first_s``, every other one a part of ``run_s``.
+    The default takes ``first_s``, every other one a part of ``run_s``; a whole run has ``steps``.
     """
     one = Interval(
         run_s.low * _TRIAL_SHARE.low, run_s.value * _TRIAL_SHARE.value, run_s.high * _TRIAL_SHARE.high
     )  # fmt: skip
     if request.budget.kind == "steps":
-        return Interval.exactly(1.0), ZERO
+        runs = max(0.0, request.budget.total / steps - 1)  # what is left pays for, in whole runs
+        shares = (_TRIAL_SHARE.high, _TRIAL_SHARE.value, _TRIAL_SHARE.low)
+        return Interval(*(1.0 + int(runs / share) for share in shares)), run_s.times(runs / request.workers)
     if request.budget.kind == "trials":
         others = request.budget.total - 1
         return Interval.exactly(request.budget.total), one.times(others / request.workers)

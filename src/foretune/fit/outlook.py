@@ -24,6 +24,7 @@ from foretune.fit.planned_rows import PlannedRows
 from foretune.fit.schedule import Speeds, plan_end
 from foretune.search.budget import Budget as SearchBudget
 from foretune.search.fidelity import level_step
+from foretune.search.runs import Cost
 from foretune.search.zero_shot import plan as zero_shot_plan
 
 if TYPE_CHECKING:
@@ -72,10 +73,15 @@ def affordable_evaluation(
 
 
 def with_horizon(request: ForecastRequest, resolution: Resolution, keeping: tuple[Offer, ...] = ()) -> ForecastRequest:
-    """``request`` with the steps that the search would give every run in a time budget, and the effort it would make
-    of evaluating them; ``keeping`` are selections that it tries."""
+    """``request`` with the steps that the search would give every run in its budget, and the effort it would make of
+    evaluating them; ``keeping`` are selections that it tries."""
     if request.budget.kind != "time":
-        return _with_effort(request, offered(request.evaluation.max_rows, fixed=True)[0], _full_steps(request))
+        steps = _full_steps(request)
+        if request.budget.kind == "steps" and request.budget.total >= 1:
+            budget = SearchBudget("steps", request.budget.total, workers=request.workers)
+            steps = _searched(request, resolution, keeping, budget, lambda config, start, stop: float(stop - start))
+            request = replace(request, horizon_steps=steps)
+        return _with_effort(request, offered(request.evaluation.max_rows, fixed=True)[0], steps)
     units, first = unit_times(request), unit_times(request, request.first_run)
     before, _ = fixed_phases(request, units)
     spent = sum(phase.seconds.value for phase in before if phase.in_budget)
@@ -94,26 +100,33 @@ def with_horizon(request: ForecastRequest, resolution: Resolution, keeping: tupl
             seconds = (stop - start) * int(config["rows_per_update"]) * row_s
             return seconds + _evaluated(_with_effort(request, effort, stop), units, stop, start, stop).value
 
-        _, found = zero_shot_plan(
-            width=request.shapes.width,
-            kind=request.shapes.kind,
-            train_rows=request.data.train_rows,
-            budget=SearchBudget(
-                "time", request.budget.total, reserve=end.reserve_s, workers=request.workers, spent=spent
-            ),
-            cost=cost,
-            fixed=resolution.fixed_training(),
-            max_trials=resolution.spec.search.max_trials,
-            variants=variants(keeping),
-        )
-        tried = replace(_with_effort(request, effort, found.steps), horizon_steps=found.steps)
-        evaluated = _evaluated(tried, units, found.steps, 0, found.steps).value
-        return tried, evaluated / (evaluated + found.steps * first.step.value)
+        budget = SearchBudget("time", request.budget.total, reserve=end.reserve_s, workers=request.workers, spent=spent)
+        steps = _searched(request, resolution, keeping, budget, cost)
+        tried = replace(_with_effort(request, effort, steps), horizon_steps=steps)
+        evaluated = _evaluated(tried, units, steps, 0, steps).value
+        return tried, evaluated / (evaluated + steps * first.step.value)
 
     try:
         return settled(offered(settings.max_rows, fixed=resolution.chosen("evaluation.max_rows")), under)
     except BudgetError:  # not even a step beside what is kept for the end; the forecast says what would be needed
         return replace(request, horizon_steps=1)
+
+
+def _searched(
+    request: ForecastRequest, resolution: Resolution, keeping: tuple[Offer, ...], budget: SearchBudget, cost: Cost
+) -> int:
+    """The steps that the search gives every run, by its own rule."""
+    _, found = zero_shot_plan(
+        width=request.shapes.width,
+        kind=request.shapes.kind,
+        train_rows=request.data.train_rows,
+        budget=budget,
+        cost=cost,
+        fixed=resolution.fixed_training(),
+        max_trials=resolution.spec.search.max_trials,
+        variants=variants(keeping),
+    )
+    return found.steps
 
 
 def _full_steps(request: ForecastRequest) -> int:
