@@ -85,6 +85,7 @@ DATA = Group("Data", (
 SEARCH = Group("Search", (
     _S("workers", "search.workers", "Trials that run at the same time.", int),
     _S("processes_per_trial", "search.processes", "Processes that train one trial together.", int),
+    _S("warm_start", "search.warm_start", "An earlier fit's folder, or a folder of them, to begin a run at."),
     _S("seed", "search.seed", "Seed of every random choice.", int),
     _S("deploy", "output.deploy", "How it will be served: adapter, merged or gguf."),
 ))  # fmt: skip

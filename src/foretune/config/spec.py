@@ -167,6 +167,9 @@ class SearchSettings(Section):
     """quick-tune: whether its models are trained on with what is seen on the task."""
     experience: Literal["known", "none"] = "known"
     """Earlier runs to learn from: those that ship with Foretune and those of this machine, or none."""
+    warm_start: str | None = None
+    """The folder of an earlier fit, or a folder of such folders: one run begins at the best weights there, where they
+    answer validation rows better than the base."""
     methods: tuple[str, ...] | None = None
     """Methods to choose among; a curated list when not given."""
     keep: Literal["auto"] | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from foretune.errors import Place, StoreError
 from foretune.execution.bench import Bench
@@ -21,17 +21,25 @@ from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
 
+if TYPE_CHECKING:
+    import torch
+
 OWN = "test"
 """The split of a task's own test rows."""
 
 
 def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None:
     """Give an attachment the weights of a run's checkpoint; raises `StoreError` when it is gone or damaged."""
+    masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
+    masters.load_state(weights_of(run_folder, step))
+
+
+def weights_of(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
+    """The weights of a run's checkpoint, without the optimiser's moments; `StoreError` when it is gone or damaged."""
     saved = checkpoint.read(run_folder, step)
     if saved is None:
         raise StoreError(f"the checkpoint of step {step} is missing or damaged.", place=Place(run_folder))
-    masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
-    masters.load_state(saved.tensors())
+    return {name: tensor for name, tensor in saved.tensors().items() if name.startswith("master/")}
 
 
 def answer_test(

@@ -32,6 +32,19 @@ class FinalTest:
 
 
 @dataclass(frozen=True)
+class Beginning:
+    """Trained weights that a run begins at, in place of fresh ones: a checkpoint of another run."""
+
+    folder: str
+    """That run's folder of checkpoints"""
+    step: int
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form; ``Beginning(**value)`` reads it back."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class TrialOrder:
     """A lease with what the trial needs beside it."""
 
@@ -53,6 +66,8 @@ class TrialOrder:
     """The seed of the selection, where the configuration has one."""
     pause_at: int | None = None
     """The step after which to pause with a checkpoint, as if told to; its seconds are told again by who goes on."""
+    beginning: Beginning | None = None
+    """The weights that the run begins at; None for fresh ones."""
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
@@ -66,6 +81,7 @@ class TrialOrder:
             "checkpoints": self.checkpoints,
             "selection_seed": self.selection_seed,
             "pause_at": self.pause_at,
+            "beginning": None if self.beginning is None else self.beginning.to_json(),
         }
 
     @classmethod
@@ -81,6 +97,7 @@ class TrialOrder:
             checkpoints=bool(value.get("checkpoints", True)),
             selection_seed=int(value.get("selection_seed", 0)),
             pause_at=value.get("pause_at"),
+            beginning=Beginning(**value["beginning"]) if value.get("beginning") else None,
         )
 
 

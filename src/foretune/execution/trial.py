@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from foretune.evaluation.base import Answer
@@ -23,7 +24,7 @@ from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.base_rates import ensure_rates
 from foretune.execution.bench import Bench, peak_memory_bytes
-from foretune.execution.final import answer_test, load_checkpoint
+from foretune.execution.final import answer_test, load_checkpoint, weights_of
 from foretune.execution.kept import Kept, kept
 from foretune.execution.orders import TrialOrder
 from foretune.execution.row_source import row_source
@@ -153,8 +154,11 @@ class Trial:
             self.seen = {observation.step: observation for observation in seen}
             self.train_s, self.tokens = saved.facts["since_s"], saved.facts["since_tokens"]  # not told yet
             self.train_cpu_s = saved.facts.get("since_cpu_s", 0.0)
-        elif lease.from_step > 0:
+            return
+        if lease.from_step > 0:
             logger.warning("run %s has no valid checkpoint; it starts again", lease.run)
+        if (beginning := self.order.beginning) is not None:
+            training.masters.load_state(weights_of(Path(beginning.folder), beginning.step))
 
     def _score_base(self) -> None:
         """Have the base's scores of all rows that the lease will be scored on, to say the gain over it."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from foretune.errors import OutputError, Place
+from foretune.errors import OutputError, Place, UsageError
 from foretune.files import is_leftover, read_json, remove_leftovers, write_json
 
 SAVE_S = 2.0
@@ -131,3 +131,15 @@ class RunFolder:
     def trial(self, run: str) -> Path:
         """The folder of a run's checkpoints."""
         return self.trials / run
+
+
+def finished_runs(where: Path) -> list[RunFolder]:
+    """The finished runs in ``where``, a run's folder or a folder of them, newest first; `UsageError` for none."""
+    folders = [RunFolder(path) for path in (where, *where.glob("*/")) if RunFolder(path).finished]
+    if not folders:
+        raise UsageError(
+            "there is no finished run to begin at here.",
+            place=Place(where),
+            remedy="Name the --output folder of an earlier fit, or a folder of such folders.",
+        )
+    return sorted(folders, key=lambda folder: (-folder.result.stat().st_mtime, folder.root.name))

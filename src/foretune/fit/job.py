@@ -125,12 +125,14 @@ def _carry_out(session: Session) -> RunRecord:
     common, prepared, end = opening.common, opening.prepared, opening.end
     search = open_search(
         session.plan, common, budget_of(session.plan, session.clock, end), session.folder.journal, session.folder.once,
-        task=opening.task_features, base_losses=opening.base_losses,
+        task=opening.task_features, base_losses=opening.base_losses, warm_start=opening.warm_start,
     )  # fmt: skip
     session.on_event("search", {"horizon": search.horizon.steps, "why": search.horizon.why, "note": end.note})
     experience = recorder(session, opening)
     watch = replace(session.watch, on_event=recorded(experience, search.core, opening, session.on_event))
-    reason = session.once("searched", "trials", lambda: run_trials(search, session, common.schedule, end, watch))
+    reason = session.once(
+        "searched", "trials", lambda: run_trials(search, session, common.schedule, end, watch, opening.warm_start)
+    )
     session.on_event("searched", {"why": reason})
     evaluator = Evaluator(prepared, session.folder, session.executor, session.watch, session.left)
     best = search.strategy.finalists(search.core.runs)

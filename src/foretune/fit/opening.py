@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
@@ -27,6 +28,7 @@ from foretune.fit.schedule import End, Schedule, Speeds, plan_end
 from foretune.fit.selected import named
 from foretune.fit.session import Session
 from foretune.fit.trials import SEARCH, Common, budget_of, planned, seconds_for_trials
+from foretune.fit.warm_start import WarmStart, chosen
 from foretune.search.types import Lease, Observation
 
 PROBE_ROWS = 64
@@ -56,6 +58,8 @@ class Opening:
     end: End
     generation: bool
     notes: tuple[str, ...] = ()
+    warm_start: WarmStart | None = None
+    """A further run, at the weights of an earlier fit"""
 
     @property
     def base_losses(self) -> tuple[float, ...]:
@@ -88,7 +92,8 @@ def opened(session: Session) -> Opening:
     selected = _selected(session, prepared, refined.keeping)
     common = _common(session, refined, prepared, probe, end, generation, SEARCH)
     opening = Opening(prepared, probe, refined, base, Base(()), selected, common, end, generation)
-    return _covered(session, _with_base(session, _paced(session, opening), evaluator))
+    opening = _with_base(session, _paced(session, opening), evaluator)
+    return _covered(session, _warm_started(session, opening, evaluator))
 
 
 def _prepared(session: Session) -> Prepared:
@@ -156,6 +161,27 @@ def _with_base(session: Session, opening: Opening, evaluator: Evaluator) -> Open
         base_answers=answered(evaluator, rows, schedule.written_rows),
         common=_spent(opening.common, spent["seconds"]),
     )
+
+
+def _warm_started(session: Session, opening: Opening, evaluator: Evaluator) -> Opening:
+    """``opening`` with an earlier fit's weights to begin a run at, where `search.warm_start` names some that help."""
+    where = session.plan.resolution.spec.search.warm_start
+    if where is None:
+        return opening
+    began_s = session.clock.used()
+
+    def choose() -> dict[str, Any]:
+        found = chosen(
+            evaluator, str(opening.probe["weights_hash"]), opening.base_answers, Path(where),
+            rows=opening.end.validation_rows, baseline=opening.common.first.baseline,
+            fixed=session.plan.resolution.fixed_training(),
+        )  # fmt: skip
+        return {**found, "seconds": session.clock.used() - began_s}
+
+    found = session.once("warm-start", "warm start", choose)
+    start = None if found["start"] is None else WarmStart.from_json(found["start"])
+    notes = (*opening.notes, *found["notes"])
+    return replace(opening, notes=notes, warm_start=start, common=_spent(opening.common, found["seconds"]))
 
 
 def _selected(session: Session, prepared: Prepared, keeping: Sequence[Offer]) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from foretune.errors import UsageError
 from foretune.experience.past import PastRun
 from foretune.fit.advice import advice_for, advised_configuration
 from foretune.fit.find_model import ModelFacts, find_model
+from foretune.fit.folder import finished_runs
 from foretune.fit.keeping import Offer, ranked
 from foretune.fit.layout import device_of, freedom, layout_of, rates_of
 from foretune.fit.method_choice import (
@@ -174,6 +175,8 @@ def plan(
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     _check_task(facts, rows)
     check_search(resolution, facts.shapes)
+    if (earlier := resolution.spec.search.warm_start) is not None:
+        finished_runs(Path(earlier))
     _check_regularizers(resolution, facts, rows)
     check_selection(resolution.spec, facts.shapes.kind)
     train_rows = kept_rows(resolution.fixed_training(), rows.train)

@@ -14,6 +14,7 @@ from foretune.fit.opening import Opening
 from foretune.fit.session import Session
 from foretune.search.ask_tell import AskTell
 from foretune.search.types import Lease, Observation
+from foretune.search.warm_start import ARM
 
 
 def recorder(session: Session, opening: Opening) -> Recorder:
@@ -40,15 +41,19 @@ def recorder(session: Session, opening: Opening) -> Recorder:
 
 
 def recorded(into: Recorder, core: AskTell, opening: Opening, on_event: OnEvent) -> OnEvent:
-    """An observer that passes events on and adds runs and observations to the experience, beside the base's scores."""
+    """An observer that passes events on and adds runs and observations to the experience, beside the base's scores.
+
+    A run that began at an earlier fit's weights is left out: its scores do not follow from its settings.
+    """
     schedule, base = opening.common.schedule, opening.base_answers
 
     def see(kind: str, payload: Mapping[str, Any]) -> None:
-        if kind == "lease":
+        warm = "lease" in payload and core.run(payload["lease"]["run"]).arm == ARM
+        if kind == "lease" and not warm:
             lease = Lease.from_json(payload["lease"])
             run = core.run(lease.run)
             into.run(lease.run, lease.config, seed=lease.seed, horizon=lease.horizon, arm=run.arm)
-        elif kind == "observation":
+        elif kind == "observation" and not warm:
             seen, horizon = Observation.from_json(payload["observation"]), int(payload["lease"]["horizon"])
             beside = base.at(schedule, horizon, seen.step) if seen.metrics else None
             into.observation(payload["lease"]["run"], seen, base=beside)
@@ -61,7 +66,9 @@ def remember(into: Recorder, outcome: Outcome) -> None:
     """How the runs ended, the test scores of the winner, and the forecast beside the truth."""
     into.forecast(outcome.runs[0].id, learnt_rows(outcome.seen))
     base, runs = tested(outcome)
+    known = {run.id for run in outcome.runs if run.arm != ARM}
     for run, step, scores in runs:
-        into.observation(run, Observation(step, scores), split="test", base=base)
-    into.finished(outcome.runs)
+        if run in known:
+            into.observation(run, Observation(step, scores), split="test", base=base)
+    into.finished([run for run in outcome.runs if run.id in known])
     into.close()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.metrics import METRICS
-from foretune.execution.orders import TrialOrder
+from foretune.execution.orders import Beginning, TrialOrder
 from foretune.execution.types import Job, TaskSpec
 from foretune.fit.effort import ANSWERED_RUNGS, Effort, measured_steps
 from foretune.fit.folder import RunFolder
@@ -154,8 +154,18 @@ class Schedule:
         trained = slower * self.training_s(config, to_step - from_step)
         return trained + self.evaluation_s(from_step, to_step, horizon)
 
-    def order(self, lease: Lease, limit_s: float | None, *, pause_at: int | None = None) -> Job:
-        """The worker's job for a lease; ``pause_at``: a step at which to pause, not evaluated until then."""
+    def order(
+        self,
+        lease: Lease,
+        limit_s: float | None,
+        *,
+        pause_at: int | None = None,
+        beginning: Beginning | None = None,
+    ) -> Job:
+        """The worker's job for a lease.
+
+        ``pause_at``: a step at which to pause, not evaluated until then. ``beginning``: weights to begin at.
+        """
         steps = self.measured(lease.horizon, lease.from_step if pause_at is None else pause_at, lease.to_step)
         trial = TrialOrder(
             lease=replace(lease, rungs=steps),
@@ -164,5 +174,6 @@ class Schedule:
             metric_rows={step: rows for step in steps if (rows := self.answered_at(lease.horizon, step))},
             selection_seed=self.task.seed,
             pause_at=pause_at,
+            beginning=beginning,
         )
         return Job(f"{lease.id}.{lease.attempt}", "train", self.task, trial.to_json(), limit_s)

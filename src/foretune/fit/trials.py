@@ -9,6 +9,7 @@ from typing import Any
 from foretune.catalogue.selection import kept_rows
 from foretune.errors import TrainingError
 from foretune.execution.drive import Watch, drive
+from foretune.execution.orders import Beginning
 from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.effort import Effort, offered, settled
 from foretune.fit.folder import Clock
@@ -18,9 +19,12 @@ from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import End, Schedule
 from foretune.fit.session import Session
 from foretune.fit.strategy import chosen_strategy
+from foretune.fit.warm_start import WarmStart
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
 from foretune.search.horizon import Horizon
+from foretune.search.types import Lease
+from foretune.search.warm_start import ARM, WarmStarted
 from foretune.search.zero_shot import ZeroShot
 from foretune.search.zero_shot import plan as zero_shot_plan
 
@@ -106,27 +110,31 @@ def open_search(
     *,
     task: Mapping[str, Any],
     base_losses: tuple[float, ...],
+    warm_start: WarmStart | None = None,
 ) -> Search:
     """The search of a plan. What fixes its decisions is computed once (``remember``) and read back on resume.
 
     ``total`` is the budget now, ``task`` are the task's features for the experience, ``base_losses`` the base's loss on
-    the rows of each rung.
+    the rows of each rung, ``warm_start`` a further run.
     """
     budget = replace(total, spent=common.budget.spent)
     hints = hints_of(plan.advice, plan.resolution.fixed_training())
     chosen = chosen_strategy(plan.resolution, common.first, plan.model.shapes, task, base_losses, remember, hints)
     peak = plan.forecast.memory_bytes.value / plan.request.workers
+    strategy: Any = chosen.strategy
+    if warm_start is not None:
+        strategy = WarmStarted(strategy, warm_start.config, warm_start.seed, warm_start.why)
     core = AskTell(
-        chosen.strategy,
+        strategy,
         budget,
         lambda config, start, stop: common.schedule.cost(
-            config, start, stop, chosen.strategy.steps_of(config), chosen.factor(config)
+            config, start, stop, strategy.steps_of(config), chosen.factor(config)
         ),
         seed=plan.resolution.spec.search.seed,
         journal=journal,
         memory=lambda config: round(peak * chosen.memory(config)),
     )
-    return Search(core, chosen.strategy, common.horizon, chosen.name)
+    return Search(core, strategy, common.horizon, chosen.name)
 
 
 def seconds_for_trials(session: Session, end: End) -> float | None:
@@ -134,7 +142,9 @@ def seconds_for_trials(session: Session, end: End) -> float | None:
     return None if session.time_s is None else session.time_s - end.reserve_s - session.clock.used()
 
 
-def run_trials(search: Search, session: Session, schedule: Schedule, end: End, watch: Watch) -> str:
+def run_trials(
+    search: Search, session: Session, schedule: Schedule, end: End, watch: Watch, warm_start: WarmStart | None = None
+) -> str:
     """Run the search to its end; the reason it ended. Raises `TrainingError` when no trial has a result."""
 
     def left() -> float | None:
@@ -144,10 +154,15 @@ def run_trials(search: Search, session: Session, schedule: Schedule, end: End, w
         seconds = left()
         return seconds is not None and seconds <= 0
 
+    def begins_at(lease: Lease) -> Beginning | None:
+        if warm_start is None or search.core.run(lease.run).arm != ARM:
+            return None
+        return warm_start.beginning
+
     reason = drive(
         search.core,
         session.executor,
-        lambda lease: schedule.order(lease, left()),
+        lambda lease: schedule.order(lease, left(), beginning=begins_at(lease)),
         watch,
         out_of_time=out_of_time,
         charge_overhead=session.time_s is not None,

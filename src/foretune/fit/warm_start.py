@@ -1,0 +1,230 @@
+"""Beginning a trial at the weights of an earlier fit: which ones there are, which may be used, whether one helps.
+
+`search.warm_start` names the folder of a finished run, or a folder of such folders. A run is refused, with the reason
+in the report, where it could not be taken over (another base model, another task) or where the comparison would no
+longer be honest: rows it was trained on, or was chosen by, must not be (nearly) the same as test rows of this fit, nor
+those it was trained on the same as validation rows. What is left is asked validation rows as it stands. The one with
+the lowest loss becomes a further run of the search, at half its learning rate, if the interval of its difference to the
+base excludes zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from foretune.catalogue.methods import config_space, resolve
+from foretune.catalogue.regularizers import NONE as NO_REGULARIZER
+from foretune.catalogue.regularizers import SETTING as REGULARIZER
+from foretune.catalogue.selection import NONE as NO_SELECTION
+from foretune.data.deduplicate import find
+from foretune.data.example import Example
+from foretune.data.leakage import leaks
+from foretune.errors import ForetuneError, Place, UsageError
+from foretune.evaluation.base import Answer
+from foretune.evaluation.compare import compare
+from foretune.evaluation.metrics import METRICS
+from foretune.execution.orders import Beginning
+from foretune.files import read_json, read_lines
+from foretune.fit.base import Base
+from foretune.fit.finals import Evaluator
+from foretune.fit.folder import RunFolder, finished_runs
+from foretune.fit.prepare import Prepared
+from foretune.report.record import read_record
+from foretune.search.fidelity import first_rows
+from foretune.training import checkpoint
+
+MOST_ASKED = 4
+"""Earlier runs that are asked, the newest first: each costs the scoring of `ASKED_ROWS` rows."""
+ASKED_ROWS = 64
+SLOWER = 0.5
+"""Of the learning rate that the earlier run had: its weights are no longer at the start."""
+CHANGED = ("learning_rate", "epochs", REGULARIZER, "selection", "keep")
+"""Settings that the further run does not take from the earlier one"""
+SEEN = {"train": ("validation", "test"), "validation": ("test",)}
+"""Rows of an earlier split that must not be rows of these splits now"""
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A finished run, as far as another can begin at it."""
+
+    folder: RunFolder
+    prepared: Prepared
+    weights: str
+    """Hash of its base"""
+    run: str
+    config: Mapping[str, Any]
+    seed: int
+    step: int
+
+    @property
+    def beginning(self) -> Beginning:
+        """Where its weights lie."""
+        return Beginning(str(self.folder.trial(self.run).resolve()), self.step)
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """The further run of a search."""
+
+    config: Mapping[str, Any]
+    seed: int
+    beginning: Beginning
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form that `from_json` reads back."""
+        return {**vars(self), "config": dict(self.config), "beginning": self.beginning.to_json()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> WarmStart:
+        """The inverse of `to_json`."""
+        return cls(**{**value, "beginning": Beginning(**value["beginning"])})
+
+
+def read_earlier(folder: RunFolder) -> Earlier:
+    """A finished run. Raises `UsageError` or `StoreError` where it is no longer whole."""
+    record = read_record(folder.root)
+    winner = record.winner
+    if winner is None or winner.best_step is None:
+        raise UsageError("this run handed over nothing to begin at.", place=Place(folder.root))
+    try:
+        runs = {run["id"]: run for run in read_json(folder.root / "search.json")["runs"]}
+        prepared = Prepared.from_json(read_json(folder.root / "prepared.json"))
+        seed = int(runs[winner.run]["seed"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"this run's folder is incomplete ({error}).", place=Place(folder.root), remedy="Name another."
+        ) from error
+    weights = record.model.weights_sha256
+    return Earlier(folder, prepared, weights, winner.run, winner.config, seed, winner.best_step)
+
+
+def why_not(earlier: Earlier, now: Prepared, rows: RunFolder, weights: str, fixed: Mapping[str, Any]) -> str:
+    """Why this fit (prepared as ``now``, its rows in ``rows``) must not begin at an earlier run; "" where it may."""
+    then, task = earlier.prepared.task, now.task
+    if earlier.weights != weights or then.model.quantize != task.model.quantize:
+        return "its base model is another"
+    if (then.task, then.labels, then.tasks) != (task.task, task.labels, task.tasks):
+        return "its task, or its classes, are others"
+    if then.plain_template != task.plain_template:
+        return "it was taught with another template"
+    try:
+        resolve(earlier.config)
+    except UsageError as error:
+        return f"its settings are no longer known ({error.what})"
+    for key, value in fixed.items():
+        if key not in CHANGED and key in earlier.config and earlier.config[key] != value:
+            return f"its {key} is not the one that was asked for"
+    if checkpoint.read(earlier.folder.trial(earlier.run), earlier.step) is None:
+        return "its weights are missing or damaged"
+    return _leak(earlier.folder, rows)
+
+
+def _leak(then: RunFolder, now: RunFolder) -> str:
+    """Which rows of this fit the earlier run has seen."""
+    try:
+        seen = {name: _rows(then, name) for name in SEEN}
+    except FileNotFoundError:
+        return "the rows it was trained on are no longer there"
+    for before, held_out in SEEN.items():
+        for split in held_out:
+            kept = _rows(now, split)
+            rows = [*kept, *seen[before]]
+            named = [split] * len(kept) + ["train"] * len(seen[before])
+            if found := leaks(rows, named, find(rows).cluster):
+                what = "trained on" if before == "train" else "chosen by"
+                return f"{len(found)} rows that it was {what} are {split} rows now"
+    return ""
+
+
+def _rows(folder: RunFolder, split: str) -> list[Example]:
+    return [Example.from_json(value) for value in read_lines(folder.task / f"{split}.jsonl")]
+
+
+def chosen(
+    evaluator: Evaluator,
+    weights: str,
+    base: Base,
+    where: Path,
+    *,
+    rows: int,
+    baseline: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+) -> dict[str, Any]:
+    """``{"start": WarmStart as JSON or None, "notes": [...]}``: the best earlier run in ``where``, what was refused.
+
+    ``base`` has answered ``rows`` validation rows; ``baseline`` is the search's first configuration.
+    """
+    notes: list[str] = []
+    best: tuple[float, WarmStart] | None = None
+    asked = first_rows(evaluator.prepared.rows["validation"], min(rows, ASKED_ROWS), evaluator.prepared.task.seed)
+    number = 0
+    for folder in finished_runs(where):
+        name = folder.root.name
+        if folder.root.resolve() == evaluator.folder.root.resolve():
+            continue
+        if number == MOST_ASKED:
+            notes.append(f"Only the {MOST_ASKED} newest earlier runs in {where} were asked.")
+            break
+        try:
+            earlier = read_earlier(folder)
+            if why := why_not(earlier, evaluator.prepared, evaluator.folder, weights, fixed):
+                notes.append(f"The run {name} was not begun at: {why}.")
+                continue
+            number += 1
+            loss, gain, sentence = _judged(_answers(evaluator, earlier, number, asked), base)
+        except ForetuneError as error:
+            notes.append(f"The run {name} was not begun at: {error.what}")
+            continue
+        if not gain:
+            notes.append(f"The run {name} was not begun at: {sentence}, which shows no gain.")
+        elif best is None or loss < best[0]:
+            why = f"begun at the weights of {name} ({earlier.run}, step {earlier.step}): {sentence}"
+            best = loss, WarmStart(settings(earlier, baseline, fixed), earlier.seed, earlier.beginning, why)
+    return {"start": None if best is None else best[1].to_json(), "notes": notes}
+
+
+def settings(earlier: Earlier, baseline: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a run that begins at an earlier one: all rows, no regularizer, half its learning rate.
+
+    It sees as many epochs as ``baseline``.
+
+    Regularizers that hold weights near their start would measure from other weights than they were made for.
+    """
+    rate = SLOWER * float(earlier.config["learning_rate"])
+    own = {REGULARIZER: NO_REGULARIZER, "selection": NO_SELECTION, "keep": 1.0, "learning_rate": rate,
+           "epochs": baseline["epochs"]}  # fmt: skip
+    space = config_space()
+    conditions = {key: space[key].condition for key in earlier.config}
+    known = {
+        key: value for key, value in earlier.config.items()
+        if (condition := conditions[key]) is None or condition.parameter not in (REGULARIZER, "selection")
+    }  # fmt: skip
+    return resolve({**known, **own, **{key: fixed[key] for key in fixed if key in known}})
+
+
+def _answers(evaluator: Evaluator, earlier: Earlier, number: int, rows: Sequence[int]) -> tuple[Answer, ...]:
+    start = earlier.beginning
+    payload = {
+        "run_folder": start.folder, "step": start.step, "config": dict(earlier.config), "seed": earlier.seed,
+        "split": "validation", "rows": list(rows), "generation": False,
+    }  # fmt: skip
+    content = evaluator.answers(f"validation-earlier-{number}", payload)
+    return tuple(Answer(**value) for value in content["answers"])
+
+
+def _judged(answers: Sequence[Answer], base: Base) -> tuple[float, bool, str]:
+    """(loss, whether it is better than the base, both in words), on the rows that both answered."""
+    untouched = {answer.row: answer for answer in base.answers}
+    both = [answer for answer in answers if answer.row in untouched]
+    if len(both) < 2:
+        return 0.0, False, "time ended before it had answered"
+    loss = METRICS["loss"]
+    own, other = loss.score(both), loss.score([untouched[answer.row] for answer in both])
+    found = compare(own, other, direction=loss.direction)
+    words = f"loss {own.value:.3f}, the base {other.value:.3f}, on {len(both)} validation rows"
+    return own.value, found.verdict == "better", words
