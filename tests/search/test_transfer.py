@@ -190,6 +190,41 @@ def test_with_experience_the_first_proposal_is_nearly_the_best(tasks):
     assert default.arm == "default" and "similar tasks" in second.why and "below the base" in third.why
 
 
+def test_a_pick_of_earlier_tasks_is_taken_on_while_nobody_is_ahead(tasks):
+    strategy = _strategy(tasks)
+    whole = AskTell(strategy, Budget("time", 1500), _cost)
+    drive(whole, 1, _script)
+    assert whole.runs[1].status == "finished", "the second run, to its end, before a third begins"
+    assert [order.lease.run for order in whole._ledger.orders.values()][:5] == ["r001", *["r002"] * 4]
+
+    def disappointing(lease):
+        """The second run is worse than what came before."""
+        seen = _script(lease)
+        if lease.run != "r002":
+            return seen
+        worse = [{name: replace(s, value=s.value + 1.0) for name, s in each.metrics.items()} for each in seen]
+        return [replace(each, metrics=metrics) for each, metrics in zip(seen, worse, strict=True)]
+
+    other = AskTell(_strategy(tasks), Budget("time", 1500), _cost)
+    drive(other, 1, disappointing)
+    assert other.runs[1].status == "idle" and other.runs[1].step < 0.3 * other.runs[1].horizon
+
+
+def test_one_process_at_a_time_is_believed_as_often_as_it_weighs(pool, tasks):
+    prior = build(tasks, synthetic.facts(NEW), pool, 0)
+    rows = [(k, 5, LOSS, synthetic.final_gain(pool[k], NEW), 0.01, k) for k in range(4)]
+    belief = believe(prior, Points.of(rows))
+    first, second = belief.parts
+    chances = np.linspace(0, 1, 1000, endpoint=False)
+    drawn = [belief.drawn(float(chance)).parts for chance in chances]
+    assert all(parts in ((first,), (second,)) for parts in drawn)
+    assert np.mean([parts[0] is first for parts in drawn]) == pytest.approx(belief.weights[0], abs=2e-3)
+    vague = condition(replace(prior.alone, residual_sd=50.0), Points.of(rows))
+    mixed = replace(belief, parts=(first, vague), weights=(0.99, 0.01))
+    sure, unsure = (part.improvement(range(10, 20), None, 5, 0.5) for part in (mixed.drawn(0.0), mixed))
+    assert np.median(unsure / sure) > 100, "in a mixture the vague part decides"
+
+
 def test_without_experience_the_portfolio_comes_first():
     search = AskTell(_strategy(()), Budget("time", 3000), _cost)
     drive(search, 1, _script)

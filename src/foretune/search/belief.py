@@ -38,6 +38,15 @@ class Belief:
     parts: tuple[Posterior, ...]
     weights: tuple[float, ...]
 
+    def drawn(self, chance: float) -> Belief:
+        """One of the parts alone: the first whose cumulated weight exceeds ``chance``, a number in [0, 1).
+
+        Under the mixture the vaguer part decides what to begin however little weight it has: where much is thought
+        possible, much improvement is expected. Believing one part at a time, as often as it weighs, does not.
+        """
+        reached = np.cumsum(self.weights)
+        return Belief((self.parts[min(int(np.searchsorted(reached, chance, "right")), len(self.parts) - 1)],), (1.0,))
+
     def gains(self, places: Sequence[int], runs: Sequence[int] | None, level: int) -> list[tuple[Floats, Floats]]:
         """(mean, standard deviation) of the gain at ``level`` under each part; ``runs`` for those under way."""
         found: list[tuple[Floats, Floats]] = []

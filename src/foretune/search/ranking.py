@@ -34,6 +34,16 @@ def score_at(run: Run, level: int, metric: str) -> Score | None:
     return run.curve.get(level_step(run.horizon, level), {}).get(metric)
 
 
+def leads(run: Run, others: Iterable[Run], metric: str) -> bool:
+    """Whether no other has a lower score than ``run`` at the last rung it has reached; False where it has no score."""
+    level = max((k for k in range(LEVELS) if level_step(run.horizon, k) <= run.step), default=-1)
+    own = score_at(run, level, metric) if level >= 0 else None
+    if own is None:
+        return False
+    rivals = (score_at(other, level, metric) for other in others if other.id != run.id)
+    return all(rival is None or rival.value >= own.value for rival in rivals)
+
+
 def clearly_above(score: Score, other: Score) -> bool:
     """Whether ``score`` exceeds ``other`` by more than `CLEAR` standard errors of the difference.
 

@@ -3,10 +3,13 @@
 1. The default LoRA in whole, where the caller wants it as the baseline.
 2. While nothing was seen: the greedy portfolio over bags of earlier tasks (Nemhauser et al. 1978: each pick adds most
    to the best of the picks, on average over bags); without experience the rule's rate, three times and a third of it.
+   A pick of earlier tasks is taken on, rung by rung, while no other run is ahead of it: early on a whole run is worth
+   more than several beginnings.
 3. Then, again and again, what is worth most per second: beginning a configuration of the pool or taking a paused run
-   on by one rung. Its worth is (1 − P(fail)) · E[(gain at a drawn rung − best gain so far)₊] (`belief`); the rung up to
+   on by one rung. Its worth is (1 − P(fail)) · E[(gain at a drawn rung − best gain so far)₊] (`belief`). The rung up to
    which it is judged is drawn anew for every proposal (as in ifBO, Rakotoarison et al. 2024), so that no one horizon
-   has to be right. Runs under way count as if they had reached their next rung as expected (fantasies).
+   has to be right; likewise which process is believed, transfer or none, as often as each weighs (posterior sampling).
+   Runs under way count as if they had reached their next rung as expected (fantasies).
 4. The search ends when the budget does, or, where it is not in time, when nothing is expected to improve.
 
 Decisions depend on the prior, the observations, forecast seconds and the seed: a resumed search decides as before.
@@ -24,9 +27,10 @@ from foretune.search.acquisition import Option, beginnings, best_so_far, continu
 from foretune.search.belief import Belief, believe
 from foretune.search.encoding import Floats, Indices
 from foretune.search.failures import seen_failures
-from foretune.search.fidelity import LAST_LEVEL, LEVELS, level_step, next_level
+from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT, level_step, next_level
 from foretune.search.points import observed, pending, places_of
 from foretune.search.pooled import Pooled
+from foretune.search.ranking import has_risen, leads
 from foretune.search.reasons import beginning, going_on
 from foretune.search.runs import Continue, Proposal, Start, View
 from foretune.search.types import Done, Wait
@@ -56,6 +60,8 @@ class Transfer(Pooled):
         """See `Strategy.propose`."""
         if (begun := self.first(view)) is not None:
             return begun
+        if (further := self._taken_on(view)) is not None:
+            return further
         points = observed(self, view.runs)
         places = places_of(self.prior, view.runs)
         odds = seen_failures(self.prior.odds, self.prior.rows, view.runs, places)
@@ -78,6 +84,20 @@ class Transfer(Pooled):
             return len(view.runs) < self.opening
         return sum(run.arm == "portfolio" for run in view.runs) < len(self.portfolio)
 
+    def _taken_on(self, view: View) -> Continue | None:
+        """A paused pick of earlier tasks on to its next rung, where no other run has a lower loss at this one."""
+        if self.prior.transfer is None:
+            return None
+        for run in view.runs[: self.opening]:
+            if run.status != "idle" or has_risen(run, self.metric) or not leads(run, view.runs, self.metric):
+                continue
+            level = next_level(run.horizon, run.step)
+            step = level_step(run.horizon, level)
+            if view.affords(run.config, run.step, step):
+                why = f"chosen by earlier tasks, and no run is ahead of it; on to {RUNG_PERCENT[level]} %"
+                return Continue(run.id, step, why)
+        return None
+
     def _portfolio_pick(self, view: View, places: Sequence[int], free: Any, odds: Floats) -> int | None:
         """The pool member that adds most to those begun, on average over bags; or the expert's next."""
         affordable = [int(place) for place in free if self.affords_whole(view, int(place))]
@@ -93,6 +113,8 @@ class Transfer(Pooled):
     # -- what is worth most
 
     def _best(self, view: View, belief: Belief, places: Sequence[int], free: Indices, odds: Floats) -> Proposal:
+        if self.randomised:
+            belief = belief.drawn(self._stream(view, "believed").random())
         best, target = best_so_far(view.runs, belief, places), self._judged_level(view)
         options = [
             *beginnings(self, view, belief, free, odds, target, best),
@@ -126,9 +148,12 @@ class Transfer(Pooled):
     def _judged_level(self, view: View) -> int:
         if not self.randomised:
             return LAST_LEVEL
-        seen = sum(len(run.curve) for run in view.runs)
-        stream = generator(view.seed, "search", "judged", len(view.runs), seen)
+        stream = self._stream(view, "judged")
         return LAST_LEVEL if stream.random() < ALWAYS_END else int(stream.integers(1, LEVELS))
+
+    def _stream(self, view: View, what: str) -> np.random.Generator:
+        """Chance for the next proposal."""
+        return generator(view.seed, "search", what, len(view.runs), sum(len(run.curve) for run in view.runs))
 
     def _start(self, place: int, belief: Belief | None) -> Start:
         arm = "portfolio" if belief is None else "proposed"

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT, level_step
+from foretune.search.fidelity import RUNG_PERCENT, level_step, next_level
 from foretune.search.horizon import early_level
-from foretune.search.ranking import score_at
+from foretune.search.ranking import leads
 from foretune.search.runs import Continue, Proposal, Run, Start, View
 
 ARM = "warm-start"
@@ -63,15 +63,13 @@ class WarmStarted:
             return self._begun(view) if others and others[0].ended else None
         if own.status != "idle":
             return None
-        level = max(k for k in range(LEVELS) if level_step(own.horizon, k) <= own.step)
-        mine = score_at(own, level, self.inside.metric)
-        rivals = [score for run in others if (score := score_at(run, level, self.inside.metric)) is not None]
-        if mine is None or level == LAST_LEVEL or any(rival.value < mine.value for rival in rivals):
+        if not leads(own, others, self.inside.metric):
             return None
-        step = level_step(own.horizon, level + 1)
+        level = next_level(own.horizon, own.step)
+        step = level_step(own.horizon, level)
         if not view.affords(own.config, own.step, step):
             return None
-        return Continue(own.id, step, f"no run is ahead of it; on to {RUNG_PERCENT[level + 1]} %")
+        return Continue(own.id, step, f"no run is ahead of it; on to {RUNG_PERCENT[level]} %")
 
     def _begun(self, view: View) -> Start | None:
         most = self.inside.max_trials
