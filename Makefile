@@ -6,6 +6,8 @@ VENV ?= .venv
 TIME ?= 10m
 OUTPUT ?= demo-run
 MODEL ?= SmolLM2-135M-Instruct
+# Test files run in so many processes, each file in one; `make test PROCESSES=0` runs all in this one.
+PROCESSES ?= 2
 # PyPI's torch for Linux brings gigabytes of CUDA libraries. Installed first and by version, it is whichever build
 # your pip prefers; with PyTorch's CPU index in PIP_EXTRA_INDEX_URL, or its wheel in PIP_FIND_LINKS, that is the small one.
 TORCH ?= torch==2.13.0
@@ -33,7 +35,7 @@ demo: $(VENV)/.installed
 	fi
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(PYTEST)
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -69,7 +69,7 @@ def test_it_leaves_no_experience(finished: Any, begun_at: Callable[..., Any]) ->
 
 def test_rows_that_an_earlier_fit_has_seen_are_not_compared_on(finished: Any, begun_at: Callable[..., Any]) -> None:
     result = begun_at(finished.folder, **{"search.seed": 1})  # other test rows: the earlier fit was trained on some
-    assert not warm(result) and "rows that it was trained on are validation rows now" in notes(result)
+    assert not warm(result) and "rows that it was trained on are test rows now" in notes(result)
 
 
 def test_another_base_is_refused(finished: Any, begun_at: Callable[..., Any], tmp_path: Path) -> None:

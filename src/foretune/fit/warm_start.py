@@ -37,14 +37,14 @@ from foretune.search.fidelity import first_rows
 from foretune.training import checkpoint
 
 MOST_ASKED = 4
-"""Earlier runs that are asked, the newest first: each costs the scoring of `ASKED_ROWS` rows."""
+"""Earlier runs that are looked at closely, the newest first: each costs comparing all rows and scoring `ASKED_ROWS`."""
 ASKED_ROWS = 64
 SLOWER = 0.5
 """Of the learning rate that the earlier run had: its weights are no longer at the start."""
 CHANGED = ("learning_rate", "epochs", REGULARIZER, "selection", "keep")
 """Settings that the further run does not take from the earlier one"""
-SEEN = {"train": ("validation", "test"), "validation": ("test",)}
-"""Rows of an earlier split that must not be rows of these splits now"""
+SEEN = {"train": ("trained on", ("test", "validation")), "validation": ("chosen by", ("test",))}
+"""What rows of an earlier split were for, and the splits in which they must not be now"""
 
 
 @dataclass(frozen=True)
@@ -103,8 +103,8 @@ def read_earlier(folder: RunFolder) -> Earlier:
     return Earlier(folder, prepared, weights, winner.run, winner.config, seed, winner.best_step)
 
 
-def why_not(earlier: Earlier, now: Prepared, rows: RunFolder, weights: str, fixed: Mapping[str, Any]) -> str:
-    """Why this fit (prepared as ``now``, its rows in ``rows``) must not begin at an earlier run; "" where it may."""
+def why_not(earlier: Earlier, now: Prepared, weights: str, fixed: Mapping[str, Any]) -> str:
+    """Why a run of this fit, prepared as ``now``, cannot begin at an earlier one; "" where it can."""
     then, task = earlier.prepared.task, now.task
     if earlier.weights != weights or then.model.quantize != task.model.quantize:
         return "its base model is another"
@@ -121,23 +121,25 @@ def why_not(earlier: Earlier, now: Prepared, rows: RunFolder, weights: str, fixe
             return f"its {key} is not the one that was asked for"
     if checkpoint.read(earlier.folder.trial(earlier.run), earlier.step) is None:
         return "its weights are missing or damaged"
-    return _leak(earlier.folder, rows)
+    return ""
 
 
-def _leak(then: RunFolder, now: RunFolder) -> str:
-    """Which rows of this fit the earlier run has seen."""
+def seen_before(then: RunFolder, now: RunFolder) -> str:
+    """Which held-out rows of the fit in ``now`` the run in ``then`` has seen; "" for none."""
     try:
         seen = {name: _rows(then, name) for name in SEEN}
     except FileNotFoundError:
         return "the rows it was trained on are no longer there"
-    for before, held_out in SEEN.items():
-        for split in held_out:
-            kept = _rows(now, split)
-            rows = [*kept, *seen[before]]
-            named = [split] * len(kept) + ["train"] * len(seen[before])
-            if found := leaks(rows, named, find(rows).cluster):
-                what = "trained on" if before == "train" else "chosen by"
-                return f"{len(found)} rows that it was {what} are {split} rows now"
+    held_out = {name: _rows(now, name) for name in ("test", "validation")}
+    rows = [row for part in (*held_out.values(), *seen.values()) for row in part]
+    own = sum(map(len, held_out.values()))
+    names = [name for name, part in held_out.items() for _ in part] + ["train"] * (len(rows) - own)
+    before = [name for name, part in seen.items() for _ in part]
+    found = [(before[leak.row - own], leak.other) for leak in leaks(rows, names, find(rows).cluster) if leak.row >= own]
+    for name, (what, splits) in SEEN.items():
+        for split in splits:
+            if count := found.count((name, split)):
+                return f"{count} rows that it was {what} are {split} rows now"
     return ""
 
 
@@ -172,19 +174,19 @@ def chosen(
             break
         try:
             earlier = read_earlier(folder)
-            if why := why_not(earlier, evaluator.prepared, evaluator.folder, weights, fixed):
-                notes.append(f"The run {name} was not begun at: {why}.")
-                continue
-            number += 1
-            loss, gain, sentence = _judged(_answers(evaluator, earlier, number, asked), base)
+            why = why_not(earlier, evaluator.prepared, weights, fixed)
+            if not why:
+                number += 1
+                why = seen_before(folder, evaluator.folder)
+            if not why:
+                loss, why, sentence = _judged(_answers(evaluator, earlier, number, asked), base)
         except ForetuneError as error:
-            notes.append(f"The run {name} was not begun at: {error.what}")
-            continue
-        if not gain:
-            notes.append(f"The run {name} was not begun at: {sentence}, which shows no gain.")
+            why = error.what.rstrip(".")
+        if why:
+            notes.append(f"The run {name} was not begun at: {why}.")
         elif best is None or loss < best[0]:
-            why = f"begun at the weights of {name} ({earlier.run}, step {earlier.step}): {sentence}"
-            best = loss, WarmStart(settings(earlier, baseline, fixed), earlier.seed, earlier.beginning, why)
+            words = f"begun at the weights of {name} ({earlier.run}, step {earlier.step}): {sentence}"
+            best = loss, WarmStart(settings(earlier, baseline, fixed), earlier.seed, earlier.beginning, words)
     return {"start": None if best is None else best[1].to_json(), "notes": notes}
 
 
@@ -217,14 +219,14 @@ def _answers(evaluator: Evaluator, earlier: Earlier, number: int, rows: Sequence
     return tuple(Answer(**value) for value in content["answers"])
 
 
-def _judged(answers: Sequence[Answer], base: Base) -> tuple[float, bool, str]:
-    """(loss, whether it is better than the base, both in words), on the rows that both answered."""
+def _judged(answers: Sequence[Answer], base: Base) -> tuple[float, str, str]:
+    """(loss, why it is of no use or "", its loss and the base's in words), on the rows that both answered."""
     untouched = {answer.row: answer for answer in base.answers}
     both = [answer for answer in answers if answer.row in untouched]
     if len(both) < 2:
-        return 0.0, False, "time ended before it had answered"
+        return 0.0, "time ended before it had answered", ""
     loss = METRICS["loss"]
     own, other = loss.score(both), loss.score([untouched[answer.row] for answer in both])
     found = compare(own, other, direction=loss.direction)
     words = f"loss {own.value:.3f}, the base {other.value:.3f}, on {len(both)} validation rows"
-    return own.value, found.verdict == "better", words
+    return own.value, "" if found.verdict == "better" else f"{words}, which shows no gain", words
