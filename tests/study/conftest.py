@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,3 +87,17 @@ def write_grid(places: Path, tiny_model: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def committed(study: Path, place: Path) -> Path:
+    """A copy of what git takes of a study's folder."""
+    git = ["git", "-C", str(study)]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    subprocess.run([*git, "add", "."], check=True)
+    files = subprocess.run([*git, "ls-files"], check=True, capture_output=True, text=True).stdout.split()
+    shutil.rmtree(study / ".git")
+    for file in files:
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(study / file, place / file)
+    assert not [file for file in files if file.endswith(("train.jsonl", ".safetensors", ".lock"))]
+    return place

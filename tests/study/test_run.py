@@ -23,6 +23,7 @@ from foretune.study.run import run_study
 from tests.structure.source import REPOSITORY
 
 from ..inline import InlineExecutor
+from .conftest import committed
 
 KILL_PATIENCE_S = 300.0
 WriteGrid = Callable[..., Path]
@@ -44,20 +45,6 @@ def comparable(line: dict[str, Any]) -> dict[str, Any]:
         for key, value in line.items()
         if key not in ("train_s", "train_cpu_s", "eval_s", "peak_bytes", "run")
     }
-
-
-def committed(study: Path, place: Path) -> Path:
-    """A copy of what git takes of a study's folder."""
-    git = ["git", "-C", str(study)]
-    subprocess.run([*git, "init", "--quiet"], check=True)
-    subprocess.run([*git, "add", "."], check=True)
-    files = subprocess.run([*git, "ls-files"], check=True, capture_output=True, text=True).stdout.split()
-    shutil.rmtree(study / ".git")
-    for file in files:
-        (place / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(study / file, place / file)
-    assert not [file for file in files if file.endswith(("train.jsonl", ".safetensors", ".lock"))]
-    return place
 
 
 def test_a_study_from_the_command_line(write_grid: WriteGrid, places: Path, inline: None) -> None:

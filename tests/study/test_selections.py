@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
 
 from foretune.data.example import Example, conversation
-from foretune.errors import UsageError
+from foretune.errors import Interrupted, UsageError
 from foretune.execution.orders import subset
 from foretune.files import read_json, read_lines
 from foretune.study.design import steps_of
@@ -18,6 +21,8 @@ from foretune.study.grid_file import load_grid
 from foretune.study.pools import duplicated, shuffled
 from foretune.study.run import run_study
 from foretune.study.tables import markdown
+
+from .conftest import committed
 
 ARMS = {
     "full": {},
@@ -59,6 +64,31 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     before = (folder / "results.jsonl").read_text()
     assert run_study(None, folder, resume=True).summary.complete
     assert (folder / "results.jsonl").read_text() == before
+
+
+def test_rankings_travel_with_a_study_and_are_not_made_again(write_grid, places, inline, monkeypatch):
+    grid, arms = write_grid(**{**SELECTING, "arms": {name: ARMS[name] for name in ("full", "random-50", "ifd-50")}}), 3
+    whole, begun = places / "whole", places / "begun"
+    run_study(grid, whole)
+
+    seen = []
+
+    def interrupt(kind, payload):
+        seen.append(kind)
+        if kind == "observation" and seen.count(kind) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        run_study(grid, begun, on_event=interrupt)
+    moved = committed(begun, places / "elsewhere" / "begun")
+    for file in (grid, places / "near.jsonl"):
+        shutil.copy(file, places / "elsewhere")
+    monkeypatch.setattr("foretune.execution.kept.select", None)  # to rank again would fail
+    assert run_study(places / "elsewhere" / grid.name, moved, resume=True).summary.complete
+    found, expected = (
+        {(e["arm"], e["seed"]): e["scores"] for e in read_lines(place / "results.jsonl")} for place in (moved, whole)
+    )
+    assert found == expected and len(found) == 2 * arms
 
 
 def test_arms_can_see_equal_answer_tokens_instead_of_equal_steps(write_grid, places, inline):

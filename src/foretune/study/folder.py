@@ -38,7 +38,13 @@ IGNORED = """\
 !/tasks/*/*/probe.json
 !/tasks/*/*/base*.json
 /tasks/*/*/*-answers.json
+!/tasks/*/*/task/
+/tasks/*/*/task/*
+!/tasks/*/*/task/selections/
+/tasks/*/*/task/selections/*/*
+!/tasks/*/*/task/selections/*/ranking.json
 """
+"""Rankings travel: they are numbers of rows, and took longer than the runs they are for. Their blocks stay behind."""
 
 
 def base_name(tested_on: str) -> str:
