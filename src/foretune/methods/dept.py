@@ -20,7 +20,7 @@ from torch import nn
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.attachment import PeftAttachment
 from foretune.methods.tuners.model import define
-from foretune.methods.tuners.prompt import PromptConfig, PromptModel, PromptUpdate, prompt_settings
+from foretune.methods.tuners.prompt import PromptConfig, PromptModel, SoftPrompt, prompt_settings
 
 
 @dataclass
@@ -34,25 +34,19 @@ class DeptConfig(PromptConfig):
     knob = "rank"
 
 
-class Dept(PromptUpdate):
+class Dept(SoftPrompt):
     """The prompt, and what is added to the embeddings."""
 
     def __init__(self, base: nn.Module, inputs: int, outputs: int, config: Any, name: str) -> None:
         super().__init__(base, inputs, outputs, config, name)
-        self.prompt = nn.Parameter(torch.empty(config.prompt, outputs))
         self.a = nn.Parameter(torch.empty(config.positions, config.rank))
         self.b = nn.Parameter(torch.empty(config.rank, outputs))
 
     def reset(self) -> None:
         """P from the table of embeddings, A Kaiming uniform, B = 0."""
-        with torch.no_grad():
-            self.prompt.copy_(self.embedded(self.some_tokens(len(self.prompt))))
+        super().reset()
         nn.init.kaiming_uniform_(self.a, a=math.sqrt(5))
         nn.init.zeros_(self.b)
-
-    def vectors(self) -> torch.Tensor:
-        """(1, length, width): P."""
-        return self.prompt[None]
 
     def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """(batch, time, width): the change at the first positions, zero behind them."""

@@ -17,7 +17,7 @@ from foretune.errors import UsageError
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.tuners.layer import Update
 from foretune.methods.tuners.model import define
-from foretune.methods.tuners.prompt import PromptConfig, PromptModel, PromptUpdate, prompt_settings
+from foretune.methods.tuners.prompt import PromptConfig, PromptModel, SoftPrompt, prompt_settings
 from foretune.methods.tuners.tasks import ATTRIBUTE, TaskModel, TaskUpdate
 
 START = 0.02
@@ -35,20 +35,18 @@ class MultitaskPromptTuningConfig(PromptConfig):
     method = "multitask_prompt_tuning"
 
 
-class TaskPrompt(TaskUpdate, PromptUpdate):
+class TaskPrompt(TaskUpdate, SoftPrompt):
     """The shared prompt and the tasks' scales."""
 
     def __init__(self, base: nn.Module, inputs: int, outputs: int, config: Any, name: str) -> None:
         super().__init__(base, inputs, outputs, config, name)
         self.default_task = config.default_task
-        self.prompt = nn.Parameter(torch.empty(config.prompt, outputs))
         self.columns = nn.Parameter(torch.empty(config.tasks, config.prompt, config.rank))
         self.rows = nn.Parameter(torch.empty(config.tasks, config.rank, outputs))
 
     def reset(self) -> None:
         """The prompt from the table of embeddings, small scales."""
-        with torch.no_grad():
-            self.prompt.copy_(self.embedded(self.some_tokens(len(self.prompt))))
+        super().reset()
         nn.init.normal_(self.columns, std=START)
         nn.init.normal_(self.rows, std=START)
 

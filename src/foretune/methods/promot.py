@@ -17,10 +17,9 @@ from torch import nn
 
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.attachment import PeftAttachment
-from foretune.methods.prompt_tuning import SoftPrompt
 from foretune.methods.tuners.layer import Update, widths_of
 from foretune.methods.tuners.model import define
-from foretune.methods.tuners.prompt import PromptConfig, PromptModel, prompt_settings
+from foretune.methods.tuners.prompt import PromptConfig, PromptModel, SoftPrompt, prompt_settings
 
 
 @dataclass

@@ -66,6 +66,23 @@ class PromptUpdate(Update):
         return None
 
 
+class SoftPrompt(PromptUpdate):
+    """Vectors that are trained as they are and begin as embeddings of tokens, as in Lester et al. (2021)."""
+
+    def __init__(self, base: nn.Module, inputs: int, outputs: int, config: Any, name: str) -> None:
+        super().__init__(base, inputs, outputs, config, name)
+        self.prompt = nn.Parameter(torch.empty(config.prompt, outputs))
+
+    def reset(self) -> None:
+        """The embeddings of tokens drawn at random."""
+        with torch.no_grad():
+            self.prompt.copy_(self.embedded(self.some_tokens(len(self.prompt))))
+
+    def vectors(self) -> torch.Tensor:
+        """(1, length, width)."""
+        return self.prompt[None]
+
+
 class PromptModel(AdapterModel):
     """Embeddings hold the prompt, attention modules see its keys and values, the backbone has a hook to make them."""
 
