@@ -246,7 +246,7 @@ def test_a_folder_of_something_else_and_a_wrong_list_are_refused(listed, tmp_pat
     with pytest.raises(UsageError, match=r"no block 'smal'.*small"):
         task_list.load_list(listed)
     listed.write_text(listed.read_text().replace("{smal:", "{small:").replace("stretch", "strech"))
-    with pytest.raises(UsageError, match="strech"):
+    with pytest.raises(UsageError, match=r"\.yaml:[0-9:]+ strech is not a setting of a task list\. .*stretch"):
         task_list.load_list(listed)
 
 

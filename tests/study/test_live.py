@@ -90,3 +90,8 @@ def test_shipped_comparisons_hold(name):
 def test_a_task_without_data_is_refused(tmp_path):
     with pytest.raises(UsageError, match="names no data"):
         live.read_spec(_written(tmp_path, "x", "y", tasks={"t": {"data.format": "x"}}))
+
+
+def test_a_mistake_is_told_with_its_line(tmp_path):
+    with pytest.raises(UsageError, match=r"live\.yaml:[0-9:]+ seeds: .*greater than or equal to 1"):
+        live.read_spec(_written(tmp_path, "x", "y", seeds=0))

@@ -70,6 +70,9 @@ def test_unknown_kinds_and_contestants_are_refused(filled: Path) -> None:
     bad.write_text(SPEC.replace("rule", "rulle"))
     with pytest.raises(UsageError, match="no contestant 'rulle'"):
         read_spec(bad)
+    bad.write_text(SPEC.replace("workers", "wrokers"))
+    with pytest.raises(UsageError, match=r"bad\.yaml:7:[0-9]+: wrokers is not a setting of a study\. .*workers"):
+        read_spec(bad)
     bad.write_text("kind: relpay\n")
     done = CliRunner().invoke(app, ["study", "run", str(bad), "--output", str(filled / "x")])
     assert done.exit_code != 0

@@ -9,15 +9,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from foretune.collect.blocks import BLOCKS
 from foretune.collect.design import Draw, draws
-from foretune.config.load import load_tree, nearest
+from foretune.config.load import nearest
 from foretune.config.spec import Count, Section
-from foretune.errors import Place, UsageError
+from foretune.errors import UsageError
 from foretune.study.grid import GridSpec, TaskSettings
-from foretune.study.grid_file import beside
+from foretune.study.grid_file import beside, load_spec
 
 PRESETS = Path(__file__).parent / "presets"
 MOST_TOKENS = 20_000
@@ -120,13 +120,5 @@ def load_list(source: str | Path) -> TaskList:
                 remedy=f"{nearest(str(source), tuple(known))} Or give the path of a YAML file.",
             )
         path = known[str(source)]
-    values, places = load_tree(path)
-    try:
-        listed = TaskList.model_validate(values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        place = places.get(tuple(str(part) for part in first["loc"]), Place(path))
-        said = str(first["msg"]).removeprefix("Value error, ")
-        raise UsageError(f"{key + ': ' if key else ''}{said}.", place=place) from error
+    listed = load_spec(TaskList, path, "a task list")
     return listed.model_copy(update={"tasks": {name: beside(t, path.parent) for name, t in listed.tasks.items()}})

@@ -1,6 +1,7 @@
 """A study's YAML file: found by path or preset name, read, and every mistake told with its line and the nearest key.
 
-What the settings mean is in `study.grid`; a file of another ``kind`` goes to the module that `study.kinds` names.
+What the settings mean is in `study.grid`; a file of another ``kind`` goes to the module that `study.kinds` names, which
+reads it with `load_spec` too.
 """
 
 from __future__ import annotations
@@ -8,27 +9,34 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from foretune.config.load import load_tree
-from foretune.config.spec import ModelSettings, Section
+from foretune.config.spec import Section
 from foretune.errors import Place, UsageError
 from foretune.study.grid import GridSpec, TaskSettings, nearest_key
 
 PRESETS = Path(__file__).parent / "presets"
+Spec = TypeVar("Spec", bound=Section)
 
 
 def load_grid(source: str | Path) -> GridSpec:
     """The study in a YAML file, or the shipped one of that name. Raises `UsageError` with file and line."""
     path = find_grid(source)
-    values, places = load_tree(path)
-    try:
-        spec = GridSpec.model_validate(values)
-    except ValidationError as error:
-        raise _explained(error, path, places) from error
+    spec = load_spec(GridSpec, path)
     tasks = {name: beside(task, path.parent) for name, task in spec.tasks.items()}
     return spec.model_copy(update={"tasks": tasks})
+
+
+def load_spec(model: type[Spec], path: Path, what: str = "a study") -> Spec:
+    """The ``model`` in a YAML file, which holds ``what``. Raises `UsageError` with file, line and the nearest key."""
+    values, places = load_tree(path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _explained(error, model, path, places, what) from error
 
 
 def beside(task: TaskSettings, folder: Path) -> TaskSettings:
@@ -90,21 +98,23 @@ def presets() -> dict[str, Path]:
     return {":".join(path.relative_to(PRESETS).with_suffix("").parts): path for path in files}
 
 
-def _explained(error: ValidationError, path: Path, places: Mapping[tuple[str, ...], Place]) -> UsageError:
+def _explained(
+    error: ValidationError, model: type[Section], path: Path, places: Mapping[tuple[str, ...], Place], what: str
+) -> UsageError:
     """Our error for the first complaint of pydantic: key, line and what would be right."""
     complaints = error.errors(include_url=False)
     # a misspelt key is also a missing one: say what is there and wrong before what is not there
     first = next((one for one in complaints if one["type"] == "extra_forbidden"), complaints[0])
     at = tuple(str(part) for part in first["loc"])
     message = str(first["msg"]).removeprefix("Value error, ")
-    if not at and (said := re.match(r"([\w.+-]+)(?:: | = )", message)):  # from a check of the whole grid
+    if not at and (said := re.match(r"([\w.+-]+)(?:: | = )", message)):  # from a check of the whole file
         at = _known_path(said.group(1), places)
         message = message.removeprefix(said.group(1)).removeprefix(": ")
     place = next((places[at[:n]] for n in range(len(at), 0, -1) if at[:n] in places), Place(path))
     key = ".".join(at)
     if first["type"] == "extra_forbidden":
-        known = [".".join((*at[:-1], name)) for name in _keys_at(at[:-1])]
-        return UsageError(f"{key} is not a setting of a study.", place=place, remedy=nearest_key(at[-1], known))
+        known = [".".join((*at[:-1], name)) for name in _keys_at(model, at[:-1])]
+        return UsageError(f"{key} is not a setting of {what}.", place=place, remedy=nearest_key(at[-1], known))
     said_what = message if message.endswith((".", "?")) else f"{message}."
     said_where = key if said_what.startswith(" = ") or not key else f"{key}: "
     return UsageError(f"{said_where}{said_what}", place=place)
@@ -116,15 +126,12 @@ def _known_path(dotted: str, places: Mapping[tuple[str, ...], Place]) -> tuple[s
     return max(matching, key=len, default=tuple(dotted.split(".")))
 
 
-def _keys_at(at: tuple[str, ...]) -> list[str]:
-    """The settings that there are in a group of the grid."""
-    groups: dict[str, type[Section]] = {"tasks": TaskSettings, "model": ModelSettings}
-    section: type[Section] = GridSpec
+def _keys_at(model: type[Section], at: tuple[str, ...]) -> list[str]:
+    """The settings that there are in a group of ``model``."""
+    section = model
     for part in at:
         field = section.model_fields.get(part)
-        if part in groups and section is GridSpec:
-            section = groups[part]
-        elif field is not None:
+        if field is not None:
             options = [field.annotation, *getattr(field.annotation, "__args__", ())]
             section = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), section)
     return list(section.model_fields)

@@ -18,17 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field
 
 from foretune.catalogue.models import DEFAULT_MODEL
-from foretune.config.load import load_tree
 from foretune.config.spec import Count, Section, flat_settings
 from foretune.errors import ForetuneError, Interrupted, UsageError
 from foretune.files import FolderLock, append_line, fingerprint, read_lines, write_json
 from foretune.fit import start
 from foretune.fit.request import FitRequest
 from foretune.report.record import RunRecord, SystemResult
-from foretune.study.grid_file import find_grid
+from foretune.study.grid_file import find_grid, load_spec
 from foretune.study.live_report import summarised, write_report
 from foretune.units import format_duration, parse_duration
 
@@ -80,11 +79,7 @@ class Cell:
 def read_spec(source: str | Path) -> LiveSpec:
     """The comparison in a file. Raises `UsageError`."""
     path = find_grid(source)
-    try:
-        spec = LiveSpec.model_validate(load_tree(path)[0])
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    spec = load_spec(LiveSpec, path)
     for name, settings in spec.tasks.items():
         if "data.path" not in settings:
             raise UsageError(f"{path}: the task {name} names no data.", remedy="Write data.path.")

@@ -15,9 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from foretune.config.load import load_tree
 from foretune.config.spec import Count, Section
 from foretune.errors import UsageError
 from foretune.experience.past import PastRun, bundled, known_runs, past_runs
@@ -28,7 +27,7 @@ from foretune.search.replay.contestants import ABLATIONS, CONTESTANTS, DETERMINI
 from foretune.search.replay.regret import covered, scored
 from foretune.search.replay.simulation import simulate
 from foretune.search.replay.world import World, world_of
-from foretune.study.grid_file import find_grid
+from foretune.study.grid_file import find_grid, load_spec
 from foretune.study.replay_report import summarised, write_report
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
@@ -115,11 +114,7 @@ class Stage:
 def read_spec(source: str | Path) -> ReplaySpec:
     """The replay in a file. Raises `UsageError`."""
     path = find_grid(source)
-    try:
-        spec = ReplaySpec.model_validate(load_tree(path)[0])
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    spec = load_spec(ReplaySpec, path)
     unknown = [name for name in named(spec) if name not in every()]
     if unknown:
         raise UsageError(f"{path}: there is no contestant {unknown[0]!r}.", remedy=f"Known: {', '.join(every())}.")
