@@ -16,6 +16,7 @@ from pathlib import Path
 from foretune.catalogue.methods import METHODS, Declaration
 from foretune.catalogue.methods.peft_rows import REFUSED
 from foretune.files import write_text
+from foretune.report.text import markdown_table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "methods.md"
 HEAD = """# Methods
@@ -125,6 +126,7 @@ FAMILIES = {
     "selection": "Selections of the model's own parameters",
     "recipe": "Recipes",
 }
+HEADING = ("method", "what it does", "knob", "parameters", "merge", "rate", "for", "source")
 MERGE = {"exact": "exact", "per_task": "one task", "approximate": "approximate", "no": "no"}
 
 
@@ -135,21 +137,18 @@ def page() -> str:
         members = [item for item in METHODS.values() if item.family == family]
         if members:
             parts.append(f"## {title}\n")
-            parts.append("| method | what it does | knob | parameters | merge | rate | for | source |")
-            parts.append("|---|---|---|---|---|---|---|---|")
-            parts += map(_row, members)
-            parts.append("")
+            parts += [markdown_table(HEADING, map(_row, members)), ""]
             parts += _notes(members)
     refused = [f"- `{name}`: {why}." for name, why in REFUSED.items()]
     return "\n".join([*parts, "## What peft has and Foretune refuses\n", *refused, "", NOT_BUILT, PLUGIN])
 
 
-def _row(item: Declaration) -> str:
+def _row(item: Declaration) -> tuple[str, ...]:
     kinds = "all" if len(item.kinds) == 3 else ", ".join(item.kinds)
     evidence = "" if item.evidence == "paper equations" else f" ({item.evidence})"
     start = "" if item.traits.identity_at_init else " Not the base at the start."
     off = "" if item.traits.disables_to_base or item.family == "whole" else " Cannot be switched off."
-    cells = (
+    return (
         f"`{item.name}`",
         f"{item.about}{start}{off}",
         f"`{item.knob}`" if item.knob else "fixed",
@@ -159,7 +158,6 @@ def _row(item: Declaration) -> str:
         kinds,
         f"{item.source}{evidence}",
     )
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _notes(members: list[Declaration]) -> Iterator[str]:

@@ -13,24 +13,24 @@ from pathlib import Path
 from foretune.catalogue.selection import SelectorDeclaration
 from foretune.catalogue.selectors import SELECTORS
 from foretune.files import write_text
+from foretune.report.text import markdown_table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "selection.md"
 START, END = "<!-- selectors:start -->", "<!-- selectors:end -->"
+HEADING = ("selector", "what it keeps", "needs", "when", "cost", "source")
 MOMENTS = {"before": "before", "during": "while training", "either": "before, or while training", "filter": "both"}
 
 
-def row(declared: SelectorDeclaration) -> str:
+def row(declared: SelectorDeclaration) -> list[str]:
     """One line of the table."""
     needs = [word for word, needed in (("model", declared.needs_model), ("target", declared.needs_target)) if needed]
-    cells = [f"`{declared.name}`", declared.about, ", ".join(needs) or "–", MOMENTS[declared.moment], declared.cost,
-             declared.source]  # fmt: skip
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    return [f"`{declared.name}`", declared.about, ", ".join(needs) or "–", MOMENTS[declared.moment], declared.cost,
+            declared.source]  # fmt: skip
 
 
 def page(text: str) -> str:
     """``text`` with the table between the marks made anew."""
-    head = "| selector | what it keeps | needs | when | cost | source |\n|---|---|---|---|---|---|"
-    table = "\n".join([head, *map(row, SELECTORS.values())])
+    table = markdown_table(HEADING, map(row, SELECTORS.values()))
     before, _, rest = text.partition(START)
     return f"{before}{START}\n{table}\n{END}{rest.partition(END)[2]}"
 

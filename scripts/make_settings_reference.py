@@ -12,7 +12,7 @@ import argparse
 import sys
 import types
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from foretune.catalogue.methods import config_space
 from foretune.catalogue.space import Choice, Parameter, Text
 from foretune.config import spec
 from foretune.files import write_text
+from foretune.report.text import markdown_table
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "settings.md"
 TRAINING = "training"
@@ -36,6 +37,7 @@ QUANTITIES = tuple(
     )
 )
 """The parser that marks each kind of quantity, and the kind's name."""
+HEADING = ("setting", "values", "default", "meaning")
 HEAD = """# Settings
 
 <!-- Written by scripts/make_settings_reference.py from the code; do not edit. -->
@@ -74,7 +76,7 @@ def _is_section(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, spec.Section)
 
 
-def _rows(section: Any, prefix: str) -> Iterator[str]:
+def _rows(section: Any, prefix: str) -> Iterator[list[str]]:
     for name, field in section.model_fields.items():
         if _is_section(field.annotation):
             yield from _rows(field.annotation, f"{prefix}{name}.")
@@ -82,17 +84,17 @@ def _rows(section: Any, prefix: str) -> Iterator[str]:
             yield _row(f"{prefix}{name}", field)
 
 
-def _section(title: str, about: str, rows: Iterator[str]) -> str:
-    table = ["| setting | values | default | meaning |", "|---|---|---|---|", *rows]
-    return "\n".join([f"## {title}\n", *([about, ""] if about else []), *table, ""])
+def _section(title: str, about: str, rows: Iterable[Sequence[str]]) -> str:
+    table = markdown_table(HEADING, rows, cell=str)
+    return "\n".join([f"## {title}\n", *([about, ""] if about else []), table, ""])
 
 
-def _row(key: str, field: FieldInfo) -> str:
+def _row(key: str, field: FieldInfo) -> list[str]:
     default = "" if field.default is None or field.default_factory is not None else f"`{_shown(field.default)}`"
-    return f"| `{key}` | {_values(field)} | {default} | {field.description} |"
+    return [f"`{key}`", _values(field), default, str(field.description)]
 
 
-def _trial_row(parameter: Parameter) -> str:
+def _trial_row(parameter: Parameter) -> list[str]:
     if isinstance(parameter, Choice):
         values = ", ".join(f"`{_shown(value)}`" for value in parameter.options)
     elif isinstance(parameter, Text):
@@ -103,7 +105,7 @@ def _trial_row(parameter: Parameter) -> str:
     if parameter.condition is not None:
         values_of = " or ".join(f"`{value}`" for value in parameter.condition.values)
         needs = f" Only with `{parameter.condition.parameter}` = {values_of}."
-    return f"| `{TRAINING}.{parameter.name}` | {values} | `{_shown(parameter.default)}` | {parameter.about}{needs} |"
+    return [f"`{TRAINING}.{parameter.name}`", values, f"`{_shown(parameter.default)}`", f"{parameter.about}{needs}"]
 
 
 def _shown(value: Any) -> str:

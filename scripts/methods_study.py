@@ -11,10 +11,11 @@ Without ``--docs`` the page is printed.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from foretune.files import read_json, write_text
+from foretune.report.text import markdown_table
 from foretune.study import gates, margins
 from foretune.study.outputs import Results, material_of, results_of
 from foretune.study.summary import Summary
@@ -30,12 +31,6 @@ QUESTIONS = (
     ("no-lora", "The edit without the LoRA branch"),
 )
 """What the study was made to answer, in the order of the summary."""
-
-
-def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def findings(summary: Summary, standings: Sequence[margins.Standing]) -> list[str]:

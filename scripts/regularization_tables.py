@@ -23,6 +23,7 @@ from typing import Any
 
 from foretune.evaluation.metrics import METRICS
 from foretune.files import write_text
+from foretune.report.text import markdown_table
 from foretune.study.folder import saved_grid
 from foretune.study.grid import GridSpec
 from foretune.study.results import block_of, outcomes, read_results, views
@@ -70,22 +71,22 @@ def table(block: Block, control: str, found: Found) -> list[str]:
     """The Markdown of one block: an arm a row, an outcome a column."""
     model, task, size, tested_on = block
     means = ", ".join(f"{name} {values[0].control_mean:.3f}" for name, values in found.items())
-    out = [
+    about = (
         f"**{model}, {task}, {size} rows{tested(tested_on)}.** Against `{control}`, the best uniform rate on "
-        f"validation ({means}).", "",
-        "| arm | pairs | " + " | ".join(found) + " |",
-        "|---|---|" + "---|" * len(found),
-    ]  # fmt: skip
+        f"validation ({means})."
+    )
+    rows = []
     by_arm = {(name, one.arm): one for name, values in found.items() for one in values}
     for arm in dict.fromkeys(arm for _, arm in by_arm):
         cells = [_cell(by_arm.get((name, arm))) for name in found]
         pairs = max(one.pairs for (_, own), one in by_arm.items() if own == arm)
-        out.append(f"| {arm} | {pairs} | " + " | ".join(cells) + " |")
+        rows.append([arm, str(pairs), *cells])
     least = [
         f"{median(sizes):.4f}" if (sizes := [one.detectable for one in values if one.detectable is not None]) else "–"
         for values in found.values()
     ]
-    return [*out, "| smallest effect found in 4 of 5 such studies, median | | " + " | ".join(least) + " |", ""]
+    rows.append(["smallest effect found in 4 of 5 such studies, median", "", *least])
+    return [about, "", markdown_table(["arm", "pairs", *found], rows), ""]
 
 
 def _cell(one: Difference | None) -> str:
@@ -103,12 +104,12 @@ def verdicts(found: Sequence[Found]) -> list[str]:
             for one in values:
                 counts.setdefault(one.arm, {}).setdefault(name, Counter())[one.verdict] += 1
     names = [name for name in OUTCOMES if any(name in own for own in counts.values())]
-    out = ["Blocks in which an arm is better / worse / not resolved against the best uniform rate:", "",
-           "| arm | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]  # fmt: skip
+    rows = []
     for arm, own in counts.items():
         cells = [" / ".join(str(own.get(n, Counter())[v]) for v in ("better", "worse", "not resolved")) for n in names]
-        out.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return [*out, ""]
+        rows.append([arm, *cells])
+    about = "Blocks in which an arm is better / worse / not resolved against the best uniform rate:"
+    return [about, "", markdown_table(["arm", *names], rows), ""]
 
 
 def study(grid: GridSpec, lines: Sequence[Line]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.files import read_json, write_text
+from foretune.report.text import markdown_table
 
 PAGE = Path(__file__).parents[1] / "docs" / "search.md"
 START, END = "<!-- replay:start -->", "<!-- replay:end -->"
@@ -60,11 +61,11 @@ def section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     yield (f"{summary['tasks']} tasks, {summary['configurations']} configurations, {summary['scored_by_test']} tasks "
            f"scored on test rows of their own; {noise}. {setting}; {summary['reason']}.")  # fmt: skip
     yield ""
-    yield f"| contestant | first whole run | {' | '.join(f'{share:.0%} of B' for share in SHARES)} | area |"
-    yield f"|{'---|' * (len(SHARES) + 3)}"
+    rows = []
     for who in sorted(found, key=lambda who: found[who]["at"][places[1]][0]):
         cells = [found[who]["first"], *(found[who]["at"][place] for place in places), found[who]["area"]]
-        yield f"| {who} | {' | '.join(text(cell) for cell in cells)} |"
+        rows.append([who, *map(text, cells)])
+    yield markdown_table(["contestant", "first whole run", *(f"{share:.0%} of B" for share in SHARES), "area"], rows)
     yield ""
     yield from bars(found, places, floor or 0.0)
 

@@ -17,17 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from foretune.files import write_text
+from foretune.report.text import markdown_table
 from foretune.study.outputs import read_study
 from foretune.study.statistics import Difference
 from foretune.study.summary import BlockResult, Summary
 
 PAGE = Path(__file__).parents[1] / "docs" / "selection.md"
 START, END = "<!-- study:start -->", "<!-- study:end -->"
-HEAD = [
-    "| arm | pairs | loss | minus control | 95 % interval | p (Holm) | smallest detectable | verdict | choosing s "
-    "| training s | both s |",
-    "|---|---|---|---|---|---|---|---|---|---|---|",
-]
+HEADING = ("arm", "pairs", "loss", "minus control", "95 % interval", "p (Holm)", "smallest detectable", "verdict",
+           "choosing s", "training s", "both s")  # fmt: skip
 
 
 def section(summary: Summary) -> list[str]:
@@ -51,29 +49,27 @@ def table(summary: Summary, block: BlockResult) -> list[str]:
         for one in summary.costs
         if (one["model"], one["task"], one["size"]) == (block.model, block.task, block.size)
     }
-    control = f"| {summary.control} (control) | {block.control_runs} | {block.control_mean:.4f} | | | | | "
+    control = [f"{summary.control} (control)", str(block.control_runs), f"{block.control_mean:.4f}", *[""] * 5]
     rows = [control + cost_cells(costs.get(summary.control))]
     rows += [row(found) + cost_cells(costs.get(found.arm)) for found in block.differences]
-    return [f"**{where}.**{base}{part}", "", *HEAD, *rows, ""]
+    return [f"**{where}.**{base}{part}", "", markdown_table(HEADING, rows), ""]
 
 
-def row(found: Difference) -> str:
+def row(found: Difference) -> list[str]:
     """An arm against the control, without its cost."""
     interval = "–" if found.low is None else f"{found.low:+.4f} to {found.high:+.4f}"
     mean, least, arm = (
         "–" if value is None else f"{value:{form}}"
         for value, form in ((found.mean, "+.4f"), (found.detectable, ".4f"), (found.arm_mean, ".4f"))
     )
-    return (
-        f"| {found.arm} | {found.pairs} | {arm} | {mean} | {interval} | {found.p_holm:.3f} | {least} | {found.verdict} "
-    )
+    return [found.arm, str(found.pairs), arm, mean, interval, f"{found.p_holm:.3f}", least, found.verdict]
 
 
-def cost_cells(cost: dict[str, Any] | None) -> str:
+def cost_cells(cost: dict[str, Any] | None) -> list[str]:
     """The last columns: seconds of choosing, training, both."""
     if cost is None:
-        return "| | | |"
-    return f"| {cost['selection_s']:.0f} | {cost['training_s']:.0f} | {cost['total_s']:.0f} |"
+        return ["", "", ""]
+    return [f"{cost[part]:.0f}" for part in ("selection_s", "training_s", "total_s")]
 
 
 def page(text: str, tables: str) -> str:

@@ -51,7 +51,7 @@ def test_the_control_is_the_uniform_rate_with_the_lowest_validation_loss() -> No
     assert found["guided"].mean == pytest.approx(0.452 - 0.52) and found["guided"].verdict == "better"
     assert found["uniform-0"].pairs == 5
     rows = tables["table"](("m", "t", "100", "tweets"), "uniform-0.1", tables["compared"](lines, "uniform-0.1"))
-    (guided,) = [row for row in rows if row.startswith("| guided | 5 |")]
+    (guided,) = [row for row in "\n".join(rows).splitlines() if row.startswith("| guided | 5 |")]
     assert "-0.0680 [" in guided and "**better**" in guided and "uniform-0.1" in rows[0] and "tweets" in rows[0]
     with pytest.raises(ValueError, match="no arm"):
         tables["best_uniform"]([line("guided", 0, 0.4, 0.4)])

@@ -14,7 +14,7 @@ from typing import Any
 from foretune import files
 from foretune.report.commands import method_of, short_name, usage_commands
 from foretune.report.record import RunRecord, Setting
-from foretune.report.text import comparison_table
+from foretune.report.text import comparison_table, markdown_table
 from foretune.report.wording import FEW_SEEDS, counted, number_word, qualifications, verdict
 
 CARD = "README.md"
@@ -113,8 +113,7 @@ def _bullets(lines: list[str]) -> str:
 
 def _table(heading: list[str], rows: list[list[str]], *, first_left: int = 1) -> str:
     marks = [":--" if place < first_left else "--:" for place in range(len(heading))]
-    lines = [heading, marks, *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(heading, rows, marks=marks, cell=str)  # the cells are Markdown already
 
 
 def _comparison(record: RunRecord) -> str:

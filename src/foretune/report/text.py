@@ -1,8 +1,11 @@
-"""The end of a run on the terminal: the verdict, the comparison, where things are; plain text or a rich table."""
+"""The end of a run on the terminal: the verdict, the comparison, where things are; plain text or a rich table.
+
+Also how any table of ours looks as plain text (`aligned`) and in Markdown (`markdown_table`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +58,23 @@ def aligned(heading: list[str], rows: list[list[str]], *, left: Collection[int] 
 
     rule = _GAP.join("─" * width for width in widths).rstrip()
     return "\n".join([line(heading), rule, *map(line, rows)])
+
+
+def markdown_cell(text: str) -> str:
+    """``text`` without bars that would end a cell."""
+    return text.replace("|", "\\|")
+
+
+def markdown_table(
+    heading: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    marks: Sequence[str] = (),
+    cell: Callable[[str], str] = markdown_cell,
+) -> str:
+    """A table in Markdown; ``marks`` (such as ``--:``) align its columns, ``cell`` makes text safe inside it."""
+    first, *rest = (f"| {' | '.join(map(cell, line))} |" for line in (heading, *rows))
+    return "\n".join([first, f"|{'|'.join(marks or ['---'] * len(heading))}|", *rest])
 
 
 def facts(record: RunRecord, folder: Path | None = None) -> list[tuple[str, str]]:

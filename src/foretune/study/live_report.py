@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from foretune.files import write_text
+from foretune.report.text import markdown_table
 from foretune.study.statistics import compare_arms
 
 Lines = Sequence[Mapping[str, Any]]
@@ -104,15 +105,15 @@ def markdown(name: str, about: str, summary: Mapping[str, Any]) -> str:
     lines = [f"# {name}", "", about, "", f"- {summary['fits']} fits; {summary['reason']}.",
              "- Scores on test rows, means over seeds, higher is better (errors and losses are negative).",
              f"- Against {summary['control']}: mean paired difference in spreads of the task, with its 95 % interval.",
-             *(f"- Failed: {said}" for said in summary["failed"]), "",
-             f"| {' | '.join(heading)} |", f"|{'---|' * len(heading)}"]  # fmt: skip
+             *(f"- Failed: {said}" for said in summary["failed"]), ""]  # fmt: skip
+    rows = []
     for arm, by in summary["means"].items():
         worse, used = summary["worse_than_base"].get(arm), summary["used_s"].get(arm)
-        row = [arm, *(_number(by[task]) for task in tasks), _interval(summary["differences"].get(arm)),
-               summary["claims"].get(arm, ""), "" if worse is None else f"{worse['worse']} of {worse['fits']}",
-               "" if worse is None else str(worse["unmarked"]), "" if used is None else f"{used:.0f}"]  # fmt: skip
-        lines.append(f"| {' | '.join(row)} |")
-    return "\n".join([*lines, ""])
+        rows.append([arm, *(_number(by[task]) for task in tasks), _interval(summary["differences"].get(arm)),
+                     summary["claims"].get(arm, ""), "" if worse is None else f"{worse['worse']} of {worse['fits']}",
+                     "" if worse is None else str(worse["unmarked"]),
+                     "" if used is None else f"{used:.0f}"])  # fmt: skip
+    return "\n".join([*lines, markdown_table(heading, rows), ""])
 
 
 def _number(value: float | None) -> str:

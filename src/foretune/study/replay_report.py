@@ -15,6 +15,7 @@ from foretune.report.charts import figure
 from foretune.report.html import document
 from foretune.report.markup import Markup, join, tag
 from foretune.report.tables import Column, Section, table
+from foretune.report.text import markdown_table
 from foretune.report.xy import Chart, Dot, Series, legend, xy_chart
 from foretune.search.replay.regret import FIRST_SHARE, GRID, SHARES, Interval, over_tasks
 from foretune.search.replay.world import World
@@ -141,9 +142,7 @@ def markdown(name: str, about: str, summary: Mapping[str, Any]) -> str:
     """The whole report as Markdown."""
     lines = [f"# {name}", "", about, "", *(f"- {fact}" for fact in facts(summary)), ""]
     for setting, contestants in summary["settings"].items():
-        lines += [f"## {setting}", "", f"| {' | '.join(HEADING)} |", f"|{'---|' * len(HEADING)}"]
-        lines += [f"| {' | '.join(row)} |" for row in rows(contestants)]
-        lines.append("")
+        lines += [f"## {setting}", "", markdown_table(HEADING, rows(contestants)), ""]
     return "\n".join(lines)
 
 

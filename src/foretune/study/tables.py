@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from foretune.report.text import aligned, printable
+from foretune.report.text import aligned, markdown_cell, markdown_table, printable
 from foretune.study.costs import HEADING as COSTS
 from foretune.study.costs import cost_rows
 from foretune.study.gaps import gaps, reference_arm
@@ -163,7 +163,7 @@ def remarks(summary: Summary) -> list[str]:
 
 def _cell(text: str) -> str:
     """Text inside a Markdown table or line: no bars, no line breaks, no HTML."""
-    flat = " ".join(text.split()).replace("|", "\\|")
+    flat = markdown_cell(" ".join(text.split()))
     return flat.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
@@ -173,9 +173,8 @@ def markdown(summary: Summary) -> str:
     if summary.about:
         parts.append(_cell(summary.about))
     for caption, heading, rows in every_table(summary):
-        lines = [heading, ["---"] * len(heading), *rows]
         parts.append(f"## {_cell(caption)}")
-        parts.append("\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines))
+        parts.append(markdown_table(heading, rows, cell=_cell))
     parts.append("\n".join(f"- {_cell(line)}" for line in remarks(summary)))
     return "\n\n".join(parts) + "\n"
 
