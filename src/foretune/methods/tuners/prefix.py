@@ -28,13 +28,34 @@ START = 0.02
 _ATTRIBUTE = "foretune_prefix"
 
 
-class PrefixUpdate(Update):
-    """``length`` keys and values for one attention module; its output is not added to: the attention sees them."""
+class AttentionUpdate(Update):
+    """Keys and values that an attention module looks at beside the tokens' own; its output is not added to."""
+
+    def __init__(self, base: nn.Module) -> None:
+        nn.Module.__init__(self)
+        if not hasattr(base, _ATTRIBUTE):
+            _switch(base)
+
+    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values ([1 or batch,] key heads, length, width)."""
+        raise NotImplementedError
+
+    def before(self, base: nn.Module) -> None:
+        """The attention about to run is to look at these."""
+        base.__dict__[_ATTRIBUTE].append(self)
+
+    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
+        """None: nothing is added behind the attention."""
+        return None
+
+
+class PrefixUpdate(AttentionUpdate):
+    """``length`` learnt keys and values for one attention module."""
 
     refuses_merge = "learnt keys and values are no weight of a layer"
 
     def __init__(self, base: nn.Module, length: int, *, prunable: bool = False) -> None:
-        nn.Module.__init__(self)
+        super().__init__(base)
         heads, width = head_shape(base)
         self.keys = nn.Parameter(torch.empty(heads, length, width))
         self.values = nn.Parameter(torch.empty(heads, length, width))
@@ -45,8 +66,6 @@ class PrefixUpdate(Update):
         if prunable:
             self.open = nn.Parameter(torch.ones(length))
             self.open.register_hook(self._note)  # type: ignore[no-untyped-call]
-        if not hasattr(base, _ATTRIBUTE):
-            _switch(base)
 
     def reset(self) -> None:
         """Small normal keys and values."""
@@ -66,26 +85,13 @@ class PrefixUpdate(Update):
         factor = self.open[there, None]
         return factor * self.keys[:, there], factor * self.values[:, there]
 
-    def before(self, base: nn.Module) -> None:
-        """The attention about to run is to see this prefix."""
-        base.__dict__[_ATTRIBUTE].append(self)
 
-    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
-        """None: nothing is added."""
-        return None
-
-
-class GivenPrefix(Update):
+class GivenPrefix(AttentionUpdate):
     """Keys and values that somebody else makes for every call (`put`); seen by the attention while they are there."""
 
     refuses_merge = "keys and values of a prompt are no weight of a layer"
-
-    def __init__(self, base: nn.Module) -> None:
-        nn.Module.__init__(self)
-        self.keys: torch.Tensor | None = None
-        self.values: torch.Tensor | None = None
-        if not hasattr(base, _ATTRIBUTE):
-            _switch(base)
+    keys: torch.Tensor | None = None
+    values: torch.Tensor | None = None
 
     def reset(self) -> None:
         """Nothing to draw."""
@@ -102,38 +108,17 @@ class GivenPrefix(Update):
     def before(self, base: nn.Module) -> None:
         """The attention about to run is to see what was put here, if anything."""
         if self.keys is not None:
-            base.__dict__[_ATTRIBUTE].append(self)
-
-    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
-        """None: nothing is added."""
-        return None
+            super().before(base)
 
 
-class ApartPrefix(Update):
+class ApartPrefix(AttentionUpdate):
     """Keys and values that have an attention of their own, whose result is let in by `opening`."""
 
     refuses_merge = "what an attention looks at apart is no weight of a layer"
 
-    def __init__(self, base: nn.Module) -> None:
-        nn.Module.__init__(self)
-        if not hasattr(base, _ATTRIBUTE):
-            _switch(base)
-
     def opening(self) -> torch.Tensor:
         """A number that the result is multiplied by."""
         raise NotImplementedError
-
-    def seen(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values (key heads, length, width)."""
-        raise NotImplementedError
-
-    def before(self, base: nn.Module) -> None:
-        """The attention about to run is to look at these too."""
-        base.__dict__[_ATTRIBUTE].append(self)
-
-    def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
-        """None: nothing is added behind the attention."""
-        return None
 
 
 class PrefixModel(AdapterModel):
