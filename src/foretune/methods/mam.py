@@ -17,7 +17,7 @@ from foretune.methods.bottleneck import Bottleneck, BottleneckConfig
 from foretune.methods.tuners.edit import EditModel
 from foretune.methods.tuners.layer import Update
 from foretune.methods.tuners.model import define
-from foretune.methods.tuners.prefix import PrefixUpdate, restore_all
+from foretune.methods.tuners.prefix import PrefixModel, PrefixUpdate
 
 
 @dataclass
@@ -30,7 +30,7 @@ class MamConfig(BottleneckConfig):
     method = "mam"
 
 
-class MamModel(EditModel):
+class MamModel(EditModel, PrefixModel):
     """Attention modules get their prefix, feed-forward layers their adapter."""
 
     def build(self, config: Any, base: nn.Module, name: str) -> Update:
@@ -38,11 +38,6 @@ class MamModel(EditModel):
         if name in config.attentions:
             return PrefixUpdate(base, int(config.prefix))
         return super().build(config, base, name)
-
-    def _unload_and_optionally_merge(self, *args: Any, **settings: Any) -> nn.Module:
-        model = super()._unload_and_optionally_merge(*args, **settings)
-        restore_all(model)
-        return model
 
 
 def build(request: Request) -> MamConfig:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from foretune.methods.tuners.layer import AdapterLayer, Update
+from foretune.methods.tuners.layer import Update
 from foretune.methods.tuners.model import AdapterModel
 
 IMPLEMENTATION = "foretune_prefix"
@@ -122,7 +122,7 @@ class ApartPrefix(AttentionUpdate):
 
 
 class PrefixModel(AdapterModel):
-    """Every targeted attention module gets a prefix of the knob's length."""
+    """Every targeted attention module gets a prefix of the knob's length, and its own configuration back at the end."""
 
     prunable = False
 
@@ -132,7 +132,8 @@ class PrefixModel(AdapterModel):
 
     def _unload_and_optionally_merge(self, *args: Any, **settings: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **settings)
-        restore_all(model)
+        for module in model.modules():
+            _restore(module)
         return model
 
 
@@ -152,18 +153,11 @@ def _switch(attention: Any) -> None:
     attention.config._attn_implementation = IMPLEMENTATION
 
 
-def restore(attention: Any) -> None:
+def _restore(attention: Any) -> None:
     """Give an attention module its own configuration back."""
     if _ATTRIBUTE in attention.__dict__:
         attention.config = attention.__dict__.pop("foretune_plain_config")
         del attention.__dict__[_ATTRIBUTE]
-
-
-def restore_all(model: nn.Module) -> None:
-    """`restore` every attention module in ``model``."""
-    for module in model.modules():
-        if not isinstance(module, AdapterLayer):
-            restore(module)
 
 
 def prefixed_attention(

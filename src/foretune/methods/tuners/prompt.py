@@ -21,8 +21,7 @@ from foretune.methods.adalink import token_embeddings
 from foretune.methods.adapter import Request
 from foretune.methods.tuners.config import AdapterConfig
 from foretune.methods.tuners.layer import AdapterLayer, Update
-from foretune.methods.tuners.model import AdapterModel
-from foretune.methods.tuners.prefix import GivenPrefix, restore_all
+from foretune.methods.tuners.prefix import GivenPrefix, PrefixModel
 
 
 @dataclass
@@ -83,7 +82,7 @@ class SoftPrompt(PromptUpdate):
         return self.prompt[None]
 
 
-class PromptModel(AdapterModel):
+class PromptModel(PrefixModel):
     """Embeddings hold the prompt, attention modules see its keys and values, the backbone has a hook to make them."""
 
     def build(self, config: Any, base: nn.Module, name: str) -> Update:
@@ -100,7 +99,6 @@ class PromptModel(AdapterModel):
     def _unload_and_optionally_merge(self, *args: Any, **settings: Any) -> nn.Module:
         model = super()._unload_and_optionally_merge(*args, **settings)
         self.__dict__["hook"].handle.remove()
-        restore_all(model)
         return model
 
 
