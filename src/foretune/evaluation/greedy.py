@@ -16,8 +16,6 @@ the cache that leaves. (peft's ``generate`` is not used: with transformers 5.24 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +26,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from foretune.errors import TrainingError
+from foretune.models.cache import arguments_of, cache_of, cached
 
 Prompt = NDArray[np.int64]
 Watch = Callable[[], bool]
@@ -102,7 +101,7 @@ def shared_head(model: nn.Module, prompts: Sequence[Prompt], device: torch.devic
         return None
     cache = DynamicCache(config=base.config)
     plain = all(type(layer) is DynamicLayer for layer in cache.layers)
-    if not plain or "position_ids" not in _arguments(base) or base.config._attn_implementation not in MASKED_EXACTLY:
+    if not plain or "position_ids" not in arguments_of(base) or base.config._attn_implementation not in MASKED_EXACTLY:
         return None
     ids = torch.as_tensor(prompts[0][None, :length], device=device)
     model(input_ids=ids, attention_mask=torch.ones_like(ids), **cached(base, cache))
@@ -118,20 +117,6 @@ def _common_prefix(prompts: Sequence[Prompt]) -> int:
     return max(length, 0)
 
 
-def _arguments(base: nn.Module) -> frozenset[str]:
-    return _parameters(type(base).forward)
-
-
-@functools.cache
-def _parameters(function: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(inspect.signature(function).parameters)
-
-
-def cached(base: nn.Module, cache: Any) -> dict[str, Any]:
-    """``cache`` as an argument of ``base``: transformers 5.24 calls ``cache`` what was ``past_key_values``."""
-    return {"cache" if "cache" in _arguments(base) else "past_key_values": cache, "use_cache": True}
-
-
 class CausalSteps:
     """A decoder-only model over one batch of left-padded prompts."""
 
@@ -140,7 +125,7 @@ class CausalSteps:
 
         base = base_of(model)
         self.model = model
-        self.arguments = _arguments(base)
+        self.arguments = arguments_of(base)
         self.cache: Any = DynamicCache(config=base.config)
         skipped = 0 if head is None else head.length
         rests = [prompt[skipped:] for prompt in prompts]
@@ -243,9 +228,7 @@ class PromptedSteps:
         output = self.model(
             input_ids=self.ids, attention_mask=self.mask, use_cache=True, **(start if decoded else {})
         )  # fmt: skip
-        self.cache = getattr(output, "cache", None)
-        if self.cache is None:
-            self.cache = output.past_key_values
+        self.cache = cache_of(output)
         if decoded:
             self.encoded = output.encoder_last_hidden_state
             self.mask = self.ids.new_ones(self.encoded.shape[:2])

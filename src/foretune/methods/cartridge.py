@@ -24,6 +24,7 @@ from foretune.methods.tuners.layer import AdapterLayer, Update
 from foretune.methods.tuners.model import define
 from foretune.methods.tuners.prefix import PrefixModel, PrefixUpdate
 from foretune.methods.tuners.prompt import row_positions
+from foretune.models.cache import cache_of
 
 FROZEN = 1
 """Leading keys and values that are not trained"""
@@ -96,9 +97,8 @@ def start(attachment: PeftAttachment, request: Request) -> None:
     model = attachment.model
     with attachment.disabled(), torch.no_grad():
         output = model.base_model(input_ids=torch.tensor([tokens], device=model.device), use_cache=True)
-    cache = getattr(output, "cache", None) or output.past_key_values
     layers = [module for module in model.modules() if isinstance(module, AdapterLayer)]
-    for layer, kept in zip(layers, cache.layers, strict=True):
+    for layer, kept in zip(layers, cache_of(output).layers, strict=True):
         update: Any = layer._active()[0]
         update.keys.data.copy_(kept.keys[0])
         update.values.data.copy_(kept.values[0])

@@ -22,6 +22,7 @@ from foretune.methods.adapter import Request
 from foretune.methods.tuners.config import AdapterConfig
 from foretune.methods.tuners.layer import AdapterLayer, Update
 from foretune.methods.tuners.prefix import GivenPrefix, PrefixModel
+from foretune.models.cache import cache_of
 
 
 @dataclass
@@ -142,8 +143,7 @@ class _PromptHook:
             output = backbone(inputs_embeds=vectors, use_cache=True)
         finally:
             self.running = False
-        cache = getattr(output, "cache", None)
-        cache = getattr(output, "past_key_values", None) if cache is None else cache
+        cache = cache_of(output)
         if cache is None:
             raise ValueError("the model keeps no keys of the prompt (gradient checkpointing?)")
         for prefix, layer in zip(given, cache.layers, strict=True):
@@ -157,7 +157,7 @@ def row_positions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor
     ids = kwargs["inputs_embeds"] if ids is None else ids
     positions: torch.Tensor | None = kwargs.get("position_ids")
     if positions is None:
-        cache = kwargs.get("cache", kwargs.get("past_key_values"))
+        cache = cache_of(kwargs)
         past = 0 if cache is None else cache.get_seq_length()
         positions = torch.arange(past, past + ids.shape[1], device=ids.device)[None]
     return positions

@@ -28,7 +28,7 @@ from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
 from foretune.data.update import Layout, MicroBatch
 from foretune.errors import UsageError
-from foretune.evaluation.greedy import cached
+from foretune.models.cache import cached
 from foretune.selection.utility.prompts import Ids, joined
 from foretune.training.attention import PackedPlan
 from foretune.training.forward import RELATIVE_TOLERANCE, Network, Scored
