@@ -16,6 +16,7 @@ from foretune.cost.forecast import MEMORY
 from foretune.cost.machine import Machine
 from foretune.cost.phases import RUN_SECONDS
 from foretune.cost.rates import Throughput
+from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError
 from foretune.experience.past import BASE
 from foretune.experience.records import RunRecord
@@ -169,6 +170,18 @@ def _without_paths(config: Mapping[str, Any]) -> dict[str, Any]:
     if (path := config.get("guided-dropout.rates", "auto")) != "auto":
         kept["guided-dropout.rates"] = f"file:{fingerprint(path, 8)}"
     return kept
+
+
+def model_features(shapes: ModelShapes) -> dict[str, Any]:
+    """What the experience says of a model of these ``shapes``, but for its name."""
+    return {
+        "kind": shapes.kind,
+        "family": shapes.architecture,
+        "parameters": shapes.parameters,
+        "width": shapes.width,
+        "layers": shapes.layers,
+        "vocabulary": shapes.vocabulary,
+    }
 
 
 def plain_features(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from foretune.execution.drive import OnEvent
 from foretune.fit.account import VERSIONED, Outcome, environment, tested
 from foretune.fit.hindsight import learnt_rows
-from foretune.fit.history import Recorder
+from foretune.fit.history import Recorder, model_features
 from foretune.fit.opening import Opening
 from foretune.fit.session import Session
 from foretune.search.ask_tell import AskTell
@@ -20,21 +20,12 @@ from foretune.search.warm_start import ARM
 def recorder(session: Session, opening: Opening) -> Recorder:
     """The recorder of a fit."""
     plan = session.plan
-    shapes = plan.model.shapes
     return Recorder(
         prefix=session.run_id,
         task=opening.prepared.facts["profile"]["fingerprint"],
         task_features=opening.task_features,
         model=str(opening.probe["weights_hash"])[:16],
-        model_features={
-            "name": Path(plan.model.source).name,
-            "kind": shapes.kind,
-            "family": shapes.architecture,
-            "parameters": shapes.parameters,
-            "width": shapes.width,
-            "layers": shapes.layers,
-            "vocabulary": shapes.vocabulary,
-        },
+        model_features={"name": Path(plan.model.source).name, **model_features(plan.model.shapes)},
         machine=plan.machine,
         versions={name: str(value) for name, value in environment(plan).items() if name in VERSIONED},
     )

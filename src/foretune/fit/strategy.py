@@ -22,7 +22,7 @@ from foretune.errors import ForetuneError, UsageError
 from foretune.experience.past import PastRun, known_runs
 from foretune.files import fingerprint
 from foretune.fit.advice import hints_of, starting_settings
-from foretune.fit.history import plain_features
+from foretune.fit.history import model_features, plain_features
 from foretune.fit.planned_rows import PlannedRows
 from foretune.search.budget import Budget
 from foretune.search.encoding import Facts, features
@@ -65,14 +65,6 @@ def earlier_runs() -> list[PastRun]:
     except ForetuneError as error:
         logger.warning("earlier runs are not used: %s", error)
         return []
-
-
-def model_features(shapes: ModelShapes) -> dict[str, Any]:
-    """What the experience says of a model."""
-    return {
-        "kind": shapes.kind, "parameters": shapes.parameters, "width": shapes.width, "layers": shapes.layers,
-        "vocabulary": shapes.vocabulary,
-    }  # fmt: skip
 
 
 def facts_of(shapes: ModelShapes, task: Mapping[str, Any], steps: int) -> Facts:

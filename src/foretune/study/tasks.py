@@ -21,6 +21,7 @@ from foretune.execution.types import TaskSpec
 from foretune.files import write_text
 from foretune.fit.find_model import find_model
 from foretune.fit.folder import RunFolder
+from foretune.fit.history import model_features
 from foretune.fit.plan import Plan, plan
 from foretune.fit.prepare import Prepared, prepare
 from foretune.fit.row_tokens import fertility
@@ -99,7 +100,6 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
     rows = {split: _limit(folder / "task" / f"{split}.jsonl", limits[split]) for split in ("validation", "test")}
     rows["train"] = _limit(folder / "task" / "train.jsonl", None)
     primary = _primary(grid, prepared.task, Place(str(grid.tasks[name].path)))
-    shapes = made.model.shapes
     return StudyTask(
         name=name,
         model=model,
@@ -108,18 +108,10 @@ def prepare_task(grid: GridSpec, model: str, name: str, folder: Path, progress: 
         primary=primary,
         generation=_generation(grid, prepared.task, primary),
         best=grid.evaluation.checkpoint == "best",
-        width=shapes.width,
+        width=made.model.shapes.width,
         facts={
             **prepared.facts,
-            "model": {
-                "name": Path(made.model.source).name,
-                "kind": shapes.kind,
-                "family": shapes.architecture,
-                "parameters": shapes.parameters,
-                "width": shapes.width,
-                "layers": shapes.layers,
-                "vocabulary": shapes.vocabulary,
-            },
+            "model": {"name": Path(made.model.source).name, **model_features(made.model.shapes)},
         },
         arms=arms,
         left_out=left_out,
