@@ -85,7 +85,7 @@ def _rows(section: Any, prefix: str) -> Iterator[list[str]]:
 
 
 def _section(title: str, about: str, rows: Iterable[Sequence[str]]) -> str:
-    table = markdown_table(HEADING, rows, cell=str)
+    table = markdown_table(HEADING, rows)
     return "\n".join([f"## {title}\n", *([about, ""] if about else []), table, ""])
 
 
