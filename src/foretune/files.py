@@ -224,7 +224,7 @@ def folder_damage(folder: Path) -> str | None:
 
 def is_leftover(path: Path) -> bool:
     """Whether this is what a killed writer leaves aside, by its name."""
-    return path.name.startswith(".") and path.suffix in (".part", ".old")
+    return path.name.startswith(".") and path.suffix in (".part", ".old", ".claim")
 
 
 def remove_leftovers(folder: Path) -> int:
