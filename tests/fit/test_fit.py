@@ -52,6 +52,16 @@ def test_the_result_is_typed_and_its_files_agree(finished: Any) -> None:
     assert not list(finished.folder.glob("**/.*.part"))
 
 
+def test_a_fit_says_beforehand_how_it_will_search(ground: Ground, tmp_path: Path) -> None:
+    from foretune.fit.request import FitRequest
+
+    rows = [{"text": f"the {thing} is {i}", "label": "ab"[i % 2]} for i, thing in enumerate(tiny.THINGS * 4)]
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    request = FitRequest({"data.path": str(data), "model.source": str(tiny.bert(tmp_path / "bert"))})
+    said = request.plan().outlook
+    assert said.search.startswith("transfer: ") and "earlier tasks" in said.experience  # by the runs that ship
+
+
 def test_the_card_is_valid(finished: Any) -> None:
     from huggingface_hub import ModelCard
 

@@ -14,12 +14,15 @@ from foretune.evaluation.metrics import metric
 from foretune.files import fingerprint, read_json, write_json
 from foretune.fit.history import known_history
 from foretune.fit.plan import Plan, plan
+from foretune.fit.strategy import earlier_runs
 from foretune.plugins import load as load_plugins
 
 REQUEST = "request.json"
 FREE_TO_CHANGE = ("budget.time", "budget.price_per_hour", "search.workers")
 """Settings that may differ when a run is resumed: they change no decision that was already made."""
-PLACES = ("data.path", "data.validation", "data.test", "data.target", "data.previous", "model.source")
+PLACES = (
+    "data.path", "data.validation", "data.test", "data.target", "data.previous", "model.source", "search.warm_start",
+)  # fmt: skip
 """Settings that may be paths: kept absolute, so that a run can be resumed from another working directory."""
 
 
@@ -64,6 +67,7 @@ class FitRequest:
             options=dict(self.options),
             history=history,
             outcomes=outcomes,
+            runs=earlier_runs(),
         )
 
     def save(self, folder: Path) -> None:

@@ -10,7 +10,7 @@ base excludes zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,8 @@ from foretune.training import checkpoint
 MOST_ASKED = 4
 """Earlier runs that are looked at closely, the newest first: each costs comparing all rows and scoring `ASKED_ROWS`."""
 ASKED_ROWS = 64
+"""At first: more only where these leave it open"""
+FEWEST = 2
 SLOWER = 0.5
 """Of the learning rate that the earlier run had: its weights are no longer at the start."""
 CHANGED = ("learning_rate", "epochs", REGULARIZER, "selection", "keep")
@@ -163,7 +165,6 @@ def chosen(
     """
     notes: list[str] = []
     best: tuple[float, WarmStart] | None = None
-    asked = first_rows(evaluator.prepared.rows["validation"], min(rows, ASKED_ROWS), evaluator.prepared.task.seed)
     number = 0
     for folder in finished_runs(where):
         name = folder.root.name
@@ -179,7 +180,7 @@ def chosen(
                 number += 1
                 why = seen_before(folder, evaluator.folder)
             if not why:
-                loss, why, sentence = _judged(_answers(evaluator, earlier, number, asked), base)
+                loss, why, sentence = _asked(evaluator, earlier, number, base, rows)
         except ForetuneError as error:
             why = error.what.rstrip(".")
         if why:
@@ -209,24 +210,29 @@ def settings(earlier: Earlier, baseline: Mapping[str, Any], fixed: Mapping[str, 
     return resolve({**known, **own, **{key: fixed[key] for key in fixed if key in known}})
 
 
-def _answers(evaluator: Evaluator, earlier: Earlier, number: int, rows: Sequence[int]) -> tuple[Answer, ...]:
-    start = earlier.beginning
-    payload = {
-        "run_folder": start.folder, "step": start.step, "config": dict(earlier.config), "seed": earlier.seed,
-        "split": "validation", "rows": list(rows), "generation": False,
-    }  # fmt: skip
-    content = evaluator.answers(f"validation-earlier-{number}", payload)
-    return tuple(Answer(**value) for value in content["answers"])
+def _asked(evaluator: Evaluator, earlier: Earlier, number: int, base: Base, rows: int) -> tuple[float, str, str]:
+    """(loss, why it is of no use or "", its loss and the base's in words) of an earlier run on validation rows.
 
-
-def _judged(answers: Sequence[Answer], base: Base) -> tuple[float, str, str]:
-    """(loss, why it is of no use or "", its loss and the base's in words), on the rows that both answered."""
+    A few rows tell most; where they say only that it may be better, all are asked.
+    """
+    start, task = earlier.beginning, evaluator.prepared
     untouched = {answer.row: answer for answer in base.answers}
-    both = [answer for answer in answers if answer.row in untouched]
-    if len(both) < 2:
-        return 0.0, "time ended before it had answered", ""
-    loss = METRICS["loss"]
-    own, other = loss.score(both), loss.score([untouched[answer.row] for answer in both])
-    found = compare(own, other, direction=loss.direction)
-    words = f"loss {own.value:.3f}, the base {other.value:.3f}, on {len(both)} validation rows"
-    return own.value, "" if found.verdict == "better" else f"{words}, which shows no gain", words
+    for count in sorted({min(rows, ASKED_ROWS), rows}):
+        payload = {
+            "run_folder": start.folder, "step": start.step, "config": dict(earlier.config), "seed": earlier.seed,
+            "split": "validation", "generation": False,
+            "rows": list(first_rows(task.rows["validation"], count, task.task.seed)),
+        }  # fmt: skip
+        content = evaluator.answers(f"validation-earlier-{number}-{count}", payload)
+        answers = [Answer(**value) for value in content["answers"] if value["row"] in untouched]
+        if len(answers) < FEWEST:
+            return 0.0, "time ended before it had answered", ""
+        loss = METRICS["loss"]
+        own, other = loss.score(answers), loss.score([untouched[answer.row] for answer in answers])
+        found = compare(own, other, direction=loss.direction)
+        words = f"loss {own.value:.3f}, the base {other.value:.3f}, on {len(answers)} validation rows"
+        if found.verdict == "better":
+            return own.value, "", words
+        if found.difference >= 0:
+            break
+    return own.value, f"{words}, which shows no gain", words
