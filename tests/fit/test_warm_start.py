@@ -56,6 +56,7 @@ def test_a_run_begins_where_an_earlier_fit_ended(finished: Any, begun_at: Callab
     assert first.loss.value < base - 0.5 * (base - before.best.loss.value), "most of what was learnt is there"
     assert first.loss.value < fresh.loss.value - 0.3
     assert result.record.comparison.system("winner").metrics["loss"].value < base
+    assert ("has learnt from that fit's rows too" in notes(result)) == trial.is_winner
 
 
 def test_it_leaves_no_experience(finished: Any, begun_at: Callable[..., Any]) -> None:

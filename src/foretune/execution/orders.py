@@ -32,7 +32,7 @@ class FinalTest:
 
 
 @dataclass(frozen=True)
-class Beginning:
+class InitialWeights:
     """Trained weights that a run begins at, in place of fresh ones: a checkpoint of another run."""
 
     folder: str
@@ -40,7 +40,7 @@ class Beginning:
     step: int
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON form; ``Beginning(**value)`` reads it back."""
+        """A JSON form; ``InitialWeights(**value)`` reads it back."""
         return asdict(self)
 
 
@@ -66,7 +66,7 @@ class TrialOrder:
     """The seed of the selection, where the configuration has one."""
     pause_at: int | None = None
     """The step after which to pause with a checkpoint, as if told to; its seconds are told again by who goes on."""
-    beginning: Beginning | None = None
+    initial_weights: InitialWeights | None = None
     """The weights that the run begins at; None for fresh ones."""
 
     def to_json(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class TrialOrder:
             "checkpoints": self.checkpoints,
             "selection_seed": self.selection_seed,
             "pause_at": self.pause_at,
-            "beginning": None if self.beginning is None else self.beginning.to_json(),
+            "initial_weights": None if self.initial_weights is None else self.initial_weights.to_json(),
         }
 
     @classmethod
@@ -97,7 +97,7 @@ class TrialOrder:
             checkpoints=bool(value.get("checkpoints", True)),
             selection_seed=int(value.get("selection_seed", 0)),
             pause_at=value.get("pause_at"),
-            beginning=Beginning(**value["beginning"]) if value.get("beginning") else None,
+            initial_weights=InitialWeights(**value["initial_weights"]) if value.get("initial_weights") else None,
         )
 
 

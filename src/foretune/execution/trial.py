@@ -157,8 +157,8 @@ class Trial:
             return
         if lease.from_step > 0:
             logger.warning("run %s has no valid checkpoint; it starts again", lease.run)
-        if (beginning := self.order.beginning) is not None:
-            training.masters.load_state(weights_of(Path(beginning.folder), beginning.step))
+        if (initial_weights := self.order.initial_weights) is not None:
+            training.masters.load_state(weights_of(Path(initial_weights.folder), initial_weights.step))
 
     def _score_base(self) -> None:
         """Have the base's scores of all rows that the lease will be scored on, to say the gain over it."""

@@ -31,6 +31,7 @@ from foretune.fit.remember import recorded, recorder, remember
 from foretune.fit.request import FitRequest, saved_identity
 from foretune.fit.session import Session
 from foretune.fit.trials import Search, budget_of, open_search, run_trials
+from foretune.fit.warm_start import warm_start_notes
 from foretune.report.record import RunRecord, read_record
 from foretune.search.ranking import Finalist, finalists
 
@@ -159,6 +160,7 @@ def _carry_out(session: Session) -> RunRecord:
             *filter(None, (*opening.notes, search.horizon.why, end.note)),
             f"The search ended: {reason}.",
             *filter(None, (candidates[0].get("why", ""), *method_notes(winner.config, statistics))),
+            *warm_start_notes(winner, opening.warm_start),
         ],
         warnings=[f"Trial {run.id} ended as {run.status}: {run.detail}" for run in search.core.runs if run.failed],
         started=session.started,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.metrics import METRICS
-from foretune.execution.orders import Beginning, TrialOrder
+from foretune.execution.orders import InitialWeights, TrialOrder
 from foretune.execution.types import Job, TaskSpec
 from foretune.fit.effort import ANSWERED_RUNGS, Effort, measured_steps
 from foretune.fit.folder import RunFolder
@@ -160,11 +160,11 @@ class Schedule:
         limit_s: float | None,
         *,
         pause_at: int | None = None,
-        beginning: Beginning | None = None,
+        initial_weights: InitialWeights | None = None,
     ) -> Job:
         """The worker's job for a lease.
 
-        ``pause_at``: a step at which to pause, not evaluated until then. ``beginning``: weights to begin at.
+        ``pause_at``: a step at which to pause, not evaluated until then. ``initial_weights``: weights to begin at.
         """
         steps = self.measured(lease.horizon, lease.from_step if pause_at is None else pause_at, lease.to_step)
         trial = TrialOrder(
@@ -174,6 +174,6 @@ class Schedule:
             metric_rows={step: rows for step in steps if (rows := self.answered_at(lease.horizon, step))},
             selection_seed=self.task.seed,
             pause_at=pause_at,
-            beginning=beginning,
+            initial_weights=initial_weights,
         )
         return Job(f"{lease.id}.{lease.attempt}", "train", self.task, trial.to_json(), limit_s)

@@ -9,7 +9,7 @@ from typing import Any
 from foretune.catalogue.selection import kept_rows
 from foretune.errors import TrainingError
 from foretune.execution.drive import Watch, drive
-from foretune.execution.orders import Beginning
+from foretune.execution.orders import InitialWeights
 from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.effort import Effort, offered, settled
 from foretune.fit.folder import Clock
@@ -154,15 +154,15 @@ def run_trials(
         seconds = left()
         return seconds is not None and seconds <= 0
 
-    def begins_at(lease: Lease) -> Beginning | None:
+    def begins_at(lease: Lease) -> InitialWeights | None:
         if warm_start is None or search.core.run(lease.run).arm != ARM:
             return None
-        return warm_start.beginning
+        return warm_start.initial_weights
 
     reason = drive(
         search.core,
         session.executor,
-        lambda lease: schedule.order(lease, left(), beginning=begins_at(lease)),
+        lambda lease: schedule.order(lease, left(), initial_weights=begins_at(lease)),
         watch,
         out_of_time=out_of_time,
         charge_overhead=session.time_s is not None,

@@ -26,7 +26,7 @@ from foretune.errors import ForetuneError, Place, UsageError
 from foretune.evaluation.base import Answer
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS
-from foretune.execution.orders import Beginning
+from foretune.execution.orders import InitialWeights
 from foretune.files import read_json, read_lines
 from foretune.fit.base import Base
 from foretune.fit.finals import Evaluator
@@ -34,6 +34,8 @@ from foretune.fit.folder import RunFolder, finished_runs
 from foretune.fit.prepare import Prepared
 from foretune.report.record import read_record
 from foretune.search.fidelity import first_rows
+from foretune.search.runs import Run
+from foretune.search.warm_start import ARM
 from foretune.training import checkpoint
 
 MOST_ASKED = 4
@@ -63,9 +65,9 @@ class Earlier:
     step: int
 
     @property
-    def beginning(self) -> Beginning:
+    def initial_weights(self) -> InitialWeights:
         """Where its weights lie."""
-        return Beginning(str(self.folder.trial(self.run).resolve()), self.step)
+        return InitialWeights(str(self.folder.trial(self.run).resolve()), self.step)
 
 
 @dataclass(frozen=True)
@@ -74,17 +76,17 @@ class WarmStart:
 
     config: Mapping[str, Any]
     seed: int
-    beginning: Beginning
+    initial_weights: InitialWeights
     why: str
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
-        return {**vars(self), "config": dict(self.config), "beginning": self.beginning.to_json()}
+        return {**vars(self), "config": dict(self.config), "initial_weights": self.initial_weights.to_json()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> WarmStart:
         """The inverse of `to_json`."""
-        return cls(**{**value, "beginning": Beginning(**value["beginning"])})
+        return cls(**{**value, "initial_weights": InitialWeights(**value["initial_weights"])})
 
 
 def read_earlier(folder: RunFolder) -> Earlier:
@@ -187,8 +189,15 @@ def chosen(
             notes.append(f"The run {name} was not begun at: {why}.")
         elif best is None or loss < best[0]:
             words = f"begun at the weights of {name} ({earlier.run}, step {earlier.step}): {sentence}"
-            best = loss, WarmStart(settings(earlier, baseline, fixed), earlier.seed, earlier.beginning, words)
+            best = loss, WarmStart(settings(earlier, baseline, fixed), earlier.seed, earlier.initial_weights, words)
     return {"start": None if best is None else best[1].to_json(), "notes": notes}
+
+
+def warm_start_notes(winner: Run, start: WarmStart | None) -> tuple[str, ...]:
+    """What a report says of rows that a winner has learnt from and this fit does not hold; () for fresh weights."""
+    if start is None or winner.arm != ARM:
+        return ()
+    return (f"What is handed over was {start.why.partition(':')[0]}: it has learnt from that fit's rows too.",)
 
 
 def settings(earlier: Earlier, baseline: Mapping[str, Any], fixed: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +224,7 @@ def _asked(evaluator: Evaluator, earlier: Earlier, number: int, base: Base, rows
 
     A few rows tell most; where they say only that it may be better, all are asked.
     """
-    start, task = earlier.beginning, evaluator.prepared
+    start, task = earlier.initial_weights, evaluator.prepared
     untouched = {answer.row: answer for answer in base.answers}
     for count in sorted({min(rows, ASKED_ROWS), rows}):
         payload = {

@@ -113,12 +113,11 @@ class Transfer(Pooled):
     # -- what is worth most
 
     def _best(self, view: View, belief: Belief, places: Sequence[int], free: Indices, odds: Floats) -> Proposal:
-        if self.randomised:
-            belief = belief.drawn(self._stream(view, "believed").random())
-        best, target = best_so_far(view.runs, belief, places), self._judged_level(view)
+        drawn = belief.drawn(self._stream(view, "believed").random())
+        best, target = best_so_far(view.runs, drawn, places), self._judged_level(view)
         options = [
-            *beginnings(self, view, belief, free, odds, target, best),
-            *continuations(self, view, belief, places, target, best),
+            *beginnings(self, view, drawn, free, odds, target, best),
+            *continuations(self, view, drawn, places, target, best),
         ]
         in_time = view.budget.kind == "time"
         for option in sorted(options, key=lambda option: -option.rate):

@@ -13,7 +13,7 @@ from typing import Any
 
 from foretune.search.fidelity import RUNG_PERCENT, level_step, next_level
 from foretune.search.horizon import early_level
-from foretune.search.ranking import leads
+from foretune.search.ranking import Finalist, leads
 from foretune.search.runs import Continue, Proposal, Run, Start, View
 
 ARM = "warm-start"
@@ -35,11 +35,19 @@ class WarmStarted:
         """The name of the strategy inside."""
         return str(self.inside.name)
 
-    def __getattr__(self, name: str) -> Any:
-        """What the strategy inside has: its metric, its horizon, the steps of a configuration."""
-        if name == "inside":  # asked while a copy is being made
-            raise AttributeError(name)
-        return getattr(self.inside, name)
+    @property
+    def metric(self) -> str:
+        """What the strategy inside compares by."""
+        return str(self.inside.metric)
+
+    def steps_of(self, config: Mapping[str, Any]) -> int:
+        """Steps of a whole run of ``config``."""
+        return int(self.inside.steps_of(config))
+
+    def finalists(self, runs: tuple[Run, ...], count: int | None = None) -> list[Finalist]:
+        """The runs to re-evaluate, best first, this one among them."""
+        found: list[Finalist] = self.inside.finalists(runs, count)
+        return found
 
     def settings(self) -> dict[str, Any]:
         """See `Strategy.settings`."""
@@ -63,7 +71,7 @@ class WarmStarted:
             return self._begun(view) if others and others[0].ended else None
         if own.status != "idle":
             return None
-        if not leads(own, others, self.inside.metric):
+        if not leads(own, others, self.metric):
             return None
         level = next_level(own.horizon, own.step)
         step = level_step(own.horizon, level)
@@ -75,7 +83,7 @@ class WarmStarted:
         most = self.inside.max_trials
         if most is not None and len(view.runs) >= most:
             return None
-        horizon = int(self.inside.steps_of(self.config))
+        horizon = self.steps_of(self.config)
         level = early_level(horizon, float(self.config.get("warmup_share", 0.0)))
         if not view.affords(self.config, 0, horizon, new=True):
             return None
