@@ -78,14 +78,22 @@ class MasterWeights:
 
     def collect(self) -> None:
         """Move the gradients of the computing copies to the masters, adding in float32."""
+        begun: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        added: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         for weight, master in zip(self.weights, self.masters, strict=True):
             if weight is master or weight.grad is None:
                 continue
+            sums, parts = added
             if master.grad is None:
-                master.grad = weight.grad.float()
-            else:
-                master.grad.add_(weight.grad)
+                master.grad = torch.empty_like(master)
+                sums, parts = begun
+            sums.append(master.grad)
+            parts.append(weight.grad)
             weight.grad = None
+        if begun[0]:
+            torch._foreach_copy_(*begun)
+        if added[0]:
+            torch._foreach_add_(*added)
 
     def hold(self, step: int) -> None:
         """Forget the gradients of tensors that do not train in update ``step`` (0-based)."""
@@ -101,8 +109,8 @@ class MasterWeights:
 
     def gradient_norm(self) -> float:
         """The Euclidean norm of all gradients together; NaN or infinite when any element is."""
-        norms = [master.grad.norm() for master in self.masters if master.grad is not None]
-        return float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+        gradients = [master.grad for master in self.masters if master.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
     def rate(self, step: int) -> float:
         """The learning rate of update ``step`` (0-based) in the first group."""
@@ -113,19 +121,17 @@ class MasterWeights:
         limit = self.settings.max_gradient_norm
         if limit > 0 and gradient_norm > limit:
             scale = limit / (gradient_norm + 1e-6)  # the guard against 0 that torch's clipping uses
-            for master in self.masters:
-                if master.grad is not None:
-                    master.grad.mul_(scale)
+            torch._foreach_mul_([master.grad for master in self.masters if master.grad is not None], scale)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * self.settings.factor(step)
         self.optimizer.step()
 
     def publish(self) -> None:
         """Copy the masters into the weights the model computes with."""
-        with torch.no_grad():
-            for weight, master in zip(self.weights, self.masters, strict=True):
-                if weight is not master:
-                    weight.copy_(master)
+        pairs = [(w, m) for w, m in zip(self.weights, self.masters, strict=True) if w is not m]
+        if pairs:
+            with torch.no_grad():
+                torch._foreach_copy_([weight for weight, _ in pairs], [master for _, master in pairs])
 
     def state(self) -> dict[str, torch.Tensor]:
         """Masters and moments by name, as safetensors stores them."""
@@ -142,7 +148,7 @@ class MasterWeights:
             for name, master in zip(self.names, self.masters, strict=True):
                 master.copy_(tensors[f"master/{name}"])
                 moments = {
-                    key: tensors[f"{key}/{name}"].clone().to(master.device if key != "step" else "cpu")
+                    key: tensors[f"{key}/{name}"].clone().to(master.device)  # the fused step counts on the device too
                     for key in ("step", "exp_avg", "exp_avg_sq")
                     if f"{key}/{name}" in tensors
                 }
