@@ -380,6 +380,8 @@ def forget_peak() -> None:
     not memory that a run needs."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_bytes(device: torch.device) -> int:

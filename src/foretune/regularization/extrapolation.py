@@ -45,7 +45,7 @@ class Extrapolation(Regularizer):
         self._stash = [weight.detach().clone() for weight in self._weights]
         for name, weight in zip(self._names, self._weights, strict=True):
             if name in self._last:
-                weight.sub_(self._last[name].to(weight.dtype), alpha=self.step)
+                weight.sub_(self._last[name].to(weight), alpha=self.step)
 
     @torch.no_grad()
     def end_forward(self) -> None:

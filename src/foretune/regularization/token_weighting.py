@@ -166,8 +166,8 @@ class TokenWeighting(Regularizer):
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Put φ back."""
-        if "attention" in state:
-            self._attention = state["attention"].clone()
+        if self._attention is not None:
+            self._attention.copy_(state["attention"])
 
     def report(self) -> dict[str, float]:
         """How far apart weights are, and the lessons given."""

@@ -152,7 +152,7 @@ class GradientNorms:
         self._expected[name] -= 1
         if self._expected[name]:
             return
-        total = sum((one.with_itself() for one in uses), torch.zeros(self._samples, dtype=torch.float64))
+        total = torch.stack([one.with_itself() for one in uses]).sum(0, dtype=torch.float64)
         for one, other in combinations(uses, 2):
             total = total + 2 * one.inner(other)
         self.squares[name] = total.clamp_min(0.0)
