@@ -69,6 +69,8 @@ class Bench:
         """
         self.task = task
         self.accelerator = Accelerator(cpu=task.device == "cpu")
+        if self.accelerator.device.type == "cuda":
+            torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape: a fifth of a small update
         loaded = loaded or load(
             task.model,
             labels=task.labels if task.model.kind == "encoder" else (),

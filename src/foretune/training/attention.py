@@ -13,6 +13,7 @@ document sees. It does not cover cached decoding or encoder–decoders.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
@@ -49,6 +50,7 @@ class PackedPlan:
     """What `band` and `bias` made: the layers share them"""
 
     @classmethod
+    @functools.lru_cache(maxsize=1)  # a recorded pass comes again with the same layout
     def of(cls, layout: Layout, device: torch.device) -> PackedPlan:
         """The plan of ``layout``; its documents must follow one another without gaps."""
         lengths = [end - start for start, end in layout.bounds]

@@ -117,7 +117,7 @@ class Scored:
             return cross_entropy(self.network.logits(hidden).float(), self.labels[chunk], reduction="none")
 
         if torch.is_grad_enabled():
-            return checkpoint(losses, self.hidden[chunk], use_reentrant=False)  # type: ignore[no-any-return]
+            return checkpoint(losses, self.hidden[chunk], use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
         return losses(self.hidden[chunk])
 
 
@@ -164,6 +164,11 @@ class Network:
         rates = [getattr(config, name, 0.0) for name in ATTENTION_DROPOUT_NAMES]
         rates += [module.p for module in self.model.modules() if isinstance(module, nn.Dropout)]
         return any(rates)
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether hidden states below the adapted layers are kept and used again (`training.prefix`)."""
+        return self._prefix is not None
 
     @property
     def reads_tasks(self) -> bool:

@@ -29,6 +29,7 @@ from foretune.training.forward import Network, Scored
 from foretune.training.guard import Guard
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
 from foretune.training.ranks import Alone, Ranks
+from foretune.training.recorded import Recorded, recordable
 
 logger = logging.getLogger(__name__)
 SOURCE = "source/"
@@ -108,6 +109,7 @@ class Training:
         self.guard = Guard()
         self.step = 0
         self._set_up_regularizers()
+        self.recorded = self._recorded()
 
     def _set_up_regularizers(self) -> None:
         """Check all of them, then edit the model; what was placed is removed again where one cannot be set up."""
@@ -132,8 +134,17 @@ class Training:
         self.share_head = self.share_head and self.regularizers.shares_head
         self.masters.optimizer = self.regularizers.setup(context, self.masters.optimizer)
 
+    def _recorded(self) -> Recorded | None:
+        """The recorded pass that updates are played on, where they can be."""
+        most = len(self.source.rows(0)) if len(self.rows) else 0
+        alone = isinstance(self.ranks, Alone) and not self.regularizers
+        if not alone or not recordable(self.network, self.rows, most, self.micro_batch_tokens):
+            return None
+        return Recorded(self.network, self.masters.weights, self.backward, self.rows, most, self.settings.pad_id)
+
     def close(self) -> None:
         """Remove what the regularizers placed; trained weights stay."""
+        self.recorded = None
         self.regularizers.teardown()
 
     def run(
@@ -182,6 +193,12 @@ class Training:
 
     def _gradients(self, chosen: Sequence[int]) -> tuple[Update, float]:
         """All gradients of one update on the masters, and its loss; smaller micro-batches when memory runs out."""
+        if self.recorded is not None and not self.recorded.refused:
+            update = self._lay_out(chosen, packing=False)
+            self._seed_dropout(0, update.micro_batches[0])
+            if (played := self.recorded.run(update, update.targets)) is not None:
+                self.masters.collect()
+                return update, played
         while True:
             update = self._lay_out(chosen)
             out_of_memory, loss = False, 0.0
@@ -202,14 +219,14 @@ class Training:
                 raise OutOfMemory(f"one row of {update.tokens // len(chosen)} tokens does not fit")
             self._halve(update)
 
-    def _lay_out(self, chosen: Sequence[int]) -> Update:
+    def _lay_out(self, chosen: Sequence[int], *, packing: bool | None = None) -> Update:
         most = max(1, sum(len(self.rows[row].ids) for row in chosen) // self.ranks.count)
         return lay_out(
             self.rows,
             chosen,
             kind=self.network.kind,
             limit_tokens=min(self.micro_batch_tokens, most) if self.ranks.count > 1 else self.micro_batch_tokens,
-            packing=self.packing,
+            packing=self.packing if packing is None else packing,
             share_head=self.share_head,
             pad_id=self.settings.pad_id,
             decoder_start_id=self.settings.decoder_start_id,
@@ -234,7 +251,7 @@ class Training:
             nonlocal passes
             number = passes if fresh else 0
             passes += 1
-            torch.manual_seed(derive(self.settings.seed, "dropout", self.step, number, *batch.rows[:1]))
+            self._seed_dropout(number, batch)
             self.regularizers.pre_forward(self.step, batch, self.settings.seed, number)
             return self.network.run(batch)
 
@@ -245,6 +262,10 @@ class Training:
         self.backward(total)
         self.masters.collect()
         return float(task.value().detach())
+
+    def _seed_dropout(self, number: int, batch: MicroBatch) -> None:
+        """The model's own dropout in pass ``number`` of a micro-batch follows from the run's seed and the step."""
+        torch.manual_seed(derive(self.settings.seed, "dropout", self.step, number, *batch.rows[:1]))
 
     def state(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Tensors and JSON facts that `load_state` takes back: the whole state between two updates."""
