@@ -372,6 +372,8 @@ def give_back_memory() -> None:
     After three updates of SmolLM2-135M that is 0.7 GB, which the next job (a second model loaded to check an export)
     would otherwise need on top.
     """
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     if sys.platform == "linux":
         with contextlib.suppress(AttributeError, OSError):
             ctypes.CDLL(None).malloc_trim(0)

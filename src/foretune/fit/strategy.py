@@ -104,6 +104,8 @@ def chosen_strategy(
     base_losses: tuple[float, ...],
     remember: Remember,
     hints: Sequence[Hint] = (),
+    *,
+    accelerated: bool = False,
 ) -> Chosen:
     """The strategy asked for; what experience and rules say is computed once (``remember``) and read back on resume."""
     settings = resolution.spec.search
@@ -120,7 +122,7 @@ def chosen_strategy(
                 f"the strategy {name} is made from earlier runs, and none of this kind of model are known.",
                 remedy="Use --set search.strategy=auto, or collect some: foretune experience collect.",
             )
-        prior = prior_of(resolution, first, shapes, task, tasks, hints)
+        prior = prior_of(resolution, first, shapes, task, tasks, hints, accelerated=accelerated)
         options: dict[str, Any] = {}
         if name == "quick-tune":
             from foretune.search.quick_tune.surrogate import fit
@@ -148,6 +150,8 @@ def prior_of(
     task: Mapping[str, Any],
     tasks: tuple[PastTask, ...],
     hints: Sequence[Hint] = (),
+    *,
+    accelerated: bool = False,
 ) -> TaskPrior:
     """What ``tasks`` and ``hints`` say about the pool of a fit."""
     settings = resolution.spec.search
@@ -159,7 +163,9 @@ def prior_of(
         menu=read_menu(settings.menu, shapes.kind),
         seed=settings.seed,
     )
-    return build(tasks, facts_of(shapes, task, first.horizon), members, settings.seed, hints=hints)
+    return build(
+        tasks, facts_of(shapes, task, first.horizon), members, settings.seed, hints=hints, accelerated=accelerated
+    )
 
 
 def check_search(resolution: Resolution, shapes: ModelShapes) -> None:

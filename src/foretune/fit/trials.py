@@ -119,7 +119,10 @@ def open_search(
     """
     budget = replace(total, spent=common.budget.spent)
     hints = hints_of(plan.advice, plan.resolution.fixed_training())
-    chosen = chosen_strategy(plan.resolution, common.first, plan.model.shapes, task, base_losses, remember, hints)
+    chosen = chosen_strategy(
+        plan.resolution, common.first, plan.model.shapes, task, base_losses, remember, hints,
+        accelerated=plan.placement.layout.device == "cuda",
+    )  # fmt: skip
     peak = plan.forecast.memory_bytes.value / plan.request.workers
     strategy: Any = chosen.strategy
     if warm_start is not None:

@@ -2,13 +2,15 @@
 
 log seconds = log(work / speed of the machine) + trees + bias of task and machine. The first term comes from outside
 (the probe's speeds in a fit, tokens and parameters in a replay), the bias follows every observed step (`search.pace`).
-What is learnt here is the middle: which methods, ranks and targets are slower or larger, as a factor.
+What is learnt here is the middle: which methods, ranks and targets are slower or larger, as a factor. Machines with an
+accelerator and machines without one say nothing of each other: where kernels are launched one by one, a wider layer
+costs no time and a larger batch saves some.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -41,18 +43,21 @@ def relative(
     rows: Sequence[Mapping[str, float | str]],
     against: Mapping[str, float | str],
     seed: int,
+    *,
+    accelerated: bool = False,
 ) -> Floats:
     """(rows,): factor of ``quantity`` of each described configuration over that of ``against``; 1 where unknown.
 
     Within a task and machine the median is taken out first, so that only what the settings change is left.
+    ``accelerated`` says what kind of machine is asked about.
     """
     inputs, logs = [], []
-    for task in tasks:
-        values = np.asarray([quantity(curve) for curve in task.curves])
+    for curves in _together(tasks, accelerated):
+        values = np.asarray([quantity(curve) for curve in curves])
         known = np.isfinite(values) & (values > 0)
         if not known.any():
             continue
-        inputs.append(encoding.table([curve.row for curve in task.curves])[known])
+        inputs.append(encoding.table([curve.row for curve in curves])[known])
         logs.append(np.log(values[known]) - np.median(np.log(values[known])))
     if sum(map(len, logs)) < FEWEST_RUNS:
         return np.ones(len(rows))
@@ -61,3 +66,13 @@ def relative(
     found = trees.predict(encoding.table([*rows, against]))
     limit = math.log(LARGEST_FACTOR)
     return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))
+
+
+def _together(tasks: Sequence[PastTask], accelerated: bool) -> Iterator[list[PastCurve]]:
+    """The runs of each task and machine of a kind."""
+    for task in tasks:
+        by_machine: dict[str, list[PastCurve]] = {}
+        for curve in task.curves:
+            if curve.accelerated == accelerated:
+                by_machine.setdefault(curve.machine, []).append(curve)
+        yield from by_machine.values()

@@ -90,6 +90,10 @@ class PastCurve:
     arm: str = ""
     """The configuration's name in a design shared by tasks"""
     horizon: int = 0
+    machine: str = ""
+    """The fingerprint of the machine that it ran on"""
+    accelerated: bool = False
+    """Whether that machine trains on an accelerator"""
 
     @property
     def failed(self) -> bool:
@@ -192,13 +196,18 @@ def _curve(run: PastRun, facts: Facts, metric: str, reading: Reading) -> PastCur
     tested_level = _level(tests[-1][0].step, run.horizon) if tests else None
     return PastCurve(
         run.config, row, run.status, gains, metrics, seconds, trained, float(tokens), run.peak_bytes, run.seed, error,
-        tested, LAST_LEVEL if tested_level is None else tested_level, run.arm, run.horizon,
+        tested, LAST_LEVEL if tested_level is None else tested_level, run.arm, run.horizon, run.hardware,
+        _accelerated(run),
     )  # fmt: skip
+
+
+def _accelerated(run: PastRun) -> bool:
+    return any(name.startswith("accelerators") for name in run.hardware_features)
 
 
 def _undisturbed(wall_s: float, cpu_s: float | None, run: PastRun) -> float:
     """Seconds that a stretch takes on a quiet machine: its processor's, shared by its threads, where it ran there."""
-    if cpu_s is None or any(name.startswith("accelerators") for name in run.hardware_features):
+    if cpu_s is None or _accelerated(run):
         return wall_s
     return min(wall_s, cpu_s / max(1, int(run.hardware_features.get("threads") or 1)))
 

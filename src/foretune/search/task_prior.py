@@ -121,8 +121,12 @@ def build(
     hints: Sequence[Hint] = (),
     mean: TransferMean | None = None,
     learned: Learned | None = None,
+    accelerated: bool = False,
 ) -> TaskPrior:
-    """What ``tasks`` and ``hints`` say of ``pool`` on the task of ``facts``; ``mean``, ``learned``: fitted before."""
+    """What ``tasks`` and ``hints`` say of ``pool`` on the task of ``facts``; ``mean``, ``learned``: fitted before.
+
+    ``accelerated``: whether it will be trained on an accelerator.
+    """
     rows = tuple(described(config, facts) for config in pool)
     amount = np.asarray([share_of_rows(config) / share_of_rows(pool[0]) for config in pool])
     by = moved(hints, pool)
@@ -144,8 +148,8 @@ def build(
     return TaskPrior(
         pool=tuple(pool), rows=rows, alone=shifted(expert(rows), by.shift), transfer=transfer, bags=bags + by.shift,
         amount=amount,
-        cost=costs.relative(tasks, encoding, costs.seconds_per_token, rows, rows[0], seed),
-        memory=costs.relative(tasks, encoding, costs.peak_bytes, rows, rows[0], seed),
+        cost=costs.relative(tasks, encoding, costs.seconds_per_token, rows, rows[0], seed, accelerated=accelerated),
+        memory=costs.relative(tasks, encoding, costs.peak_bytes, rows, rows[0], seed, accelerated=accelerated),
         odds=failure_odds(tasks, encoding, rows),
         tasks=len(tasks), runs=sum(len(task.curves) for task in tasks),
         similar=int((weight >= SIMILAR * weight.max()).sum()), verdicts=found, citations=by.citations,

@@ -92,9 +92,11 @@ class Recorded:
                 graph.capture_begin(capture_error_mode="thread_local")
                 try:
                     self._loss = self._pass()
-                finally:
+                except BaseException:
                     with contextlib.suppress(RuntimeError):
                         graph.capture_end()
+                    raise
+                graph.capture_end()
         except (RuntimeError, ValueError, TypeError) as error:
             self.refused = f"{type(error).__name__}: {error}"
             logger.info("this run is not recorded: %s", self.refused)

@@ -63,7 +63,9 @@ class Draw:
 
     def prior(self, others: Sequence[PastTask], facts: Facts) -> TaskPrior:
         """What ``others`` say of the world; its steps are shares of a run, whatever the settings."""
-        return replace(build(others, facts, self.pool, self.seed), amount=np.ones(len(self.pool)))
+        accelerated = any(curve.accelerated for curve in self.world.task.curves)
+        prior = build(others, facts, self.pool, self.seed, accelerated=accelerated)
+        return replace(prior, amount=np.ones(len(self.pool)))
 
     def costs(self, prior: TaskPrior) -> dict[str, float]:
         """Forecast factors by configuration, their median one."""
