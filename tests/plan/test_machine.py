@@ -6,6 +6,7 @@ import pytest
 
 from foretune.cost.machine import Accelerator, Machine
 from foretune.execution.machine import detect
+from foretune.fit.history import machine_features
 
 GIB = 2**30
 
@@ -108,3 +109,9 @@ def test_json_and_fingerprint():
     busy = Machine("p", 2, 2, 10, 1, True, (Accelerator("g", 2, 0, True),))
     assert busy.fingerprint == machine.fingerprint
     assert Machine("p", 2, 1, 10, 5, True).fingerprint != machine.fingerprint
+
+
+def test_the_store_is_told_of_accelerators(tmp_path):
+    found = machine_features(detect(_tree(tmp_path), lambda command: SMI))
+    assert found["processor"] == "Test-CPU-9" and found["accelerators.0.name"] == "Tesla-T4"
+    assert found["accelerators.1.memory_bytes"] == 81559 * 2**20 and found["accelerators.1.bf16"] is True

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -33,12 +32,11 @@ from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
 from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor, Job
-from foretune.experience.records import LONGEST_NAME
 from foretune.experience.store import Store, default_path
 from foretune.files import FolderLock, read_json, remove_leftovers, write_json
 from foretune.fit.account import versions
 from foretune.fit.folder import RunFolder
-from foretune.fit.history import plain_features
+from foretune.fit.history import machine_features, plain_features
 from foretune.study.prepared import prepared_task
 
 LIST = "list.json"
@@ -216,12 +214,8 @@ class _Collection:
             license_name = known.license if known is not None else None
             facts = {**collected.task.facts["model"], "license": license_name, "dtype": collected.task.spec.model.dtype}
             self.store.record_model(collected.model, plain_features(facts))
-        facts = {
-            **machine.to_json(),
-            "processor": "-".join(re.findall(r"[A-Za-z0-9.]+", machine.processor))[:LONGEST_NAME],
-            "matmul_operations_per_s": matmul_rate(replace(machine, threads=1)),
-        }
-        return self.store.record_hardware(machine.fingerprint, plain_features(facts))
+        facts = {**machine_features(machine), "matmul_operations_per_s": matmul_rate(replace(machine, threads=1))}
+        return self.store.record_hardware(machine.fingerprint, facts)
 
     def _task_features(self, name: str, collected: CollectedTask, base: BaseAnswers) -> dict[str, Any]:
         task = collected.task

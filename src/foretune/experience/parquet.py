@@ -85,7 +85,7 @@ def _sources(tables: Mapping[str, Table]) -> dict[str, Any]:
         "studies": dict(Counter(run[columns.index("study")] for run in runs)),
         "models": listed("model", ("name", "license", "parameters")),
         "data": listed("task", ("name", "dataset", "license")),
-        "machines": listed("hardware", ("processor", "accelerator", "cores", "threads")),
+        "machines": listed("hardware", ("processor", "accelerators.0.name", "cores", "threads")),
         "versions": [json.loads(text) for text in sorted(versions)],
     }
 

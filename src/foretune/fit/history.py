@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ from foretune.cost.rates import Throughput
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError
 from foretune.experience.past import BASE
-from foretune.experience.records import RunRecord
+from foretune.experience.records import LONGEST_NAME, RunRecord
 from foretune.experience.store import Store
 from foretune.files import fingerprint
 from foretune.search.runs import Run
@@ -83,7 +84,7 @@ class Recorder:
             self._store = Store()
             self._store.record_task(task, plain_features(task_features))
             self._store.record_model(model, plain_features(model_features))
-            self._store.record_hardware(self.hardware, plain_features(machine.to_json()))
+            self._store.record_hardware(self.hardware, machine_features(machine))
         except ForetuneError as error:
             self._give_up(error)
 
@@ -200,3 +201,16 @@ def plain_features(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
             continue
         found[name] = value
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+
+
+def machine_features(machine: Machine) -> dict[str, Any]:
+    """What the store keeps of a machine: sizes, the processor's name, and ``accelerators.0.name`` and so on."""
+    facts = machine.to_json()
+    accelerators = [{**one, "name": _one_word(str(one["name"]))} for one in facts["accelerators"]]
+    return plain_features(
+        {**facts, "processor": _one_word(machine.processor), "accelerators": dict(enumerate(accelerators))}
+    )
+
+
+def _one_word(name: str) -> str:
+    return "-".join(re.findall(r"[A-Za-z0-9.]+", name))[:LONGEST_NAME]
