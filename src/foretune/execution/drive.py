@@ -7,7 +7,8 @@ of the budget) is passed on; jobs then end at their next step with a checkpoint,
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,38 +48,67 @@ class Stopped(Exception):
 
 def run_job(executor: Executor, job: Job, watch: Watch) -> dict[str, Any]:
     """The result of one job; a dead worker gets a second try. Raises what the worker refused, or `JobFailed`."""
-    for attempt in range(1, ATTEMPTS + 1):
-        executor.submit(job)
-        event = _wait(executor, job, watch)
-        if event.kind == "result":
-            return dict(event.payload)
-        if event.payload["status"] == "refused":
-            raise as_error(event.payload)
-        if attempt == ATTEMPTS:
-            raise JobFailed(
-                f"the {job.kind} job failed ({event.payload['status']}): {event.payload['detail']}",
-                remedy="The worker's log in the run folder has more; `foretune doctor` checks the machine.",
-            )
-    raise AssertionError("unreachable")
+    found: list[dict[str, Any]] = []
+    run_jobs(executor, [job], watch, lambda _, result: found.append(result))
+    return found[0]
 
 
-def _wait(executor: Executor, job: Job, watch: Watch) -> Event:
+def run_jobs(
+    executor: Executor,
+    jobs: Iterable[Job],
+    watch: Watch,
+    told: Callable[[Job, dict[str, Any]], None],
+    *,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> None:
+    """Run ``jobs`` on all workers; ``told`` gets each one's result as it ends.
+
+    A dead worker's job gets a second try. Out of time, no further job is begun. Raises what a worker refused,
+    `JobFailed`, and `Stopped` once the jobs under way have ended.
+    """
+    waiting, active = deque(jobs), dict[str, tuple[Job, int]]()
     stopping_since: float | None = None
     while True:
         watch.tick()
-        if watch.stop() and stopping_since is None:
-            executor.stop(job.id)
+        if stopping_since is None and watch.stop():
             stopping_since = time.monotonic()
-        if stopping_since is not None and time.monotonic() - stopping_since > STOP_PATIENCE_S:
+            for job_id in active:
+                executor.stop(job_id)
+        if stopping_since is not None and (not active or time.monotonic() - stopping_since > STOP_PATIENCE_S):
             raise Stopped
+        while waiting and stopping_since is None and len(active) < executor.capacity() and not out_of_time():
+            job = waiting.popleft()
+            active[job.id] = (job, 1)
+            executor.submit(job)
+        if not active:
+            return
         for event in executor.poll(POLL_S):
-            if event.job != job.id:
+            if event.job not in active:
                 continue
+            job, attempt = active[event.job]
             watch.on_event(event.kind, {"job": job.kind, **event.payload})
-            if event.kind in ("result", "failed"):
-                if stopping_since is not None:
-                    raise Stopped
-                return event
+            if event.kind not in ("result", "failed"):
+                continue
+            del active[event.job]
+            if stopping_since is not None:
+                continue
+            if event.kind == "result":
+                told(job, dict(event.payload))
+            else:
+                active[job.id] = (job, _next_attempt(job, attempt, event))
+                executor.submit(job)
+
+
+def _next_attempt(job: Job, attempt: int, event: Event) -> int:
+    """The number of the next try of a job that failed. Raises where there is none."""
+    if event.payload["status"] == "refused":
+        raise as_error(event.payload)
+    if attempt == ATTEMPTS:
+        raise JobFailed(
+            f"the {job.kind} job failed ({event.payload['status']}): {event.payload['detail']}",
+            remedy="The worker's log in the run folder has more; `foretune doctor` checks the machine.",
+        )
+    return attempt + 1
 
 
 def as_error(payload: Mapping[str, Any]) -> ForetuneError:

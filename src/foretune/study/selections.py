@@ -13,7 +13,7 @@ from typing import Any
 
 from foretune.catalogue.selection import NONE, Keep, Pool, declaration, names_in, needed, parse, selection_keys, work_of
 from foretune.errors import UsageError
-from foretune.execution.drive import Stopped, Watch, run_job
+from foretune.execution.drive import Stopped, Watch, run_jobs
 from foretune.execution.orders import subset
 from foretune.execution.types import Executor, Job
 from foretune.files import append_line, fingerprint, read_lines
@@ -22,6 +22,8 @@ from foretune.study.grid import GridSpec
 from foretune.study.tasks import StudyTask
 
 Tasks = Mapping[tuple[str, str], StudyTask]
+PREFIX = "select-"
+"""Of the job of a ranking, before its key."""
 
 
 def check_targets(grid: GridSpec) -> None:
@@ -63,16 +65,23 @@ def ranked_cells(
     """
     matched = grid.horizon.match == "answer-tokens"
     known: dict[str, dict[str, Any]] = {entry["key"]: entry["facts"] for entry in read_lines(path)}
-    for cell in listed:
-        key = key_of(cell)
-        if key in known or not (matched or selects(cell)):
-            continue
-        if (seconds := left()) is not None and seconds <= 0:
-            return None
-        facts = _ranked(cell, tasks[cell.model, cell.task], executor, watch)
+    missing = {key_of(cell): cell for cell in listed if matched or selects(cell)}
+    missing = {key: cell for key, cell in missing.items() if key not in known}
+
+    def told(job: Job, facts: dict[str, Any]) -> None:
+        if not facts.pop("complete"):
+            raise Stopped
+        key = job.id.removeprefix(PREFIX)
         append_line(path, {"key": key, "facts": facts})
         known[key] = facts
-        watch.on_event("selection", {"arm": cell.arm, "pair": cell.pair, **facts})
+        watch.on_event("selection", {"arm": missing[key].arm, "pair": missing[key].pair, **facts})
+
+    first = {ranking_of(cell): key for key, cell in reversed(missing.items())}
+    for keys in (first.values(), missing.keys() - set(first.values())):  # what shares a ranking reads it afterwards
+        jobs = [_job(key, missing[key], tasks[missing[key].model, missing[key].task]) for key in missing if key in keys]
+        run_jobs(executor, jobs, watch, told, out_of_time=lambda: (seconds := left()) is not None and seconds <= 0)
+    if missing.keys() - known.keys():
+        return None
     found = [replace(cell, selection=known[key_of(cell)]) if selects(cell) else cell for cell in listed]
     if not matched:
         return tuple(found)
@@ -80,13 +89,23 @@ def ranked_cells(
     return tuple(_matched(cell, whole) for cell in found)
 
 
-def _ranked(cell: StudyCell, task: StudyTask, executor: Executor, watch: Watch) -> dict[str, Any]:
+def _job(key: str, cell: StudyCell, task: StudyTask) -> Job:
     pool = None if cell.rows == task.rows["train"] else list(subset(cell.rows, task.rows["train"], cell.seed))
     payload = {"config": dict(cell.config), "seed": cell.seed, "rows": pool}
-    facts = run_job(executor, Job(f"select-{key_of(cell)}", "select", task.spec, payload), watch)
-    if not facts.pop("complete"):
-        raise Stopped
-    return facts
+    return Job(f"{PREFIX}{key}", "select", task.spec, payload)
+
+
+def ranking_of(cell: StudyCell) -> str:
+    """Which ranking a cell reads: a nested one serves every share, one without a seed every seed."""
+    settings = selection_keys(cell.config)
+    text = str(settings["selection"])
+    if text == NONE:
+        return key_of(cell)
+    declared = [declaration(name) for name in names_in(text)]
+    if all(one.nested for one in declared) and len(parse(text)) == 1:
+        settings.pop("keep")
+    seed = cell.seed if any(one.seeded for one in declared) else None
+    return fingerprint([cell.model, cell.task, cell.size, seed, settings])
 
 
 def _matched(cell: StudyCell, whole: Mapping[str, float]) -> StudyCell:
@@ -113,22 +132,16 @@ def forecast_seconds(listed: Sequence[StudyCell], tasks: Tasks, probes: Mapping[
     for cell in listed:
         if not selects(cell):
             continue
-        settings = selection_keys(cell.config)
-        text = str(settings["selection"])
-        declared = [declaration(name) for name in names_in(text)]
-        if all(one.nested for one in declared) and len(parse(text)) == 1:
-            settings.pop("keep")
-        seed = cell.seed if any(one.seeded for one in declared) else None
-        key = fingerprint([cell.model, cell.task, cell.size, seed, settings])
+        key = ranking_of(cell)
         if key in seen:
             continue
         seen.add(key)
-        total += _ranking_seconds(cell, text, tasks[cell.model, cell.task], probes[cell.model, cell.task])
+        total += _ranking_seconds(cell, tasks[cell.model, cell.task], probes[cell.model, cell.task])
     return total
 
 
-def _ranking_seconds(cell: StudyCell, text: str, task: StudyTask, probe: Mapping[str, Any]) -> float:
-    keep = Keep("share", float(cell.config["keep"]))
+def _ranking_seconds(cell: StudyCell, task: StudyTask, probe: Mapping[str, Any]) -> float:
+    text, keep = str(cell.config["selection"]), Keep("share", float(cell.config["keep"]))
     half = float(probe["mean_row_tokens"]) / 2
     target, previous = (len(read_lines(Path(task.spec.folder) / f"{name}.jsonl")) for name in ("target", "previous"))
     pool = Pool(cell.rows, keep.rows(cell.rows), half, half, target_rows=target, previous_rows=previous)
