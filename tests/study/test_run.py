@@ -353,3 +353,22 @@ def test_a_paused_test_evaluation_is_taken_up_again(
     done = Trial(bench, again, report=report, stopped=lambda: False).run()
     assert (done.status, done.step) == ("ok", 4) and "loss" in done.metrics
     assert len(json.loads((places / "a.json").read_text())["answers"]) == 5
+
+
+def test_every_arm_can_be_swept_on_every_task(write_grid: WriteGrid, places: Path, inline: None) -> None:
+    rates = {"sweep": [1e-5, 3e-2], "per": "arm-on-task", "size": 8, "widen": 0}
+    grid = write_grid(
+        learning_rate=rates, seeds=[0], tasks={"near": "near.jsonl", "far": "far.jsonl"}, horizon={"steps": 8}
+    )
+    study = places / "study"
+    result = run_study(grid, study)
+    swept, done = read_lines(study / "rates.jsonl"), read_lines(study / "results.jsonl")
+    assert len(swept) == 2 * 2 * 2
+    for task in ("near", "far"):
+        for arm in ("r2", "r4"):
+            own = [line for line in swept if (line["task"], line["arm"]) == (task, arm)]
+            best = min(own, key=lambda line: line["scores"]["validation"]["loss"][0])["config"]["learning_rate"]
+            used = {line["config"]["learning_rate"] for line in done if (line["task"], line["arm"]) == (task, arm)}
+            assert used == {best}
+    assert "every arm on every task" in result.summary.rates
+    assert any("arm r2 on far" in note for note in result.summary.notes)

@@ -147,6 +147,8 @@ def rate_label(grid: GridSpec) -> str:
         if settings.per == "task":
             arms = " and ".join(settings.of or (grid.control,))
             return f"one for all arms of a task, swept over {listed}{times} with {arms}, chosen by validation loss"
+        if settings.per == "arm-on-task":
+            return f"swept for every arm on every task over {listed}{times}, chosen by validation loss"
         return f"swept per {settings.per} over {listed}{times} on {pilot}, chosen by validation loss"
     if len(own) == len(grid.arms):
         return "set for each arm in the grid"

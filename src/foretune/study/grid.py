@@ -170,9 +170,10 @@ class RateSettings(Section):
     """Seeds of the sweep (a count or a list); losses are averaged over them."""
     factors: tuple[Annotated[float, Field(gt=0)], ...] | None = None
     """Like sweep, as multiples of the rate that the rule of each arm's method gives."""
-    per: Literal["arm", "method", "task"] = "arm"
-    """Sweep for every arm; once for every method (on its middle arm), for all arms of it; or on every task (on the
-    arms in `of`), for all arms of the task: right where arms differ in their rows, not in what is trained."""
+    per: Literal["arm", "arm-on-task", "method", "task"] = "arm"
+    """Sweep for every arm, on the pilot or on every task; once for every method (on its middle arm), for all its arms;
+    or on every task (on the arms in `of`), for all arms of the task: right where arms differ in their rows, not in what
+    is trained."""
     of: tuple[str, ...] = ()
     """With ``per: task`` the arms that are swept, whose mean loss decides; the control when not said."""
     widen: Annotated[int, Field(ge=0, le=4)] = 1
@@ -182,6 +183,11 @@ class RateSettings(Section):
     def swept(self) -> tuple[float, ...]:
         """Rates or factors to try; empty without a sweep."""
         return self.sweep or self.factors or ()
+
+    @property
+    def on_every_task(self) -> bool:
+        """Whether every task has a sweep of its own."""
+        return self.per in ("task", "arm-on-task")
 
     @model_validator(mode="after")
     def _consistent(self) -> RateSettings:
@@ -194,8 +200,8 @@ class RateSettings(Section):
             raise ValueError("seeds are different numbers, at least one")
         if not self.swept and self.pilot is not None:
             raise ValueError("a pilot task without sweep: [...] does nothing")
-        if self.per == "task" and self.pilot is not None:
-            raise ValueError("every task is a pilot with per: task; leave pilot out")
+        if self.on_every_task and self.pilot is not None:
+            raise ValueError(f"every task is a pilot with per: {self.per}; leave pilot out")
         if self.of and self.per != "task":
             raise ValueError("of: arms are named for a sweep with per: task only")
         return self
@@ -313,7 +319,7 @@ class GridSpec(Section):
         if rates.pilot is not None and rates.pilot not in self.tasks:
             hint = nearest_key(rates.pilot, list(self.tasks))
             raise ValueError(f"learning_rate.pilot: there is no task {rates.pilot!r}. {hint}")
-        if rates.swept and rates.per != "task":
+        if rates.swept and not rates.on_every_task:
             for name in set(self.arms) - set(self.arms_on(rates.pilot or next(iter(self.tasks)))):
                 raise ValueError(f"arms.{name}.tasks: rates are swept on a task that it is not for; say per: task")
         own = [name for name, settings in self.arms.items() if "learning_rate" in settings]

@@ -38,7 +38,9 @@ class Sweep:
 
     def named(self, grid: GridSpec) -> str:
         """What to call it in a sentence."""
-        what = f"task {self.task}" if grid.learning_rate.per == "task" else f"arm {self.arms[0]}"
+        per = grid.learning_rate.per
+        what = f"task {self.task}" if per == "task" else f"arm {self.arms[0]}"
+        what += f" on {self.task}" if per == "arm-on-task" else ""
         return what if len(grid.model) == 1 else f"{what} on {self.model}"
 
 
@@ -50,6 +52,8 @@ def deciding(grid: GridSpec, tasks: Iterable[StudyTask]) -> dict[Key, Sweep]:
     if settings.per == "task":
         return {(t.model, t.name, arm): Sweep(t.model, t.name, settings.of or (grid.control,)) for t in listed
                 for arm in t.arms}  # fmt: skip
+    if settings.per == "arm-on-task":
+        return {(t.model, t.name, arm): Sweep(t.model, t.name, (arm,)) for t in listed for arm in t.arms}
     pilot = settings.pilot or next(iter(grid.tasks))
     swept = {task.model: _swept_arms(grid, task) for task in listed if task.name == pilot}
     return {
