@@ -6,8 +6,8 @@
 For a machine that is rented by the minute. JOBs are started in their order while their workers fit into ``--workers``,
 each in a folder of its own under WORK with a store of its own. At the end all are told to stop, and what a repository
 would keep of them (no rows of data, no weights) goes into the archive with their logs and stores. A folder that was
-begun elsewhere goes on. Nothing is lost by stopping: a study takes its finished runs up again, a collection those in its
-store.
+begun elsewhere goes on. Nothing is lost by stopping: a study takes its finished runs up again, a collection those in
+its store.
 
     python scripts/run_together.py WORK --prepare study=methods collect=causal
 
