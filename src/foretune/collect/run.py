@@ -26,7 +26,7 @@ from foretune.collect.task_list import TaskList, load_list
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.evaluation.base import Answer
 from foretune.execution.calibration import matmul_rate
-from foretune.execution.drive import Stopped, Watch, run_job
+from foretune.execution.drive import Stopped, Watch, run_job, run_jobs
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
@@ -41,6 +41,7 @@ from foretune.study.prepared import prepared_task
 
 LIST = "list.json"
 PROBE_ROWS = 32
+SPLITS = ("validation", "test")
 SECONDS_AN_HOUR = 3600.0
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 
@@ -143,7 +144,7 @@ class _Collection:
         plan = self._announce(listed)
         if dry:
             return Collected(0, 0, plan.runs - plan.done, "only announced")
-        base = {name: self._base(task) for name, task in tasks.items()}
+        base = self._base(tasks)
         hardware = self._known(tasks, base)
         queue = Queue(
             study=self.listed.name,
@@ -189,21 +190,28 @@ class _Collection:
         self.watch.on_event("plan", plan.to_json())
         return plan
 
-    def _base(self, collected: CollectedTask) -> BaseAnswers:
-        """The untouched base's answers to validation and test rows, written once."""
-        task, parts = collected.task, {}
-        for split in ("validation", "test"):
-            output = (collected.folder.root / f"base-{split}.json").resolve()
-            payload = {
-                "output": str(output),
-                "split": split,
-                "rows": list(range(task.rows[split])),
-                "generation": task.generation,
-            }
-            if not output.exists() or not read_json(output)["complete"]:
-                run_job(self.executor, Job(f"base-{split}", "evaluate", task.spec, payload), self.watch)
-            parts[split] = tuple(Answer(**value) for value in read_json(output)["answers"])
-        return BaseAnswers(**parts)
+    def _base(self, tasks: Mapping[str, CollectedTask]) -> dict[str, BaseAnswers]:
+        """The untouched base's answers to the validation and test rows of every task, written once."""
+        jobs = []
+        for name, collected in tasks.items():
+            for split in SPLITS:
+                output, task = _base_answers(collected, split), collected.task
+                if not output.exists() or not read_json(output)["complete"]:
+                    payload = {
+                        "output": str(output),
+                        "split": split,
+                        "rows": list(range(task.rows[split])),
+                        "generation": task.generation,
+                    }
+                    jobs.append(Job(f"base-{split}-{name}", "evaluate", task.spec, payload))
+        run_jobs(self.executor, jobs, self.watch, lambda job, result: None)
+        return {
+            name: BaseAnswers(**{
+                split: tuple(Answer(**value) for value in read_json(_base_answers(collected, split))["answers"])
+                for split in SPLITS
+            })
+            for name, collected in tasks.items()
+        }  # fmt: skip
 
     def _known(self, tasks: Mapping[str, CollectedTask], base: Mapping[str, BaseAnswers]) -> str:
         """Tell the store what the runs are about; returns the machine's fingerprint."""
@@ -234,3 +242,7 @@ class _Collection:
             **{f"base_{metric.removeprefix('base.')}": value for metric, (value, *_) in scores.items()},
         }
         return plain_features(features)
+
+
+def _base_answers(collected: CollectedTask, split: str) -> Path:
+    return (collected.folder.root / f"base-{split}.json").resolve()

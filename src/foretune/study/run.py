@@ -5,15 +5,16 @@ Every phase leaves its result in the study's folder, so that a killed or interru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from foretune.cost.machine import Machine
 from foretune.errors import Interrupted, Place, TrainingError
-from foretune.execution.drive import Stopped, Watch, run_job
+from foretune.execution.drive import Stopped, Watch, run_job, run_jobs
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
@@ -150,8 +151,7 @@ class _Study:
         )
         self._announce(tasks, sweep, provisional, seconds, forecast_seconds(provisional, tasks, probes))
         with self.clock.phase("base model"):
-            for task in tasks.values():
-                self._base(task)
+            self._base(tasks.values())
         with self.clock.phase("learning rates"):
             rates = self._rates(tasks, sweep, seconds, probes, machine)
         if rates is None:
@@ -271,27 +271,24 @@ class _Study:
         primary = next(iter(tasks.values())).primary
         self.watch.on_event("design", {**design.to_json(), "sentences": forecast.sentences(design, primary)})
 
-    def _base(self, task: StudyTask) -> None:
+    def _base(self, tasks: Iterable[StudyTask]) -> None:
         """Measure the untouched base model on every test set, once; its answers again where they stayed elsewhere."""
-        folder = self.folder.task(task.model, task.name)
-        for tested_on, rows in {OWN: task.rows["test"], **task.tests}.items():
-            name = base_name(tested_on)
-            output = (folder.root / f"{name}-answers.json").resolve()
-            if not output.exists():
-                payload = {
-                    "output": str(output),
-                    "split": split_name(tested_on),
-                    "rows": list(range(rows)),
-                    "generation": task.generation,
-                }
-                job = Job(f"{name}-{task.model}-{task.name}", "evaluate", task.spec, payload)
-                run_job(self.executor, job, self.watch)
+        asked = [(task, on, rows) for task in tasks for on, rows in {OWN: task.rows["test"], **task.tests}.items()]
+        jobs = [
+            Job(f"{base_name(on)}-{task.model}-{task.name}", "evaluate", task.spec, {
+                "output": str(self._base_answers(task, on)), "split": split_name(on), "rows": list(range(rows)),
+                "generation": task.generation,
+            })
+            for task, on, rows in asked
+            if not self._base_answers(task, on).exists()
+        ]  # fmt: skip
+        run_jobs(self.executor, jobs, self.watch, lambda job, result: None)
+        for task, on, _ in asked:
+            measured = partial(_scores, self._base_answers(task, on), task)
+            self.folder.task(task.model, task.name).once(base_name(on), measured)
 
-            def measured(output: Path = output) -> dict[str, Any]:
-                found = scored(read_answers(output)[1], task)
-                return {metric: [s.value, s.standard_error, s.n] for metric, s in found.items()}
-
-            folder.once(name, measured)
+    def _base_answers(self, task: StudyTask, tested_on: str) -> Path:
+        return (self.folder.task(task.model, task.name).root / f"{base_name(tested_on)}-answers.json").resolve()
 
     # -- runs
 
@@ -388,3 +385,9 @@ class _Study:
 def _model_key(probes: Mapping[Pair, Mapping[str, Any]], model: str) -> str:
     """The fingerprint of a model's weights, as ``fit`` stores it."""
     return next(str(probe["weights_hash"])[:16] for (name, _), probe in probes.items() if name == model)
+
+
+def _scores(answers: Path, task: StudyTask) -> dict[str, Any]:
+    """[value, standard error, rows] of written answers by metric."""
+    found = scored(read_answers(answers)[1], task)
+    return {metric: [score.value, score.standard_error, score.n] for metric, score in found.items()}
