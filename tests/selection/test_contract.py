@@ -52,6 +52,12 @@ def test_the_same_seed_gives_the_same_rows(bench, name):
 
 
 @pytest.mark.parametrize("name", RANKING)
+def test_another_seed_takes_other_rows_only_where_that_is_said(bench, name):
+    found = {select(ask(bench, POOL, 6, seed=seed), name).indices for seed in (3, 4, 5)}
+    assert len(found) == 1 or DECLARED[name].follows_seed
+
+
+@pytest.mark.parametrize("name", RANKING)
 def test_nested_rankings_begin_alike(bench, name):
     if not DECLARED[name].nested:
         pytest.skip("says that it is not nested")

@@ -39,7 +39,7 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     result = run_study(write_grid(**SELECTING), folder)
     assert result.summary.complete
     made = list((folder / "tasks").glob("*/near/task/selections/*/ranking.json"))
-    assert len(made) == 2 * 3  # two seeds of three rankings: both shares of ifd are one
+    assert len(made) == 2 + 1 + 1  # random rows of two seeds; both shares and seeds of ifd are one ranking
     lines = {(entry["arm"], entry["seed"]): entry for entry in read_lines(folder / "results.jsonl")}
     kept = {arm: lines[arm, 0]["selection"]["kept"] for arm in ARMS if arm != "full"}
     assert kept == {"random-50": 14, "ifd-50": 14, "ifd-25": 7, "k-centre-25": 7}

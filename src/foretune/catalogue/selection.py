@@ -116,6 +116,13 @@ class SelectorDeclaration:
     """When it chooses"""
     seeded: bool = False
     """Whether what it scores depends on the seed, so that every seed pays for it"""
+    draws: bool = False
+    """Whether it draws by the seed what costs nothing to speak of"""
+
+    @property
+    def follows_seed(self) -> bool:
+        """Whether another seed takes other rows."""
+        return self.seeded or self.draws
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ def _rounds(name: str) -> tuple[Number, ...]:
 
 RANDOM = SelectorDeclaration(
     name="random",
+    draws=True,
     about="Rows drawn uniformly: what every selector has to beat.",
     family="baseline",
     space=Space(),
@@ -159,6 +160,7 @@ HERDING = SelectorDeclaration(
 )
 DEFT_UCS = SelectorDeclaration(
     name="deft-ucs",
+    draws=True,
     about="Of every cluster, rows nearest to and farthest from its centre.",
     family="embedding",
     space=Space(
@@ -254,6 +256,7 @@ ACTIVE_LEARNING = SelectorDeclaration(
 )
 RS2 = SelectorDeclaration(
     name="rs2",
+    draws=True,
     about="A fresh random share of the rows every epoch.",
     family="stream",
     space=Space(),

@@ -137,7 +137,7 @@ def _ranking(bench: Bench, text: str, request: Request, nested: bool) -> dict[st
     made_of = [
         text,
         {name: with_defaults(name, request.fields) for name in names_in(text)},
-        request.seed,
+        request.seed if any(declaration(name).follows_seed for name in names_in(text)) else 0,
         None if nested else request.count,
         [[row.id for row in rows] for rows in (request.examples, request.target, request.previous)],
         bench.weights_hash,

@@ -104,7 +104,7 @@ def ranking_of(cell: StudyCell) -> str:
     declared = [declaration(name) for name in names_in(text)]
     if all(one.nested for one in declared) and len(parse(text)) == 1:
         settings.pop("keep")
-    seed = cell.seed if any(one.seeded for one in declared) else None
+    seed = cell.seed if any(one.follows_seed for one in declared) else None
     return fingerprint([cell.model, cell.task, cell.size, seed, settings])
 
 
