@@ -54,7 +54,7 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     original = Recorded._fill
     monkeypatch.setattr(Recorded, "_record", record)
     monkeypatch.setattr(Recorded, "_fill", fill)
-    monkeypatch.setattr(loop, "recordable", lambda network, rows, count, limit: True)
+    monkeypatch.setattr(loop, "recordable", lambda network: True)
     return seen
 
 
@@ -71,7 +71,7 @@ def test_a_causal_update_in_its_fixed_shape(played: list[int], full: bool, dtype
     found = losses(run("llama", "causal", ROWS, full, dtype), 6)
     assert sorted(played) == [3, 3, 4, 4, 4, 4]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "recordable", lambda *_: False)
+        patch.setattr(loop, "recordable", lambda network: False)
         expected = losses(run("llama", "causal", ROWS, full, dtype), 6)
     assert found == pytest.approx(expected, rel=1e-5 if dtype == "float32" else 0.03)
 
@@ -92,7 +92,7 @@ def test_an_encoder_s_update_in_its_fixed_shape(played: list[int], regression: b
     found = trained()
     assert sorted(played) == [3, 3, 4, 4, 4, 4]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "recordable", lambda *_: False)
+        patch.setattr(loop, "recordable", lambda network: False)
         expected = trained()
     assert found == pytest.approx(expected, rel=1e-5)
 
@@ -103,11 +103,11 @@ def test_what_cannot_be_recorded_goes_the_ordinary_way(monkeypatch: pytest.Monke
         return False
 
     monkeypatch.setattr(Recorded, "_record", record)
-    monkeypatch.setattr(loop, "recordable", lambda *_: True)
+    monkeypatch.setattr(loop, "recordable", lambda network: True)
     one = run("llama", "causal", ROWS, False, "float32")
     found = losses(one, 3)
     assert one.recorded is not None and one.recorded.refused
-    monkeypatch.setattr(loop, "recordable", lambda *_: False)
+    monkeypatch.setattr(loop, "recordable", lambda network: False)
     assert found == losses(run("llama", "causal", ROWS, False, "float32"), 3)
 
 

@@ -29,7 +29,7 @@ from foretune.training.forward import Network, Scored
 from foretune.training.guard import Guard
 from foretune.training.optimizer import MasterWeights, OptimizerSettings
 from foretune.training.ranks import Alone, Ranks
-from foretune.training.recorded import Recorded, recordable
+from foretune.training.recorded import LARGEST_TOKENS, Recorded, recordable, width_of
 
 logger = logging.getLogger(__name__)
 SOURCE = "source/"
@@ -136,9 +136,10 @@ class Training:
 
     def _recorded(self) -> Recorded | None:
         """The recorded pass that updates are played on, where they can be."""
-        most = len(self.source.rows(0)) if len(self.rows) else 0
-        alone = isinstance(self.ranks, Alone) and not self.regularizers
-        if not alone or not recordable(self.network, self.rows, most, self.micro_batch_tokens):
+        if not isinstance(self.ranks, Alone) or self.regularizers or not self.rows or not recordable(self.network):
+            return None
+        most = len(self.source.rows(0))
+        if width_of(self.rows) * most > min(LARGEST_TOKENS, self.micro_batch_tokens):
             return None
         return Recorded(self.network, self.masters.weights, self.backward, self.rows, most, self.settings.pad_id)
 

@@ -144,15 +144,13 @@ def width_of(rows: Sequence[EncodedRow]) -> int:
     return -(-max(len(row.ids) for row in rows) // STEP) * STEP
 
 
-def recordable(network: Network, rows: Sequence[EncodedRow], rows_per_update: int, limit_tokens: int) -> bool:
-    """Whether runs of this kind take the recorded way."""
-    if network.model.device.type != "cuda" or network.kind not in ("causal", "encoder") or not rows:
+def recordable(network: Network) -> bool:
+    """Whether updates of this model can take the recorded way."""
+    if network.model.device.type != "cuda" or network.kind not in ("causal", "encoder"):
         return False
-    if network.reads_tasks or network.keeps_states or (network.kind == "causal" and not network.packs):
+    if network.reads_tasks or network.keeps_states or getattr(network.model, "is_gradient_checkpointing", False):
         return False
-    if getattr(network.model, "is_gradient_checkpointing", False):
-        return False
-    return width_of(rows) * rows_per_update <= min(LARGEST_TOKENS, limit_tokens)
+    return network.kind == "encoder" or network.packs
 
 
 def _blank(
