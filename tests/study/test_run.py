@@ -283,7 +283,7 @@ def test_sweeps_per_method_widen_survive_a_stop_and_are_shown(write_grid: WriteG
 
 
 def test_failures_are_lines_with_a_status_and_no_score(write_grid: WriteGrid, places: Path) -> None:
-    arms = {"r2": {"lora": {"rank": 2}}, "wild": {"learning_rate": 1.0, "max_gradient_norm": 1000.0, "method": "full"}}
+    arms = {"r2": {"lora": {"rank": 2}}, "wild": {"learning_rate": 0.001, "method": "full"}}
     study = places / "study"
     worker = places / "worker.py"
     worker.write_text(
@@ -302,7 +302,21 @@ def test_failures_are_lines_with_a_status_and_no_score(write_grid: WriteGrid, pl
     (difference,) = result.summary.blocks[0].differences
     assert (difference.pairs, difference.dropped, difference.verdict) == (0, 2, "not resolved")
     assert "planted \\| failure" in (study / "table.md").read_text()
-    worker.write_text(worker.read_text().replace("== 'full'", "!= ''"))
+    mended = worker.read_text().replace("== 'full'", "== 'full' and payload['lease']['seed'] == 1")
+    worker.write_text(mended)
+    assert len(run_study(None, study, resume=True).summary.failed) == 4, "nothing is tried again unasked"
+    again = run_study(None, study, resume=True, retry_failed=True, worker=[sys.executable, str(worker)])
+    assert [(one["arm"], one["status"]) for one in again.summary.failed] == [("wild", "crashed")] * 2
+    worker.write_text(mended.replace("payload['lease']['seed'] == 1", "False"))
+    whole = run_study(None, study, resume=True, retry_failed=True, worker=[sys.executable, str(worker)])
+    assert whole.summary.complete and not whole.summary.failed
+    lines = read_lines(study / "results.jsonl")
+    assert len(lines) == 8 + 4, "an accident stays on the record, and a result stands in its place"
+    assert len({line["run"] for line in lines}) == len(lines)
+    settled = (study / "results.jsonl").read_text()
+    assert run_study(None, study, resume=True, retry_failed=True).summary.complete
+    assert (study / "results.jsonl").read_text() == settled
+    worker.write_text(worker.read_text().replace("== 'full' and False", "!= ''"))
     with pytest.raises(TrainingError, match="no run of the study has a result"):
         run_study(write_grid(), places / "all-fail", worker=[sys.executable, str(worker)])
 

@@ -25,6 +25,9 @@ def run(
     grid: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped study.")] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of the study [default: NAME-study].")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the study begun in the output folder.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try runs once more that died or ran out of memory.")
+    ] = False,
     data: Annotated[
         list[str] | None, typer.Option(help="Your data instead of the grid's tasks: a file, or NAME=FILE; repeatable.")
     ] = None,
@@ -50,6 +53,7 @@ def run(
         raise UsageError("--resume needs to know where.", remedy="Say `foretune study run --output FOLDER --resume`.")
     time_s = None if limit is None else parse_duration(limit)
     from foretune.study.kinds import ARMS, kind_of, module_of
+    from foretune.study.results import ACCIDENTS
     from foretune.study.run import run_study
     from foretune.study.tables import plain
 
@@ -68,7 +72,10 @@ def run(
         from foretune.study.grid_file import load_grid, replaced
 
         asked = replaced(load_grid(grid), data or (), model or ())
-    result = run_study(asked, folder, resume=resume, workers=workers, time_s=time_s, on_event=shown.event, ray=ray)
+    result = run_study(
+        asked, folder, resume=resume, retry_failed=retry_failed, workers=workers, time_s=time_s, on_event=shown.event,
+        ray=ray,
+    )  # fmt: skip
     if as_json:
         facts = {"event": "finished", "folder": str(folder), "why": result.reason, "summary": result.summary.to_json()}
         typer.echo(json.dumps(facts, ensure_ascii=False))
@@ -77,6 +84,8 @@ def run(
     typer.echo(plain(result.summary))
     if not result.summary.complete:
         typer.echo(f"Stopped: {result.reason}. Continue with: foretune study run --output {folder} --resume")
+    elif any(one["status"] in ACCIDENTS for one in result.summary.failed):
+        typer.echo(f"Try those that failed once more: foretune study run --output {folder} --resume --retry-failed")
     typer.echo(f"results.jsonl, report.html, table.md and priors.yaml are in {folder}")
 
 

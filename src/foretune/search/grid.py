@@ -5,6 +5,7 @@ Resumable like every search: the journal says which cells were started, and what
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +37,10 @@ class Grid:
 
     name = "grid"
 
-    def __init__(self, cells: tuple[Cell, ...]) -> None:
+    def __init__(self, cells: tuple[Cell, ...], again: Mapping[str, int] | None = None) -> None:
+        """``again``: keys of cells that are handed out once more, with the number of runs that each has had."""
         self.cells = {cell.key: cell for cell in cells}
+        self.again = dict(again or {})
         if not cells:
             raise UsageError("the grid has no cell.")
         if len(self.cells) != len(cells):
@@ -49,9 +52,9 @@ class Grid:
 
     def propose(self, view: View) -> Proposal:
         """The next cell that has no run yet."""
-        started = {run.arm for run in view.runs}
+        started = Counter(run.arm for run in view.runs)
         for key, cell in self.cells.items():
-            if key in started:
+            if key in started and started[key] != self.again.get(key):
                 continue
             if not view.affords(cell.config, 0, cell.horizon, new=True):
                 return Done(f"the budget ends after {len(started)} of {len(self.cells)} cells")

@@ -8,6 +8,7 @@ journal, and its writes may be repeated.
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from foretune.search.journal import Journal
 from foretune.search.runs import Run
 from foretune.search.types import Lease, Observation, Score
 from foretune.study.design import StudyCell, job
-from foretune.study.results import line, read_results, views
+from foretune.study.results import ACCIDENTS, line, read_results, views
 from foretune.study.row_scores import RowScores
 from foretune.study.tasks import StudyTask
 
@@ -52,10 +53,12 @@ class Cells:
     answers: Path
     results: Path
     recorders: Recorders
+    retry: bool = False
+    """Whether runs that an accident ended are tried once more"""
 
     def __post_init__(self) -> None:
         self.by_key = {cell.cell.key: cell for cell in self.cells}
-        self.written = {entry["cell"] for entry in read_results(self.results)}
+        self.written = {entry["cell"]: str(entry["status"]) for entry in read_results(self.results)}
         self.row_scores = RowScores(self.root)
 
     def run(self, executor: Executor, watch: Watch, left: Callable[[], float | None]) -> str:
@@ -94,8 +97,12 @@ class Cells:
         def cost(config: Mapping[str, Any], start: int, stop: int) -> float:
             return step_s * (stop - start)  # for display: a budget in trials decides nothing by seconds
 
-        budget = Budget("trials", float(len(self.cells)), workers=workers)
-        return AskTell(Grid(tuple(cell.cell for cell in self.cells)), budget, cost, journal=self.journal)
+        asked = {e["lease"]["run"]: e["arm"] for e in Journal(self.journal).events() if e["event"] == "ask"}
+        runs = Counter(asked.values())
+        again = {key: runs[key] for key, status in self.written.items() if self.retry and status in ACCIDENTS}
+        trials = len(self.cells) + len(again) + sum(runs.values()) - len(runs)
+        grid = Grid(tuple(cell.cell for cell in self.cells), again)
+        return AskTell(grid, Budget("trials", float(trials), workers=workers), cost, journal=self.journal)
 
     def _cell(self, core: AskTell, run: str) -> StudyCell:
         return self.by_key[core.run(run).arm]
@@ -115,7 +122,7 @@ class Cells:
             if event["event"] not in ("ask", "tell"):
                 continue
             run = core.run(event["lease"]["run"] if event["event"] == "ask" else run_of[event["lease"]])
-            if run.arm in self.written:
+            if self._settled(run):
                 continue
             if event["event"] == "ask":
                 self._remember(core, "lease", {"lease": event["lease"]})
@@ -123,8 +130,13 @@ class Cells:
                 cell = self.by_key[run.arm]
                 self.recorders[cell.block].observation(run.id, Observation.from_json(event["observation"]))
         for run in core.runs:
-            if run.ended and run.arm not in self.written:
+            if run.ended and not self._settled(run):
                 self._ended(run)
+
+    def _settled(self, run: Run) -> bool:
+        """Whether nothing that the run could say is news: its cell has a result, or its own accident is written."""
+        status = self.written.get(run.arm)
+        return status is not None and (status not in ACCIDENTS or run.status in ACCIDENTS)
 
     def _remember(self, core: AskTell, kind: str, payload: Mapping[str, Any]) -> None:
         if kind == "lease":
@@ -152,9 +164,9 @@ class Cells:
         recorder.finished([run])
         for view in views([entry]):  # before the line: a line says that the run is written down
             self.row_scores.keep(view)
-        if entry["cell"] not in self.written:
+        if not self._settled(run):
             append_line(self.results, entry)
-            self.written.add(entry["cell"])
+            self.written[entry["cell"]] = str(entry["status"])
         shutil.rmtree(self.trials / run.id, ignore_errors=True)
 
     def _described(self, core: AskTell, kind: str, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,13 +15,15 @@ from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import METRICS
 from foretune.files import read_json, read_lines
 from foretune.search.runs import Run
-from foretune.search.types import Score
+from foretune.search.types import FAILURES, Score
 from foretune.study.design import StudyCell
 from foretune.study.statistics import Block, Values
 from foretune.study.tasks import StudyTask
 from foretune.study.test_sets import OWN, split_name
 
 FINISHED = "finished"
+ACCIDENTS = FAILURES - {"diverged"}
+"""Ends of a run that may be the machine's fault and not the configuration's"""
 TRANSLATION_METRICS = ("chrf", "bleu")
 CALIBRATION_METRICS = ("brier", "calibration_error")
 SIGNED = ("bleu", "chrf")
@@ -148,9 +150,11 @@ def block_of(entry: Line) -> Block:
 
 
 def read_results(path: Path) -> list[Line]:
-    """The lines so far, in the order of the runs' ends; the first of a cell counts."""
+    """The lines so far, in the order of the runs' ends; of a cell the first counts that no accident ended."""
     by_cell: dict[str, Line] = {}
     for entry in read_lines(path):
+        if by_cell.get(entry["cell"], entry)["status"] in ACCIDENTS:
+            by_cell[entry["cell"]] = entry
         by_cell.setdefault(entry["cell"], entry)
     return list(by_cell.values())
 

@@ -62,6 +62,7 @@ def run_study(
     output: Path,
     *,
     resume: bool = False,
+    retry_failed: bool = False,
     workers: int = 1,
     time_s: float | None = None,
     on_event: OnEvent = lambda kind, payload: None,
@@ -70,8 +71,10 @@ def run_study(
 ) -> StudyResult:
     """Run the study ``source`` (a file, a preset's name, a grid) in ``output``, or continue what was begun there.
 
-    With ``resume`` something must have been begun, and ``source`` may be None. ``time_s`` limits this session. ``ray``
-    is the address of a Ray cluster that sees ``output`` under the same path (or ``local``), to run the cells there.
+    With ``resume`` something must have been begun, and ``source`` may be None. With ``retry_failed`` runs that an
+    accident ended (a dead or silent worker, memory, a refusal) are tried once more. ``time_s`` limits this session.
+    ``ray`` is the address of a Ray cluster that sees ``output`` under the same path (or ``local``), to run the cells
+    there.
     Raises `Interrupted` after Ctrl-C, `TrainingError` when no run has a result, and what its parts raise.
     """
     grid, text = _grid(source, output, resume)
@@ -91,7 +94,7 @@ def run_study(
             executor = RayExecutor(folder.logs, address=ray, workers=workers)
         else:
             executor = LocalExecutor(folder.logs, workers=workers, command=worker)
-        study = _Study(grid, folder, executor, watch, clock, left, workers, begun["started"])
+        study = _Study(grid, folder, executor, watch, clock, left, workers, begun["started"], retry_failed)
         try:
             with executor:
                 return study.run()
@@ -127,6 +130,7 @@ class _Study:
     left: Callable[[], float | None]
     workers: int
     started: str
+    retry: bool
 
     def run(self) -> StudyResult:
         """All phases."""
@@ -168,7 +172,7 @@ class _Study:
             recorders = self._recorders(listed, tasks, probes, machine, self.grid.name)
             work = Cells(
                 self.grid.name, self.folder.root, listed, tasks, seconds, self.folder.journal, self.folder.trials,
-                self.folder.answers, self.folder.results, recorders,
+                self.folder.answers, self.folder.results, recorders, self.retry,
             )  # fmt: skip
             reason = self._run_cells(work, recorders)
         return self._finish(reason)
@@ -319,6 +323,7 @@ class _Study:
             work = Cells(
                 self.grid.name, self.folder.root, listed, tasks, seconds, self.folder.sweep_journal_of(round_number),
                 self.folder.sweep_trials / str(round_number), self.folder.answers, self.folder.rates, recorders,
+                self.retry,
             )  # fmt: skip
             self._run_cells(work, recorders)
             lines = read_results(self.folder.rates)
