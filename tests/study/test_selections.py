@@ -89,6 +89,13 @@ def test_rankings_travel_with_a_study_and_are_not_made_again(write_grid, places,
         {(e["arm"], e["seed"]): e["scores"] for e in read_lines(place / "results.jsonl")} for place in (moved, whole)
     )
     assert found == expected and len(found) == 2 * arms
+    assert not any("machines" in note for note in run_study(None, moved, resume=True).summary.notes)
+    lines = (moved / "results.jsonl").read_text().splitlines()
+    here = json.loads(lines[-1])["machine"]
+    assert json.loads(lines[-1])["selection"]["machine"] == here
+    lines[-1] = lines[-1].replace(here, "0" * len(here), 1)
+    (moved / "results.jsonl").write_text("\n".join(lines) + "\n")
+    assert any("from 2 machines" in note for note in run_study(None, moved, resume=True).summary.notes)
 
 
 def test_arms_can_see_equal_answer_tokens_instead_of_equal_steps(write_grid, places, inline):

@@ -18,6 +18,7 @@ from foretune.catalogue.selection import NONE, declaration, kept_rows, names_in,
 from foretune.data.example import Example
 from foretune.errors import OutputError, UsageError
 from foretune.execution.bench import Bench
+from foretune.execution.machine import detect
 from foretune.files import FolderLock, fingerprint, read_json, read_lines, write_json
 from foretune.selection.base import Request, SelectionStopped
 from foretune.selection.run import select
@@ -51,6 +52,8 @@ class Kept:
     """Mean trained tokens of the kept rows"""
     scores: tuple[float, ...] | None = None
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    machine: str = ""
+    """The fingerprint of the machine that ranked"""
 
     def to_json(self) -> dict[str, Any]:
         """The facts, without the rows."""
@@ -60,6 +63,7 @@ class Kept:
             "cpu_seconds": self.cpu_seconds,
             "answer_tokens": self.answer_tokens,
             "manifest": dict(self.manifest),
+            "machine": self.machine,
         }
 
 
@@ -111,6 +115,7 @@ def kept(
         _mean_targets(bench, rows if filtering else chosen),
         None if filtering or scores is None else tuple(scores[:count]),
         {**ranking["manifest"], **({} if filtering else {"kept": len(chosen)})},
+        ranking.get("machine", ""),
     )
 
 
@@ -172,6 +177,7 @@ def _compute(text: str, request: Request, folder: Path) -> None:
         "seconds": chosen.cost.seconds,
         "cpu_seconds": chosen.cost.cpu_seconds if on_processors else None,
         "manifest": dict(chosen.manifest),
+        "machine": detect().fingerprint,
     }
     write_json(folder / RANKING, value)
 

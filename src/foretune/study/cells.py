@@ -158,6 +158,7 @@ class Cells:
         task = self.tasks[cell.model, cell.task]
         recorder = self.recorders[cell.block]
         entry = line(self.study, cell, run, task, self._answers(cell) if cell.tested else None, self.root)
+        entry["machine"] = recorder.hardware
         if TEST in entry["scores"]:
             scores = {name: Score(*parts) for name, parts in entry["scores"][TEST].items()}
             recorder.observation(run.id, Observation(int(entry["step"]), scores), split=TEST)

@@ -181,9 +181,16 @@ def summarise(
         primary=primaries[0] if len(primaries) == 1 else "each task's own outcome",
         train_hours=sum(entry["train_s"] + entry["eval_s"] for entry in lines) / SECONDS_AN_HOUR,
         used_s=used_s,
-        notes=tuple(notes),
+        notes=(*notes, *_machines(lines)),
         costs=tuple(arm_costs(lines)),
     )
+
+
+def _machines(lines: Sequence[Line]) -> list[str]:
+    """A warning where runs, or the choice of their rows, come from several machines."""
+    told = [part.get("machine") for entry in lines for part in (entry, entry.get("selection") or {})]
+    count = len({machine for machine in told if machine})
+    return [f"runs and rankings come from {count} machines: compare no seconds of theirs"] if count > 1 else []
 
 
 def _order(grid: GridSpec, block: Block) -> tuple[int, ...]:
