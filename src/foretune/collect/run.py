@@ -26,7 +26,7 @@ from foretune.collect.task_list import TaskList, load_list
 from foretune.errors import Interrupted, OutputError, Place
 from foretune.evaluation.base import Answer
 from foretune.execution.calibration import matmul_rate
-from foretune.execution.drive import Stopped, Watch, run_job, run_jobs
+from foretune.execution.drive import Stopped, Watch, run_jobs, run_once
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
@@ -139,7 +139,7 @@ class _Collection:
     def run(self, dry: bool) -> Collected:
         """All phases."""
         since = time.monotonic()
-        tasks = {name: self._task(name) for name in self.listed.tasks}
+        tasks = self._tasks()
         listed = cells(self.listed, list(tasks.values()))
         plan = self._announce(listed)
         if dry:
@@ -162,25 +162,26 @@ class _Collection:
     def _over(self, since: float) -> bool:
         return self.time_s is not None and time.monotonic() - since > self.time_s
 
-    def _task(self, name: str) -> CollectedTask:
-        folder = RunFolder(self.folder.root / "tasks" / name)
+    def _tasks(self) -> dict[str, CollectedTask]:
+        """Every task prepared and probed."""
         grid = self.listed.grid()
         (model,) = grid.model
 
         def say(line: str) -> None:
             self.watch.on_event("progress", {"line": line})
 
-        task = prepared_task(grid, model, name, folder.root, say)
-        self.watch.on_event("prepared", {"task": name, "rows": dict(task.rows)})
-        payload = {
-            "config": {**self.listed.grid().config("lora"), "rows_per_update": self.listed.rows_per_update},
-            "rows": PROBE_ROWS,
-            "generation": task.generation,
+        config = {**grid.config("lora"), "rows_per_update": self.listed.rows_per_update}
+        tasks, folders, jobs = {}, {}, {}
+        for name in self.listed.tasks:
+            folders[name] = RunFolder(self.folder.root / "tasks" / name)
+            tasks[name] = task = prepared_task(grid, model, name, folders[name].root, say)
+            self.watch.on_event("prepared", {"task": name, "rows": dict(task.rows)})
+            payload = {"config": config, "rows": PROBE_ROWS, "generation": task.generation}
+            jobs[folders[name].root / "probe.json"] = Job(f"probe-{name}", "probe", task.spec, payload)
+        probes = run_once(self.executor, jobs, self.watch)
+        return {
+            name: CollectedTask(tasks[name], folders[name], probe) for name, probe in zip(tasks, probes, strict=True)
         }
-        probe = folder.once(
-            "probe", lambda: run_job(self.executor, Job("probe", "probe", task.spec, payload), self.watch)
-        )
-        return CollectedTask(task, folder, probe)
 
     def _announce(self, listed: Sequence[Cell]) -> Plan:
         done = self.store.ended(self.listed.name)

@@ -10,10 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from foretune.errors import ForetuneError, OutputError, Place, TrainingError
 from foretune.execution.types import Event, Executor, Job
+from foretune.files import read_json, write_json
 from foretune.search.ask_tell import AskTell
 from foretune.search.types import Done, Lease, Observation, Wait
 
@@ -97,6 +99,14 @@ def run_jobs(
             else:
                 active[job.id] = (job, _next_attempt(job, attempt, event))
                 executor.submit(job)
+
+
+def run_once(executor: Executor, jobs: Mapping[Path, Job], watch: Watch) -> list[dict[str, Any]]:
+    """The results of ``jobs`` by the JSON files that keep them; jobs without their file are run, on all workers."""
+    missing = {job.id: (path, job) for path, job in jobs.items() if not path.exists()}
+    asked = [job for _, job in missing.values()]
+    run_jobs(executor, asked, watch, lambda job, result: write_json(missing[job.id][0], result))
+    return [read_json(path) for path in jobs]
 
 
 def _next_attempt(job: Job, attempt: int, event: Event) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from foretune.cost.machine import Machine
 from foretune.errors import Interrupted, Place, TrainingError
-from foretune.execution.drive import Stopped, Watch, run_job, run_jobs
+from foretune.execution.drive import Stopped, Watch, run_jobs, run_once
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
@@ -145,7 +145,7 @@ class _Study:
         with self.clock.phase("preparing"):
             tasks = self._tasks()
         with self.clock.phase("probe"):
-            probes = {key: self._probe(task) for key, task in tasks.items()}
+            probes = self._probes(tasks)
         tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
         machine = detect()
         seconds = self._seconds(tasks, probes, machine)
@@ -215,15 +215,17 @@ class _Study:
                 self.watch.on_event("prepared", facts)
         return found
 
-    def _probe(self, task: StudyTask) -> dict[str, Any]:
+    def _probes(self, tasks: Mapping[Pair, StudyTask]) -> dict[Pair, dict[str, Any]]:
         config = self.grid.config(self.grid.control)
-        payload = {"config": config, "rows": PROBE_ROWS, "generation": task.generation}
-        key = f"probe-{task.model}-{task.name}"
-        measured: dict[str, Any] = self.folder.task(task.model, task.name).once(
-            "probe", lambda: run_job(self.executor, Job(key, "probe", task.spec, payload), self.watch)
-        )
-        check_weights(task, measured)
-        return measured
+        jobs = {}
+        for task in tasks.values():
+            payload = {"config": config, "rows": PROBE_ROWS, "generation": task.generation}
+            path = self.folder.task(task.model, task.name).root / "probe.json"
+            jobs[path] = Job(f"probe-{task.model}-{task.name}", "probe", task.spec, payload)
+        found = dict(zip(tasks, run_once(self.executor, jobs, self.watch), strict=True))
+        for key, task in tasks.items():
+            check_weights(task, found[key])
+        return found
 
     def _seconds(
         self, tasks: Mapping[Pair, StudyTask], probes: Mapping[Pair, Mapping[str, Any]], machine: Machine
