@@ -22,6 +22,8 @@ from foretune.seeding import derive
 FEWEST_RUNS = 20
 LARGEST_FACTOR = 8.0
 """Factors beyond are noise of a busy machine."""
+PASSES = 3
+"""Of settings and of what is left of each task and machine, in turn"""
 
 Quantity = Callable[[PastCurve], float]
 
@@ -48,7 +50,8 @@ def relative(
 ) -> Floats:
     """(rows,): factor of ``quantity`` of each described configuration over that of ``against``; 1 where unknown.
 
-    Within a task and machine the median is taken out first, so that only what the settings change is left.
+    What a task and machine take on the whole is taken out, so that only what the settings change is left: first the
+    median, then, because each may have run other settings, the median of what the settings do not explain.
     ``accelerated`` says what kind of machine is asked about.
     """
     inputs, logs = [], []
@@ -58,13 +61,17 @@ def relative(
         if not known.any():
             continue
         inputs.append(encoding.table([curve.row for curve in curves])[known])
-        logs.append(np.log(values[known]) - np.median(np.log(values[known])))
+        logs.append(np.log(values[known]))
     if sum(map(len, logs)) < FEWEST_RUNS:
         return np.ones(len(rows))
-    x, y = np.concatenate(inputs), np.clip(np.concatenate(logs), -math.log(LARGEST_FACTOR), math.log(LARGEST_FACTOR))
-    trees = grow(x, y, encoding.categorical, derive(seed, "search", "cost"))
+    x, limit = np.concatenate(inputs), math.log(LARGEST_FACTOR)
+    ends = np.cumsum([len(part) for part in logs])[:-1]
+    explained = [np.zeros(len(part)) for part in logs]
+    for _ in range(PASSES):
+        y = np.concatenate([part - np.median(part - own) for part, own in zip(logs, explained, strict=True)])
+        trees = grow(x, np.clip(y, -limit, limit), encoding.categorical, derive(seed, "search", "cost"))
+        explained = np.split(trees.predict(x), ends)
     found = trees.predict(encoding.table([*rows, against]))
-    limit = math.log(LARGEST_FACTOR)
     return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))
 
 
