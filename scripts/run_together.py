@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -31,7 +30,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from foretune.collect.run import LIST
 from foretune.collect.task_list import load_list
+from foretune.experience.store import Store
 from foretune.files import write_json
 from foretune.fit.folder import RunFolder
 from foretune.study.folder import StudyFolder
@@ -100,15 +101,15 @@ class Job:
             return "{} swept, {} ranked, {} run".format(*counts)
         if not self.files[1].exists():
             return "nothing"
-        with sqlite3.connect(self.files[1]) as store:
-            return str(dict(store.execute("SELECT status, count(*) FROM run GROUP BY status")))
+        with Store(self.files[1]) as store:
+            return str(dict(Counter(row.status for row in store.runs())))
 
     def prepare(self) -> None:
         """Read and split its tasks."""
         if self.kind == "collect":
             listed = load_list(self.what)
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "list.json", listed.model_dump(mode="json"))
+            write_json(self.folder / LIST, listed.model_dump(mode="json"))
             grid = listed.grid()
             (model,) = grid.model
             for task in listed.tasks:
@@ -167,8 +168,7 @@ def pack(jobs: Sequence[Job], archive: Path) -> None:
         for job in jobs:
             log, store = job.files
             if store.exists():
-                with sqlite3.connect(store) as opened:
-                    opened.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                Store(store).close()  # which folds the log of a killed writer into the file
             kept = (path for path in sorted(job.folder.rglob("*")) if path.is_file() and travels(path, job.folder))
             for path in (*kept, *(file for file in (log, store) if file.exists())):
                 tar.add(path, arcname=str(path.relative_to(job.work)))

@@ -21,6 +21,7 @@ from foretune.report.text import markdown_table
 from foretune.study.outputs import read_study
 from foretune.study.statistics import Difference
 from foretune.study.summary import BlockResult, Summary
+from foretune.study.tables import SMALLEST_P
 
 PAGE = Path(__file__).parents[1] / "docs" / "selection.md"
 START, END = "<!-- study:start -->", "<!-- study:end -->"
@@ -62,7 +63,8 @@ def row(found: Difference) -> list[str]:
         "–" if value is None else f"{value:{form}}"
         for value, form in ((found.mean, "+.4f"), (found.detectable, ".4f"), (found.arm_mean, ".4f"))
     )
-    return [found.arm, str(found.pairs), arm, mean, interval, f"{found.p_holm:.3f}", least, found.verdict]
+    p_holm = f"<{SMALLEST_P}" if found.p_holm < SMALLEST_P else f"{found.p_holm:.3f}"
+    return [found.arm, str(found.pairs), arm, mean, interval, p_holm, least, found.claim.partition(" (")[0]]
 
 
 def cost_cells(cost: dict[str, Any] | None) -> list[str]:

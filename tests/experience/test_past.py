@@ -20,7 +20,8 @@ OLD = Path(__file__).parent / "fixtures" / "store-version-1.sql"
 def rich(path: Path) -> Store:
     store = filled(path)
     config = store.record_config({"method": "lora", "layers": "last:2 & (attention | mlp)", "regularizer": "neftune:5"})
-    store.record_run(RunRecord("x", "t1", "m1", "h1", config, 3, 50, arm="core-1", study="made", pair="p"))
+    store.record_run(RunRecord("x", "t1", "m1", "h1", config, 3, 50, arm="core-1", study="made", pair="p",
+                               versions={"torch": "2.13.0"}))  # fmt: skip
     for step in (25, 50):
         scores = {"loss": (1.0, 0.1, 64), "base.loss": (2.0, 0.2, 64)}
         store.record_observation(
@@ -39,7 +40,7 @@ def test_runs_with_their_points_features_and_base(tmp_path):
     run = found[2]
     assert (run.task_features["rows"], run.model_features["family"]) == (100, "HuggingFaceTB/SmolLM2")
     assert (run.arm, run.study, run.pair, run.seed, run.horizon) == ("core-1", "made", "p", 3, 50)
-    assert (run.status, run.finished, run.peak_bytes) == ("diverged", False, 5)
+    assert (run.status, run.finished, run.peak_bytes, run.versions) == ("diverged", False, 5, {"torch": "2.13.0"})
     assert run.config["layers"] == "last:2&(attention|mlp)" and run.config["regularizer"] == "neftune:5"
     first, last = run.on("validation")
     assert (first.metrics, first.base) == ({"loss": (1.0, 0.1, 64)}, {"loss": (2.0, 0.2, 64)})
@@ -130,7 +131,7 @@ def test_what_ships_is_whole_and_says_where_it_comes_from():
     assert folders and sum(path.stat().st_size for folder in folders for path in folder.parent.iterdir()) < 4_000_000
     for path in folders:
         said = json.loads(path.read_text())
-        assert all(item["license"] for item in (*said["models"], *said["data"])) and said["versions"]
+        assert all(item["license"] for item in (*said["models"], *said["data"])) and all(said["versions"])
         assert said["rows"]["run"] == len(past_runs(path.parent))
     runs = bundled()
     assert len({run.run for run in runs}) == len(runs)

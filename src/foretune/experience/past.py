@@ -103,6 +103,8 @@ class PastRun:
     points: tuple[Point, ...]
     """By step"""
     peak_bytes: int
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the libraries that it ran with"""
 
     def on(self, split: str) -> tuple[Point, ...]:
         """The points of one split, by step."""
@@ -199,6 +201,7 @@ def _assembled(tables: Mapping[str, list[Row]]) -> list[PastRun]:
             pair=row["pair"],
             points=points.get(row["id"], ()),
             peak_bytes=row["peak_bytes"],
+            versions=json.loads(row["versions"]),
         )
         for row in sorted(ended, key=lambda row: (row["started_s"], row["id"]))
     ]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,8 +18,9 @@ from foretune.cost.phases import RUN_SECONDS
 from foretune.cost.rates import Throughput
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError
+from foretune.experience.importers.base import slug
 from foretune.experience.past import BASE
-from foretune.experience.records import LONGEST_NAME, RunRecord
+from foretune.experience.records import RunRecord
 from foretune.experience.store import Store
 from foretune.files import fingerprint
 from foretune.search.runs import Run
@@ -206,11 +206,7 @@ def plain_features(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any
 def machine_features(machine: Machine) -> dict[str, Any]:
     """What the store keeps of a machine: sizes, the processor's name, and ``accelerators.0.name`` and so on."""
     facts = machine.to_json()
-    accelerators = [{**one, "name": _one_word(str(one["name"]))} for one in facts["accelerators"]]
+    accelerators = [{**one, "name": slug(one["name"])} for one in facts["accelerators"]]
     return plain_features(
-        {**facts, "processor": _one_word(machine.processor), "accelerators": dict(enumerate(accelerators))}
+        {**facts, "processor": slug(machine.processor), "accelerators": dict(enumerate(accelerators))}
     )
-
-
-def _one_word(name: str) -> str:
-    return "-".join(re.findall(r"[A-Za-z0-9.]+", name))[:LONGEST_NAME]

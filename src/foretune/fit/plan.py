@@ -216,7 +216,10 @@ def plan(
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
         request, rules, (*filter(None, notes), *_notes(facts, rows, placement, answer, request)),
-        planned_proposals(resolution, facts.shapes, rows, answer.steps_per_run, runs, rules),
+        planned_proposals(
+            resolution, facts.shapes, rows, answer.steps_per_run, runs, rules,
+            accelerated=placement.layout.device == "cuda",
+        ),
         keeping,
     )  # fmt: skip
 

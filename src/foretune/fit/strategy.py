@@ -176,7 +176,14 @@ def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
 
 
 def planned_proposals(
-    resolution: Resolution, shapes: ModelShapes, rows: PlannedRows, steps: int, runs: Sequence[PastRun], rules: Advice
+    resolution: Resolution,
+    shapes: ModelShapes,
+    rows: PlannedRows,
+    steps: int,
+    runs: Sequence[PastRun],
+    rules: Advice,
+    *,
+    accelerated: bool = False,
 ) -> Outlook:
     """What a search would try first by ``runs`` and ``rules``, for a plan: nothing is measured yet."""
     tasks = related(runs, shapes.kind) if resolution.spec.search.experience == "known" else ()
@@ -196,7 +203,9 @@ def planned_proposals(
         width=shapes.width, kind=shapes.kind, train_rows=rows.train, budget=Budget("trials", SHOWN),
         cost=lambda config, start, stop: 0.0, fixed=fixed, advised=advised, avoid=tuple(rules.avoid),
     )  # fmt: skip
-    prior = prior_of(resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed))
+    prior = prior_of(
+        resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed), accelerated=accelerated
+    )
     said = f"{prior.runs} runs on {prior.tasks} earlier tasks, {prior.similar} of them similar"
     return Outlook(proposals(prior), said, search)
 

@@ -113,7 +113,6 @@ class PastTask:
     key: str
     facts: Facts
     features: Floats
-    hardware: str
     curves: tuple[PastCurve, ...]
     centre: float
     spread: float
@@ -149,7 +148,7 @@ def _task(key: tuple[str, str], runs: Sequence[PastRun]) -> PastTask | None:
     scored = np.asarray([curve.metrics[LAST_LEVEL] for curve in curves if math.isfinite(curve.metrics[LAST_LEVEL])])
     metric_centre, metric_spread = _centre_and_spread(scored, 0.0) if len(scored) >= FEWEST_FINISHED else (0.0, 0.0)
     return PastTask(
-        key=fingerprint(list(key)), facts=facts, features=features(facts), hardware=first.hardware, curves=curves,
+        key=fingerprint(list(key)), facts=facts, features=features(facts), curves=curves,
         centre=centre, spread=spread, metric_centre=metric_centre, metric_spread=metric_spread,
         has_base=reading.score == GAIN,
     )  # fmt: skip

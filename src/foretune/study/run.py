@@ -5,21 +5,20 @@ Every phase leaves its result in the study's folder, so that a killed or interru
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from foretune.cost.machine import Machine
 from foretune.errors import Interrupted, Place, TrainingError
-from foretune.execution.drive import Stopped, Watch, run_jobs, run_once
+from foretune.execution.drive import Stopped, Watch
 from foretune.execution.interrupts import interrupts
 from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
 from foretune.execution.ray import RayExecutor
-from foretune.execution.types import Executor, Job
+from foretune.execution.types import Executor
 from foretune.files import FolderLock, canonical_json, fingerprint, write_json
 from foretune.fit.account import versions
 from foretune.fit.folder import Clock
@@ -28,20 +27,19 @@ from foretune.study import forecast
 from foretune.study.before import trained_before
 from foretune.study.cells import Cells
 from foretune.study.design import Rates, StudyCell, cells, notes, rate_label
-from foretune.study.folder import StudyFolder, base_name, saved_grid
+from foretune.study.folder import StudyFolder, saved_grid
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import find_grid, load_grid
+from foretune.study.measured import probe, score_base
 from foretune.study.outputs import write_outputs
 from foretune.study.parents import is_parent, make_parent
-from foretune.study.prepared import check_weights, prepared_task
+from foretune.study.prepared import prepared_task
 from foretune.study.rates import chosen_rates, deciding, sweep_cells, widened
-from foretune.study.results import Line, read_answers, read_results, scored
+from foretune.study.results import Line, read_results
 from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
 from foretune.study.summary import Summary
 from foretune.study.tasks import StudyTask
-from foretune.study.test_sets import OWN, split_name
 
-PROBE_ROWS = 32
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 Pair = tuple[str, str]
 """(model, task)"""
@@ -145,7 +143,7 @@ class _Study:
         with self.clock.phase("preparing"):
             tasks = self._tasks()
         with self.clock.phase("probe"):
-            probes = self._probes(tasks)
+            probes = probe(self.grid, tasks, self.folder, self.executor, self.watch)
         tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
         machine = detect()
         seconds = self._seconds(tasks, probes, machine)
@@ -155,7 +153,7 @@ class _Study:
         )
         self._announce(tasks, sweep, provisional, seconds, forecast_seconds(provisional, tasks, probes))
         with self.clock.phase("base model"):
-            self._base(tasks.values())
+            score_base(tasks.values(), self.folder, self.executor, self.watch)
         with self.clock.phase("learning rates"):
             rates = self._rates(tasks, sweep, seconds, probes, machine)
         if rates is None:
@@ -215,18 +213,6 @@ class _Study:
                 self.watch.on_event("prepared", facts)
         return found
 
-    def _probes(self, tasks: Mapping[Pair, StudyTask]) -> dict[Pair, dict[str, Any]]:
-        config = self.grid.config(self.grid.control)
-        jobs = {}
-        for task in tasks.values():
-            payload = {"config": config, "rows": PROBE_ROWS, "generation": task.generation}
-            path = self.folder.task(task.model, task.name).root / "probe.json"
-            jobs[path] = Job(f"probe-{task.model}-{task.name}", "probe", task.spec, payload)
-        found = dict(zip(tasks, run_once(self.executor, jobs, self.watch), strict=True))
-        for key, task in tasks.items():
-            check_weights(task, found[key])
-        return found
-
     def _seconds(
         self, tasks: Mapping[Pair, StudyTask], probes: Mapping[Pair, Mapping[str, Any]], machine: Machine
     ) -> Callable[[StudyCell], float]:
@@ -276,25 +262,6 @@ class _Study:
             write_json(self.folder.design, design.to_json())
         primary = next(iter(tasks.values())).primary
         self.watch.on_event("design", {**design.to_json(), "sentences": forecast.sentences(design, primary)})
-
-    def _base(self, tasks: Iterable[StudyTask]) -> None:
-        """Measure the untouched base model on every test set, once; its answers again where they stayed elsewhere."""
-        asked = [(task, on, rows) for task in tasks for on, rows in {OWN: task.rows["test"], **task.tests}.items()]
-        jobs = [
-            Job(f"{base_name(on)}-{task.model}-{task.name}", "evaluate", task.spec, {
-                "output": str(self._base_answers(task, on)), "split": split_name(on), "rows": list(range(rows)),
-                "generation": task.generation,
-            })
-            for task, on, rows in asked
-            if not self._base_answers(task, on).exists()
-        ]  # fmt: skip
-        run_jobs(self.executor, jobs, self.watch, lambda job, result: None)
-        for task, on, _ in asked:
-            measured = partial(_scores, self._base_answers(task, on), task)
-            self.folder.task(task.model, task.name).once(base_name(on), measured)
-
-    def _base_answers(self, task: StudyTask, tested_on: str) -> Path:
-        return (self.folder.task(task.model, task.name).root / f"{base_name(tested_on)}-answers.json").resolve()
 
     # -- runs
 
@@ -392,9 +359,3 @@ class _Study:
 def _model_key(probes: Mapping[Pair, Mapping[str, Any]], model: str) -> str:
     """The fingerprint of a model's weights, as ``fit`` stores it."""
     return next(str(probe["weights_hash"])[:16] for (name, _), probe in probes.items() if name == model)
-
-
-def _scores(answers: Path, task: StudyTask) -> dict[str, Any]:
-    """[value, standard error, rows] of written answers by metric."""
-    found = scored(read_answers(answers)[1], task)
-    return {metric: [score.value, score.standard_error, score.n] for metric, score in found.items()}

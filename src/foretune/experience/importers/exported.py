@@ -17,6 +17,7 @@ def read(folder: Path) -> Iterator[ImportedRun]:
             record=RunRecord(
                 id=run.run, task=run.task, model=run.model, hardware=run.hardware, config="", seed=run.seed,
                 horizon=run.horizon, arm=run.arm, study=run.study, pair=run.pair,
+                versions=run.versions,
             ),
             task=Subject(run.task, run.task_features),
             model=Subject(run.model, run.model_features),
