@@ -20,7 +20,7 @@ from foretune.execution.types import Event, Job, TaskSpec
 from ..whole_fits import *  # noqa: F403
 
 MEMBER = """
-import json, os, sys
+import json, os, sys, time
 rank = int(os.environ["RANK"])
 for line in sys.stdin:
     job = json.loads(line)
@@ -28,7 +28,9 @@ for line in sys.stdin:
         continue
     with open(os.path.join(sys.argv[1], f"rank-{rank}"), "a") as seen:
         seen.write(f"{os.getpid()} {job['id']}\\n")
-    if job["id"] == "dies" and rank == 1:
+    if job["id"] == "dies" and rank == 1:  # once the first one has the job: it may be ended before it reads it
+        while "dies" not in open(os.path.join(sys.argv[1], "rank-0")).read():
+            time.sleep(0.01)
         os._exit(3)
     kind = "failed" if job["id"] == "fails" else "result"
     payload = {"rank": rank} if kind == "result" else {"status": "crashed", "detail": "as told"}
