@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from foretune.search.ask_tell import AskTell
-from foretune.search.belief import FLOOR, believe
+from foretune.search.belief import believe
 from foretune.search.budget import Budget
 from foretune.search.past_tasks import past_tasks
-from foretune.search.residual_gp import LOSS, Points, condition, matern
+from foretune.search.residual_gp import LOSS, Points, condition
 from foretune.search.strategies import Situation, pool_of, resolved_name, transfer
-from foretune.search.task_prior import TaskPrior, build, expert
+from foretune.search.task_prior import TaskPrior, build
 from foretune.search.transfer_mean import fit
 from foretune.search.types import Observation, Score
 from foretune.search.zero_shot import plan as zero_shot_plan
@@ -101,82 +101,6 @@ def test_rates_that_diverged_before_are_expected_to(pool):
     prior = build(past_tasks(synthetic.experience(8, 60)), synthetic.facts(NEW), pool, 0)
     fails = np.asarray([synthetic.diverges(config) for config in pool])
     assert fails.any() and prior.odds[fails].mean() > 4 * prior.odds[~fails].mean()
-
-
-def test_the_process_is_a_gaussian_process(pool):
-    """Conditioning, against the textbook formula on a dense covariance of everything at once."""
-    rows = tuple(build((), synthetic.facts(NEW), pool, 0).rows)
-    process = expert(rows)
-    points = Points.of([(0, 5, LOSS, 0.2, 0.02, 0), (1, 5, LOSS, 0.1, 0.02, 1), (0, 3, LOSS, 0.05, 0.02, 0)])
-    posterior = condition(process, points, scale=process.spread[0])
-    mean, variance = posterior.predict(np.arange(4), 5)
-    from foretune.search.residual_gp import CURVE_CORRELATION, JITTER, SMALLEST_NOISE
-
-    s, shift = process.spread[0], (process.centre_sd[0] / process.spread[0]) ** 2
-    every = np.asarray([0, 1, 0, 0, 1, 2, 3])
-    level, run = np.asarray([5, 5, 3, 5, 5, 5, 5]), np.asarray([0, 1, 0, 10, 11, 12, 13])
-    k = process.residual_sd**2 * matern(process.places[every], process.places[every]) + shift
-    same = run[:, None] == run[None, :]
-    k += same * np.outer(process.path_sd[level], process.path_sd[level]) * CURVE_CORRELATION[level[:, None], level]
-    k[:3, :3] += np.eye(3) * (max(0.02 / s, SMALLEST_NOISE) ** 2 + JITTER)
-    prior = process.mean[every] - process.deficits[level, every]
-    solved = np.linalg.solve(k[:3, :3], np.asarray([0.2, 0.1, 0.05]) / s - prior[:3])
-    np.testing.assert_allclose(mean, prior[3:] + k[3:, :3] @ solved, atol=1e-9)
-    expected = np.diag(k[3:, 3:] - k[3:, :3] @ np.linalg.solve(k[:3, :3], k[:3, 3:]))
-    np.testing.assert_allclose(variance, expected, atol=1e-9)
-
-
-def test_a_gain_without_an_error_counts_like_an_uncertain_one(pool):
-    from foretune.search.residual_gp import NOISE_NOT_GIVEN
-
-    process = expert(tuple(build((), synthetic.facts(NEW), pool, 0).rows))
-    spread = process.spread[LOSS]
-
-    def after(error):
-        mean, variance = condition(process, Points.of([(0, 5, LOSS, 0.2, error, 0)]), scale=spread).predict(
-            np.arange(1), 5
-        )
-        return float(mean[0]), float(variance[0])
-
-    assert after(0.0) == pytest.approx(after(NOISE_NOT_GIVEN * spread))
-    assert after(0.0)[1] > after(1e-3)[1]  # what is known to be exact says more
-
-
-def test_prequential_scores_are_those_of_one_observation_after_the_other(pool):
-    process = expert(tuple(build((), synthetic.facts(NEW), pool, 0).rows))
-    rows = [(k, 5, LOSS, 0.1 * k, 0.02, k) for k in range(4)]
-    whole = condition(process, Points.of(rows), scale=0.15)
-    for count in range(1, 4):
-        before = condition(process, Points.of(rows[:count]), scale=0.15)
-        mean, variance = before.predict(np.asarray([count]), 5)
-        noise = max(0.02 / 0.15, 0.03) ** 2
-        z = (rows[count][3] / 0.15 - mean[0]) ** 2 / (variance[0] + noise)
-        assert whole.log_scores[count] == pytest.approx(
-            -0.5 * z - 0.5 * math.log(2 * math.pi * (variance[0] + noise)), abs=1e-4
-        )
-
-
-def test_misleading_experience_loses_its_weight(pool):
-    flipped = past_tasks(synthetic.experience(8, 24, sign=-1.0))
-    prior = build(flipped, synthetic.facts(NEW), pool, 0)
-    rows = [(k, 5, LOSS, synthetic.final_gain(pool[k], NEW), 0.01, k) for k in range(0, 40, 4)]
-    belief = believe(prior, Points.of(rows))
-    assert belief.weights[0] < 0.5  # from 0.8
-    honest = build(past_tasks(synthetic.experience(8, 24)), synthetic.facts(NEW), pool, 0)
-    belief = believe(honest, Points.of(rows))
-    assert belief.weights[0] > 0.65 and belief.weights[1] >= FLOOR - 1e-9
-
-
-def test_the_interval_holds_what_comes(tasks, pool):
-    prior = build(tasks, synthetic.facts(NEW), pool, 0)
-    rows = [(k, 5, LOSS, synthetic.final_gain(pool[k], NEW), 0.01, k) for k in range(4)]
-    belief = believe(prior, Points.of(rows))
-    inside = 0
-    for place in range(10, 60):
-        low, mean, high = belief.interval(place, None, 5)
-        assert low < mean < high
-        inside += low <= synthetic.final_gain(pool[place], NEW) <= high
-    assert inside >= 40  # of 50, where 45 are expected
 
 
 def test_with_experience_the_first_proposal_is_nearly_the_best(tasks):

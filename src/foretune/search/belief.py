@@ -1,14 +1,15 @@
 """What is believed after some observations: transfer and no transfer, weighted by how well each foretold them.
 
 Each is a Gaussian process (`residual_gp`); the weight of each is its share of the product of the densities it gave to
-every observation before seeing it, with a Dirichlet-like prior and a floor for the process without transfer: the guard
-against experience that misleads. The first observation of a channel only sets the level and is not scored.
+the last gain of every run, each given the runs before it, with a Dirichlet-like prior and a floor for the process
+without transfer: the guard against experience that misleads. The first run only sets the level and is not scored.
 
 Source: Bayesian stacking by prequential scores (Dawid 1984); the floor is ours.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ HARDEST = 6.0
 """An observation counts at most this much (nats): one surprise must not decide alone."""
 GRID = 400
 """Points on which quantiles of a mixture are read."""
+ALONE = "alone"
+"""The name of the process that knows no experience"""
 NO_RESIDUAL_SD = 0.05
 """For an ablation: configurations hardly deviate from the transfer mean."""
 
@@ -37,6 +40,11 @@ class Belief:
 
     parts: tuple[Posterior, ...]
     weights: tuple[float, ...]
+
+    @property
+    def without_transfer(self) -> bool:
+        """Whether it holds nothing that earlier tasks say."""
+        return all(part.process.name == ALONE for part in self.parts)
 
     def drawn(self, chance: float) -> Belief:
         """One of the parts alone: the first whose cumulated weight exceeds ``chance``, a number in [0, 1).
@@ -101,17 +109,29 @@ def believe(prior: TaskPrior, points: Points, *, guard: bool = True, residual: b
     transfer = condition(process, points)
     if not guard:
         return Belief((transfer,), (1.0,))
-    scores = [_score(part) for part in (transfer, alone)]
+    scores = [foretold(part) for part in (transfer, alone)]
     odds = TRUST / (1 - TRUST) * math.exp(min(max(scores[0] - scores[1], -50.0), 50.0))
     share = min(odds / (1 + odds), 1 - FLOOR)
     return Belief((transfer, alone), (share, 1 - share))
 
 
-def _score(part: Posterior) -> float:
-    """Summed log density of the gains but the first, each cut off from below."""
-    loss = part.points.channel == LOSS
-    scores = part.log_scores[loss][1:] - math.log(part.scale)
-    return float(np.maximum(scores, -HARDEST - math.log(part.scale)).sum())
+def foretold(part: Posterior) -> float:
+    """Summed log density of every run's last gain, each given the runs begun before it and cut off from below.
+
+    A run counts once, and not by the course of its own curve: how losses fall, and how far, experience foretells well
+    whatever it says about which configuration is better. The first run sets the level.
+    """
+    found, points, size = 0.0, part.points, len(part.points)
+    lower = -HARDEST - math.log(part.scale)
+    starts = np.flatnonzero(np.diff(points.run, prepend=-1))
+    for start, end in itertools.islice(itertools.pairwise((*starts.tolist(), size)), 1, None):
+        gains = np.flatnonzero(points.channel[start:end] == LOSS)
+        if len(gains):
+            row = part.root[start + int(gains[-1]), start:end]
+            spread = float(np.sqrt(row @ row))
+            off = float(row @ part.white[start:end]) / spread
+            found += max(-0.5 * off**2 - math.log(spread * math.sqrt(2 * math.pi) * part.scale), lower)
+    return found
 
 
 def _without_residual(prior: TaskPrior) -> Process:

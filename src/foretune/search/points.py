@@ -58,7 +58,7 @@ def pending(strategy: Pooled, belief: Belief, points: Points, runs: Sequence[Run
             level = next_level(runs[number].horizon, runs[number].step)
             mean, _ = part.predict_runs([place], [number], level)
             rows.append((place, level, LOSS, part.gain(float(mean[0])), FANTASY_ERROR, number))
-        parts.append(condition(part.process, Points.of(rows), scale=part.scale))
+        parts.append(condition(part.process, Points.of(rows), like=part))
     return Belief(tuple(parts), belief.weights)
 
 

@@ -5,6 +5,7 @@ A contestant never sees the task it is judged on: the trees, the portfolio and t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.catalogue.priors import DEFAULT_LORA, PORTFOLIO_FACTORS
 from foretune.files import fingerprint
 from foretune.search.baselines.halving import Asha, Hyperband
 from foretune.search.baselines.listed import Listed
@@ -84,12 +85,17 @@ class Draw:
         """A strategy over the world's configurations."""
         return kind(prior, self.world.horizon, equal_steps=True, **options)
 
+    def searching(self, prior: TaskPrior, **options: Any) -> Pooled:
+        """`Transfer`, whose expert begins as in `fit`: at the rule's rate, three times and a third of it."""
+        portfolio = tuple(dict.fromkeys(by_rule(self, math.log10(factor))[0] for factor in PORTFOLIO_FACTORS))
+        return self.made(Transfer, prior, portfolio=portfolio, **options)
+
 
 Maker = Callable[[Draw], Pooled]
 
 
 def _own(**options: Any) -> Maker:
-    return lambda draw: draw.made(Transfer, draw.informed, **options)
+    return lambda draw: draw.searching(draw.informed, **options)
 
 
 def _blank(kind: Callable[..., Pooled], **options: Any) -> Maker:
@@ -98,27 +104,28 @@ def _blank(kind: Callable[..., Pooled], **options: Any) -> Maker:
 
 def _without_features(draw: Draw) -> Pooled:
     facts = Facts({}, draw.world.task.facts.model, draw.world.task.facts.steps)
-    return draw.made(Transfer, draw.prior(ADVERSARIES["no-features"](draw.others, draw.seed), facts))
+    return draw.searching(draw.prior(ADVERSARIES["no-features"](draw.others, draw.seed), facts))
 
 
 def _no_transfer(draw: Draw) -> Pooled:
-    return draw.made(Transfer, draw.blank, portfolio=by_rule(draw)[:3])
+    """Without earlier runs, as `fit` begins then."""
+    return draw.searching(draw.blank)
 
 
 def _spoiled(name: str) -> Maker:
     def make(draw: Draw) -> Pooled:
         spoilt = ADVERSARIES[name](draw.others, draw.seed)
-        return draw.made(Transfer, draw.prior(spoilt, draw.world.task.facts))
+        return draw.searching(draw.prior(spoilt, draw.world.task.facts))
 
     return make
 
 
-def by_rule(draw: Draw) -> tuple[int, ...]:
-    """The pool members nearest to the rule's learning rate, LoRA first."""
+def by_rule(draw: Draw, decades: float = 0.0) -> tuple[int, ...]:
+    """The pool members nearest to the rule's learning rate, or so many decades above it, LoRA first."""
     facts = draw.world.task.facts
     rates = np.asarray([float(described(config, facts)[RATE]) for config in draw.pool])
     lora = np.asarray([config.get("method") == DEFAULT_LORA["method"] for config in draw.pool])
-    off = np.where(np.isfinite(rates), np.abs(rates), 9.0) + np.where(lora | ~lora.any(), 0.0, 10.0)
+    off = np.where(np.isfinite(rates), np.abs(rates - decades), 9.0) + np.where(lora | ~lora.any(), 0.0, 10.0)
     return tuple(int(place) for place in np.argsort(off, kind="stable"))
 
 
