@@ -101,7 +101,7 @@ def test_an_adapter_of_no_use_is_not_begun_at(
 ) -> None:
     rows = [{"question": f"Zq{number * 7919} jwv {number**3 % 97}", "answer": "9 9 9 9"} for number in range(60)]
     elsewhere = fast_fit(tiny.write_rows(tmp_path / "other.jsonl", rows), output=tmp_path / "elsewhere",
-                         options={"training.learning_rate": 0.1})  # fmt: skip
+                         options={"training.learning_rate": 0.1, "search.strategy": "zero-shot"})  # fmt: skip
     result = begun_at(elsewhere.folder)
     assert not warm(result) and "which shows no gain" in notes(result)
 

@@ -220,12 +220,12 @@ def test_one_task_is_enough_to_begin(pool):
     ("count", "runs", "kind", "expected"),
     [
         (8, 25, "causal", "transfer"),
-        (8, 24, "causal", "zero-shot"),  # 192 runs
-        (7, 40, "causal", "zero-shot"),
-        (8, 25, "encoder", "zero-shot"),  # all of them of another kind of model
+        (8, 24, "causal", "on-task"),  # 192 runs
+        (7, 40, "causal", "on-task"),
+        (8, 25, "encoder", "on-task"),  # all of them of another kind of model
     ],
 )
-def test_auto_keeps_to_the_portfolio_until_the_experience_is_large(count, runs, kind, expected):
+def test_auto_searches_without_earlier_runs_until_the_experience_is_large(count, runs, kind, expected):
     tasks = past_tasks(synthetic.experience(count, runs))
     assert {task.facts.kind for task in tasks} == {"causal"} and len(tasks) == count
     assert resolved_name("auto", tasks, kind) == expected

@@ -157,12 +157,12 @@ class BudgetSettings(Section):
 class SearchSettings(Section):
     """How configurations are chosen."""
 
-    strategy: Literal["auto", "transfer", "zero-shot", "quick-tune", "random", "asha", "hyperband", "optuna-tpe"] = (
-        "auto"
-    )
-    """transfer: what earlier runs say, corrected by what is seen; zero-shot: the rule's learning rates, then halving;
-    auto: transfer where earlier runs of this kind of model are known, else zero-shot. The others are what they are
-    compared with."""
+    strategy: Literal[
+        "auto", "transfer", "on-task", "zero-shot", "quick-tune", "random", "asha", "hyperband", "optuna-tpe"
+    ] = "auto"
+    """transfer: what earlier runs say, corrected by what is seen; on-task: the rule's learning rates, then what is
+    seen; auto: transfer where enough earlier runs of this kind of model are known, else on-task. zero-shot: the rule's
+    learning rates, then halving. The others are what they are compared with."""
     refit: Literal["none", "full"] = "none"
     """quick-tune: whether its models are trained on with what is seen on the task."""
     experience: Literal["known", "none"] = "known"

@@ -36,6 +36,7 @@ from foretune.search.strategies import (
     ENOUGH_RUNS,
     ENOUGH_TASKS,
     NEED_EXPERIENCE,
+    ON_TASK,
     STRATEGIES,
     Situation,
     pool_of,
@@ -122,14 +123,15 @@ def chosen_strategy(
                 f"the strategy {name} is made from earlier runs, and none of this kind of model are known.",
                 remedy="Use --set search.strategy=auto, or collect some: foretune experience collect.",
             )
-        prior = prior_of(resolution, first, shapes, task, tasks, hints, accelerated=accelerated)
+        known = () if name == ON_TASK else tasks
+        prior = prior_of(resolution, first, shapes, task, known, hints, name=name, accelerated=accelerated)
         options: dict[str, Any] = {}
         if name == "quick-tune":
             from foretune.search.quick_tune.surrogate import fit
 
             own = features(facts_of(shapes, task, first.horizon))
-            known = [None if math.isnan(value) else value for value in own.tolist()]
-            options = {"surrogate": fit(tasks, settings.seed).to_json(), "features": known, "refit": settings.refit}
+            numbers = [None if math.isnan(value) else value for value in own.tolist()]
+            options = {"surrogate": fit(tasks, settings.seed).to_json(), "features": numbers, "refit": settings.refit}
         return {"strategy": name, "prior": prior.to_json(), "options": options}
 
     decided = remember(PRIOR, decide)
@@ -151,13 +153,14 @@ def prior_of(
     tasks: tuple[PastTask, ...],
     hints: Sequence[Hint] = (),
     *,
+    name: str = "transfer",
     accelerated: bool = False,
 ) -> TaskPrior:
-    """What ``tasks`` and ``hints`` say about the pool of a fit."""
+    """What ``tasks`` and ``hints`` say about the pool of a fit with the strategy ``name``."""
     settings = resolution.spec.search
     members = pool_of(
         first,
-        searched_methods(shapes.kind, settings.methods),
+        searched_methods(shapes.kind, settings.methods, name),
         width=shapes.width,
         kind=shapes.kind,
         menu=read_menu(settings.menu, shapes.kind),
@@ -188,7 +191,7 @@ def planned_proposals(
     """What a search would try first by ``runs`` and ``rules``, for a plan: nothing is measured yet."""
     tasks = related(runs, shapes.kind) if resolution.spec.search.experience == "known" else ()
     search = searched(resolution, shapes, tasks)
-    if not tasks or resolution.spec.search.strategy == "zero-shot":
+    if not tasks or resolution.spec.search.strategy in ("zero-shot", ON_TASK):
         return Outlook(search=search)
     row = rows.count.row
     task = {
@@ -217,20 +220,19 @@ def searched(resolution: Resolution, shapes: ModelShapes, tasks: Sequence[PastTa
     fixed = resolution.fixed_training()
     if name == "zero-shot":
         methods = methods_for(DEFAULT_METHODS[kind], fixed)
+        return f"zero-shot: {', '.join(methods)} at the rule's learning rate and around it, rungs decide"
+    why = ""
+    if settings.strategy == AUTO and name == ON_TASK:
         known = [len(task.curves) for task in tasks if task.facts.kind == kind]
         why = (
             f"; earlier runs choose from {ENOUGH_TASKS} tasks and {ENOUGH_RUNS} runs of such models on"
             f" ({len(known)} and {sum(known)} are known)"
         )
-        return (
-            f"zero-shot: {', '.join(methods)} at the rule's learning rate and around it, rungs decide"
-            f"{why if settings.strategy == AUTO else ''}"
-        )
-    methods = methods_for(searched_methods(kind, settings.methods), fixed)
+    methods = methods_for(searched_methods(kind, settings.methods, name), fixed)
     centres = {method: Centre({"method": method}, 1.0, 1.0) for method in methods}
     parameters = search_space(centres, tuple(fixed), read_menu(settings.menu, kind)).parameters
     drawn = dict.fromkeys(parameter.name.partition(":")[2] or parameter.name for parameter in parameters)
-    return f"{name}: methods {', '.join(methods)}; draws {', '.join(item for item in drawn if item != 'method')}"
+    return f"{name}: methods {', '.join(methods)}; draws {', '.join(item for item in drawn if item != 'method')}{why}"
 
 
 def strategy_name(resolution: Resolution, tasks: Sequence[PastTask], kind: ModelKind) -> str:

@@ -85,6 +85,10 @@ class TaskPrior:
         """Pool members by the fingerprint of their configuration."""
         return {fingerprint(dict(config)): place for place, config in enumerate(self.pool)}
 
+    def at_equal_steps(self) -> TaskPrior:
+        """Where all runs see as many rows, whatever their settings."""
+        return replace(self, amount=np.ones(len(self.pool)))
+
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back."""
         return {

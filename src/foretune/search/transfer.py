@@ -31,7 +31,7 @@ from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT, level_ste
 from foretune.search.points import observed, pending, places_of
 from foretune.search.pooled import Pooled
 from foretune.search.ranking import has_risen, leads
-from foretune.search.reasons import beginning, going_on
+from foretune.search.reasons import because, beginning, going_on
 from foretune.search.runs import Continue, Proposal, Start, View
 from foretune.search.types import Done, Wait
 from foretune.seeding import generator
@@ -47,7 +47,9 @@ class Transfer(Pooled):
     """The strategy; `strategies.transfer` builds one."""
 
     portfolio: tuple[int, ...] = ()
-    """Pool members to begin with where there is no experience"""
+    """Pool members that the process without experience begins with"""
+    whys: tuple[str, ...] = ()
+    """Why each of them; empty where nobody asks"""
     opening: int = 2
     """Runs (the baseline is one) before what was seen counts: earlier tasks choose them alone"""
     guard: bool = True
@@ -67,8 +69,10 @@ class Transfer(Pooled):
         odds = seen_failures(self.prior.odds, self.prior.rows, view.runs, places)
         free = self.free(places) if self.may_start(view) else np.zeros(0, dtype=np.int64)
         if len(points) == 0 or self._opening(view):
-            pick = self._portfolio_pick(view, places, free, odds)
-            if pick is not None:
+            if self.prior.transfer is None:
+                if (expert := self._expert_pick(view, free)) is not None:
+                    return self._start_expert(expert)
+            elif (pick := self._portfolio_pick(view, places, free, odds)) is not None:
                 return self._start(pick, None)
             if len(points) == 0 and any(run.status == "running" for run in view.runs):
                 return Wait("the first runs have to report")
@@ -99,12 +103,10 @@ class Transfer(Pooled):
         return None
 
     def _portfolio_pick(self, view: View, places: Sequence[int], free: Any, odds: Floats) -> int | None:
-        """The pool member that adds most to those begun, on average over bags; or the expert's next."""
+        """The pool member that adds most to those begun, on average over bags."""
         affordable = [int(place) for place in free if self.affords_whole(view, int(place))]
         if not affordable:
             return None
-        if self.prior.transfer is None:
-            return self._expert_pick(view, free)
         bags = self.prior.bags
         begun = bags[:, list(places)].max(axis=1, initial=-np.inf) if places else np.full(len(bags), -np.inf)
         scores = np.maximum(bags[:, affordable], begun[:, None]).mean(0) - odds[affordable] * np.ptp(bags)
@@ -119,7 +121,7 @@ class Transfer(Pooled):
     def _best(self, view: View, belief: Belief, places: Sequence[int], free: Indices, odds: Floats) -> Proposal:
         drawn = belief.drawn(self._stream(view, "believed").random())
         if drawn.without_transfer and (expert := self._expert_pick(view, free)) is not None:
-            return self._start(expert, drawn)
+            return self._start_expert(expert)
         best, target = best_so_far(view.runs, drawn, places), self._judged_level(view)
         options = [
             *beginnings(self, view, drawn, free, odds, target, best),
@@ -163,3 +165,9 @@ class Transfer(Pooled):
     def _start(self, place: int, belief: Belief | None) -> Start:
         arm = "portfolio" if belief is None else "proposed"
         return self.start(place, beginning(self.prior, place, belief), arm=arm)
+
+    def _start_expert(self, place: int) -> Start:
+        whys = dict(zip(self.portfolio, self.whys, strict=False))
+        said = [whys.get(place) or beginning(self.prior, place, None)]
+        said += [because(self.prior, place)] if place in whys and place in self.prior.citations else []
+        return self.start(place, ", ".join(said), arm="portfolio")

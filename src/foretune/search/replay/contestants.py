@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -65,8 +65,7 @@ class Draw:
     def prior(self, others: Sequence[PastTask], facts: Facts) -> TaskPrior:
         """What ``others`` say of the world; its steps are shares of a run, whatever the settings."""
         accelerated = any(curve.accelerated for curve in self.world.task.curves)
-        prior = build(others, facts, self.pool, self.seed, accelerated=accelerated)
-        return replace(prior, amount=np.ones(len(self.pool)))
+        return build(others, facts, self.pool, self.seed, accelerated=accelerated).at_equal_steps()
 
     def costs(self, prior: TaskPrior) -> dict[str, float]:
         """Forecast factors by configuration, their median one."""
@@ -86,9 +85,8 @@ class Draw:
         return kind(prior, self.world.horizon, equal_steps=True, **options)
 
     def searching(self, prior: TaskPrior, **options: Any) -> Pooled:
-        """`Transfer`, whose expert begins as in `fit`: at the rule's rate, three times and a third of it."""
-        portfolio = tuple(dict.fromkeys(by_rule(self, math.log10(factor))[0] for factor in PORTFOLIO_FACTORS))
-        return self.made(Transfer, prior, portfolio=portfolio, **options)
+        """`Transfer`, whose expert begins as in `fit`."""
+        return self.made(Transfer, prior, portfolio=around_the_rule(self), **options)
 
 
 Maker = Callable[[Draw], Pooled]
@@ -129,6 +127,11 @@ def by_rule(draw: Draw, decades: float = 0.0) -> tuple[int, ...]:
     return tuple(int(place) for place in np.argsort(off, kind="stable"))
 
 
+def around_the_rule(draw: Draw) -> tuple[int, ...]:
+    """LoRA at the rule's learning rate, three times and a third of it, or what is nearest."""
+    return tuple(dict.fromkeys(by_rule(draw, math.log10(factor))[0] for factor in PORTFOLIO_FACTORS))
+
+
 def agnostic_portfolio(draw: Draw) -> tuple[int, ...]:
     """Members that are together best over the other tasks, as they were measured there: no features of this task.
 
@@ -163,6 +166,13 @@ def _portfolio(count: int) -> Maker:
     return lambda draw: draw.made(Listed, draw.blank, order=agnostic_portfolio(draw)[:count])
 
 
+def _zero_shot(draw: Draw) -> Pooled:
+    """The strategy of that name over a pool: around the rule, then whatever is nearest to it, halved."""
+    begun = around_the_rule(draw)
+    rest = tuple(place for place in by_rule(draw) if place not in begun)
+    return draw.made(Asha, draw.blank, order=(*begun, *rest), first_level=EARLY_LEVEL)
+
+
 def _portfolio_halving(draw: Draw) -> Pooled:
     order = agnostic_portfolio(draw)
     rest = [place for place in range(len(draw.pool)) if place not in order]
@@ -172,6 +182,7 @@ def _portfolio_halving(draw: Draw) -> Pooled:
 CONTESTANTS: dict[str, Maker] = {
     "transfer": _own(),
     "default-lora": lambda draw: draw.made(Listed, draw.blank, order=(draw.nearest(DEFAULT_LORA),)),
+    "zero-shot": _zero_shot,
     "rule": lambda draw: draw.made(Listed, draw.blank, order=by_rule(draw)[:1]),
     "portfolio-1": _portfolio(1),
     "portfolio-2": _portfolio(2),
@@ -191,7 +202,9 @@ ABLATIONS: dict[str, Maker] = {
     "end-only": _own(randomised=False),
 }
 SPOILED: dict[str, Maker] = {name: _spoiled(name) for name in ADVERSARIES}
-DETERMINISTIC = frozenset({"default-lora", "rule", "portfolio-1", "portfolio-2", "portfolio-3", "portfolio-halving"})
+DETERMINISTIC = frozenset(
+    {"default-lora", "zero-shot", "rule", "portfolio-1", "portfolio-2", "portfolio-3", "portfolio-halving"}
+)
 """One seed says all."""
 
 
