@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from foretune.cli.main import app
 from foretune.errors import Interrupted, OutputError, TrainingError, UsageError
-from foretune.files import read_lines
+from foretune.files import read_json, read_lines, write_json
 from foretune.study.run import run_study
 from tests.structure.source import REPOSITORY
 
@@ -386,3 +386,21 @@ def test_every_arm_can_be_swept_on_every_task(write_grid: WriteGrid, places: Pat
             assert used == {best}
     assert "every arm on every task" in result.summary.rates
     assert any("arm r2 on far" in note for note in result.summary.notes)
+
+
+def test_elsewhere_a_study_forecasts_by_the_speed_of_the_new_machine(
+    write_grid: WriteGrid, places: Path, inline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid, study = write_grid(tasks={"near": "near.jsonl"}), places / "study"
+    assert not run_study(grid, study, time_s=1e-9).summary.complete
+    (first,) = study.glob("tasks/*/*/probe.json")
+    began = read_json(first)
+    (path,) = study.glob("tasks/*/*/probe-*.json")
+    path.unlink()  # what another machine's speeds are here: none of this one
+    slow = {"train_rows_per_s": began["train_rows_per_s"] / 1e4, "score_rows_per_s": began["score_rows_per_s"] / 1e4}
+    write_json(first, {**began, **slow, "base_loss": 7.0})
+    announced: dict[str, Any] = {}
+    run_study(grid, study, on_event=lambda kind, told: announced.update(told if kind == "design" else {}))
+    assert announced["run_hours"] < 1.0, "not ten thousand times as long"
+    assert read_json(first)["base_loss"] == 7.0, "facts stay those the study began with"
+    assert len(list(study.glob("tasks/*/*/probe-*.json"))) == 1

@@ -1,6 +1,6 @@
 """What a study measures before its first run: a probe of every task, and the untouched base on every test set.
 
-Each is measured once and kept in the task's folder; all workers take part.
+Each is measured once (speeds once a machine) and kept in the task's folder; all workers take part.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from foretune.cost.machine import Machine
 from foretune.execution.drive import Watch, run_jobs, run_once
 from foretune.execution.types import Executor, Job
+from foretune.files import read_json, write_json
 from foretune.study.folder import StudyFolder, base_name
 from foretune.study.grid import GridSpec
 from foretune.study.prepared import check_weights
@@ -20,26 +22,34 @@ from foretune.study.tasks import StudyTask
 from foretune.study.test_sets import OWN, split_name
 
 PROBE_ROWS = 32
+OF_THE_STUDY = ("mean_row_tokens", "base_loss", "weights_hash")
+"""What a study keeps of its first probe wherever it goes on; all else says how fast a machine is"""
 Tasks = Mapping[tuple[str, str], StudyTask]
 """By (model, task)"""
 
 
 def probe(
-    grid: GridSpec, tasks: Tasks, folder: StudyFolder, executor: Executor, watch: Watch
+    grid: GridSpec, tasks: Tasks, folder: StudyFolder, machine: Machine, executor: Executor, watch: Watch
 ) -> dict[tuple[str, str], dict[str, Any]]:
-    """Speeds, row lengths and the base's loss on every task.
+    """Row lengths and the base's loss on every task, as when the study began, and speeds on this machine.
 
     Raises `ModelError` where the base is another one than the study began with.
     """
-    config, jobs = grid.config(grid.control), {}
-    for task in tasks.values():
-        payload = {"config": config, "rows": PROBE_ROWS, "generation": task.generation}
-        path = folder.task(task.model, task.name).root / "probe.json"
-        jobs[path] = Job(f"probe-{task.model}-{task.name}", "probe", task.spec, payload)
-    found = dict(zip(tasks, run_once(executor, jobs, watch), strict=True))
+    config, jobs, first = grid.config(grid.control), {}, {}
     for key, task in tasks.items():
-        check_weights(task, found[key])
-    return found
+        payload = {"config": config, "rows": PROBE_ROWS, "generation": task.generation}
+        root = folder.task(task.model, task.name).root
+        first[key] = root / "probe.json"
+        if first[key].exists():
+            check_weights(task, read_json(first[key]))
+        path = root / f"probe-{machine.fingerprint}.json"
+        jobs[path] = Job(f"probe-{task.model}-{task.name}", "probe", task.spec, payload)
+    here = dict(zip(tasks, run_once(executor, jobs, watch), strict=True))
+    for key, path in first.items():
+        if not path.exists():
+            write_json(path, here[key])
+        here[key].update({fact: value for fact, value in read_json(path).items() if fact in OF_THE_STUDY})
+    return here
 
 
 def score_base(tasks: Iterable[StudyTask], folder: StudyFolder, executor: Executor, watch: Watch) -> None:

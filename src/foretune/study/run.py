@@ -142,10 +142,10 @@ class _Study:
                 self.grid = self.grid.model_copy(update={"model": model})
         with self.clock.phase("preparing"):
             tasks = self._tasks()
-        with self.clock.phase("probe"):
-            probes = probe(self.grid, tasks, self.folder, self.executor, self.watch)
-        tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
         machine = detect()
+        with self.clock.phase("probe"):
+            probes = probe(self.grid, tasks, self.folder, machine, self.executor, self.watch)
+        tokens = {key: float(probe["mean_row_tokens"]) for key, probe in probes.items()}
         seconds = self._seconds(tasks, probes, machine)
         sweep, provisional = (
             sweep_cells(self.grid, tasks.values(), tokens, deciding(self.grid, tasks.values()).values()),
