@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from foretune.experience.past import Point
+from foretune.files import fingerprint
 from foretune.search.baselines.halving import bracket_of
 from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT
 from foretune.search.past_tasks import past_tasks
@@ -16,7 +17,7 @@ from foretune.search.ranking import clearly_above
 from foretune.search.replay.adversaries import ADVERSARIES
 from foretune.search.replay.contestants import CONTESTANTS, Draw, agnostic_portfolio, every
 from foretune.search.replay.regret import SHARES, over_tasks, scored
-from foretune.search.replay.simulation import simulate
+from foretune.search.replay.simulation import forecast_of, simulate
 from foretune.search.replay.world import _filled, world_of
 from foretune.search.types import Score
 from tests.search import synthetic
@@ -187,3 +188,24 @@ def test_intervals_are_over_tasks():
     assert (interval.mean, interval.low, interval.high) == (0.5, 0.0, 1.0)
     assert math.isnan(over_tasks([math.nan]).mean)
     assert len(RUNG_PERCENT) == 6
+
+
+def test_a_world_of_two_machines_takes_its_seconds_from_the_one_with_most_runs():
+    runs = synthetic.experience(1, 24)
+    quick = [replace(run, hardware="slow", points=tuple(
+        replace(p, train_s=2 * p.train_s, eval_s=5 * p.eval_s) for p in run.points)) for run in runs[:8]]  # fmt: skip
+    (alike,), (mixed,) = (past_tasks(list(found)) for found in (runs, [*quick, *runs[8:]]))
+    one, two = world_of(alike), world_of(mixed)
+    for own, moved in zip(one.entries, two.entries, strict=True):
+        np.testing.assert_allclose(moved.seconds, own.seconds, rtol=0.35)  # medians of other runs stand for the ratio
+    assert two.budget_s == pytest.approx(one.budget_s, rel=0.1)
+
+
+def test_a_slow_setting_makes_training_dear_and_not_evaluation():
+    (task,) = past_tasks(synthetic.experience(1, 24))
+    world = world_of(task)
+    config = world.entries[0].config
+    plain = forecast_of(world, {})(config, 0, world.horizon)
+    dear = forecast_of(world, {fingerprint(dict(config)): 3.0})(config, 0, world.horizon)
+    training = float(np.median([entry.training[LAST_LEVEL] for entry in world.entries if entry.fails_at is None]))
+    assert dear - plain == pytest.approx(2 * training) and 0 < training < plain

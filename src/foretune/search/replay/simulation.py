@@ -60,14 +60,20 @@ class Trace:
 
 
 def forecast_of(world: World, prior_cost: Mapping[str, float]) -> Callable[[Mapping[str, Any], int, int], float]:
-    """Forecast seconds: the world's median whole run, times what the strategy believes of the configuration."""
-    typical = np.median([entry.seconds for entry in world.entries if entry.fails_at is None], axis=0)
+    """Forecast seconds as in a fit: those of the world's median run, training times what the strategy believes of the
+    configuration's speed, evaluation for all alike."""
+    whole = [entry for entry in world.entries if entry.fails_at is None]
+    training = np.median([entry.training for entry in whole], axis=0)
+    evaluation = np.median([entry.seconds - entry.training for entry in whole], axis=0)
     levels = _levels(world)
-    steps, spent = [0, *levels], [0.0, *(float(typical[level]) for level in levels.values())]
+    steps = [0, *levels]
+    parts = [[0.0, *(float(part[level]) for level in levels.values())] for part in (training, evaluation)]
 
     def cost(config: Mapping[str, Any], from_step: int, to_step: int) -> float:
-        between = float(np.interp(to_step, steps, spent) - np.interp(from_step, steps, spent))
-        return between * prior_cost.get(fingerprint(dict(config)), 1.0)
+        trained, evaluated = (
+            float(np.interp(to_step, steps, part) - np.interp(from_step, steps, part)) for part in parts
+        )
+        return trained * prior_cost.get(fingerprint(dict(config)), 1.0) + evaluated
 
     return cost
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Entry:
     """(6,): test gain at each rung"""
     seconds: Floats
     """(6,): until each rung, evaluation included"""
+    training: Floats
+    """(6,): what of it is training"""
     fails_at: int | None
     """The rung before which it fails, None for a run that ends well"""
 
@@ -79,7 +81,7 @@ class World:
 def world_of(task: PastTask) -> World | None:
     """The world of a task; None where too few configurations end well or all are alike."""
     grouped: dict[str, list[PastCurve]] = {}
-    for curve in task.curves:
+    for curve in _on_one_machine(task.curves):
         grouped.setdefault(fingerprint(dict(curve.config)), []).append(curve)
     entries = [entry for curves in grouped.values() if (entry := _entry(curves[0])) is not None]
     whole = [entry for entry in entries if entry.fails_at is None]
@@ -105,12 +107,50 @@ def world_of(task: PastTask) -> World | None:
 def _entry(curve: PastCurve) -> Entry | None:
     gains = _filled(curve.gains)
     seconds = _seconds(curve)
+    training = np.minimum(_training(curve, seconds), seconds)
     if curve.failed:
         seen = [level for level in range(LEVELS) if math.isfinite(curve.gains[level])]
-        return Entry(curve.config, gains, curve.error, gains, seconds, (seen[-1] + 1) if seen else 0)
+        return Entry(curve.config, gains, curve.error, gains, seconds, training, (seen[-1] + 1) if seen else 0)
     if not math.isfinite(curve.final):
         return None
-    return Entry(curve.config, gains, curve.error, _tested(curve), seconds, None)
+    return Entry(curve.config, gains, curve.error, _tested(curve), seconds, training, None)
+
+
+def _on_one_machine(curves: Sequence[PastCurve]) -> list[PastCurve]:
+    """Curves with seconds as on the machine that most of them ran on: a search runs on one. By the ratio of medians, of
+    training and of evaluation; curves without seconds stay as they are."""
+    by: dict[str, list[PastCurve]] = {}
+    for curve in curves:
+        by.setdefault(curve.machine, []).append(curve)
+    parts = {
+        machine: np.asarray(
+            [[np.mean(_training(c, _seconds(c))), np.mean(_seconds(c))] for c in group if c.train_s > 0]
+        )
+        for machine, group in by.items()
+    }
+    most = max(by, key=lambda machine: len(by[machine]))
+    found = []
+    for curve in curves:
+        own, theirs = parts[curve.machine], parts[most]
+        if curve.machine == most or not len(own) or not len(theirs):
+            found.append(curve)
+            continue
+        train, whole = np.median(theirs, axis=0) / np.median(own, axis=0)
+        rest = [np.median(part[:, 1] - part[:, 0]) for part in (theirs, own)]
+        evaluation = rest[0] / rest[1] if rest[1] > 0 else whole
+        seconds, training = _seconds(curve), _training(curve, _seconds(curve))
+        moved = train * training + evaluation * (seconds - training)
+        found.append(replace(curve, seconds=moved, train_s=float(train * curve.train_s)))
+    return found
+
+
+def _training(curve: PastCurve, seconds: Floats) -> Floats:
+    """(6,): seconds of training until every rung, in proportion to the steps; all of them where it is not known."""
+    if not curve.train_s > 0:
+        return seconds
+    shares = np.asarray(RUNG_PERCENT, dtype=float)
+    known = [level for level in range(LEVELS) if math.isfinite(curve.seconds[level])]
+    return np.asarray(curve.train_s * shares / shares[known[-1] if known else LAST_LEVEL])
 
 
 def _tested(curve: PastCurve) -> Floats:
