@@ -19,7 +19,7 @@ from foretune.search.residual_gp import LOSS, Points, condition
 from foretune.search.strategies import Situation, pool_of, resolved_name, transfer
 from foretune.search.task_prior import TaskPrior, build
 from foretune.search.transfer_mean import fit
-from foretune.search.types import Observation, Score
+from foretune.search.types import Done, Observation, Score
 from foretune.search.zero_shot import plan as zero_shot_plan
 from tests.search import synthetic
 from tests.search.simulation import drive
@@ -147,6 +147,15 @@ def test_one_process_at_a_time_is_believed_as_often_as_it_weighs(pool, tasks):
     mixed = replace(belief, parts=(first, vague), weights=(0.99, 0.01))
     sure, unsure = (part.improvement(range(10, 20), None, 5, 0.5) for part in (mixed.drawn(0.0), mixed))
     assert np.median(unsure / sure) > 100, "in a mixture the vague part decides"
+
+
+def test_a_search_that_has_spent_its_budget_says_so():
+    strategy = _strategy(())
+    search = AskTell(strategy, Budget("steps", round(2.2 * strategy.horizon)), _cost)
+    drive(search, 1, _script)
+    assert any(run.status == "idle" for run in search.runs), "paused runs are left"
+    answer = search.ask(1, 0.0)
+    assert isinstance(answer, Done) and "budget" in answer.why
 
 
 def test_without_experience_the_portfolio_comes_first():

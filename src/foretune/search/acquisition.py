@@ -65,7 +65,7 @@ def beginnings(
         worth[chosen] = (1 - odds[free[chosen]]) * gain
         rate[chosen] = worth[chosen] / (seconds[level] * dearer[chosen] + OVERHEAD_SHARE * seconds[LAST_LEVEL])
     order = np.argsort(-rate, kind="stable")[:OFFERED]
-    return [Option(float(rate[k]), float(worth[k]), int(free[k])) for k in order]
+    return [Option(float(rate[k]), float(worth[k]), int(free[k])) for k in order if levels[k] >= 0]
 
 
 def continuations(

@@ -139,7 +139,7 @@ class Transfer(Pooled):
             return Done(f"{len(view.runs)} configurations were tried, as many as were allowed")
         if any(option.worth >= NEGLIGIBLE for option in options) or not options:
             return Done("what is left of the budget does not cover another run")
-        return Done("nothing is expected to improve the best by more than a thousandth")
+        return Done("nothing that the budget still covers is expected to improve the best by more than a thousandth")
 
     def _proposal(self, view: View, belief: Belief, option: Option) -> Start | Continue | None:
         """The proposal of an option; None where the budget does not cover its first stretch."""
