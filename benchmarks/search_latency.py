@@ -94,8 +94,10 @@ def main() -> None:
     arguments = parser(__doc__).parse_args()
     import sklearn.ensemble  # noqa: F401
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(arguments.threads)
+    threadpool_limits(arguments.threads)  # processor seconds of a second thread that waits would count as work
     size = QUICK if arguments.quick else WHOLE
     listed = configs(size["configs"], arguments.seed)
     tasks = past_tasks(earlier(size["tasks"], listed, arguments.seed))
