@@ -19,6 +19,8 @@ from foretune.search.fidelity import LEVELS, level_step
 from foretune.seeding import generator
 
 MODEL = {"kind": "causal", "parameters": 135_000_000, "width": 576, "layers": 30, "vocabulary": 49152}
+NEW = 40
+"""A task that is in no experience here"""
 HORIZON = 200
 METHODS = ("lora", "full")
 

@@ -26,20 +26,7 @@ from foretune.search.residual_gp import (
 from foretune.search.task_prior import TILT_SD, build, expert
 from foretune.search.transfer_mean import fit
 from tests.search import synthetic
-
-NEW = 40
-"""A task that is in no experience here."""
-
-
-@pytest.fixture(scope="module")
-def tasks():
-    return past_tasks(synthetic.experience(8, 24))
-
-
-@pytest.fixture(scope="module")
-def pool():
-    return synthetic.design(60, seed=3)
-
+from tests.search.synthetic import NEW
 
 def test_the_process_is_a_gaussian_process(pool):
     """Conditioning, against the textbook formula on a dense covariance of everything at once."""
@@ -179,4 +166,4 @@ def test_the_interval_holds_what_comes(tasks, pool):
             low, mean, high = belief.interval(place, None, 5)
             assert low < mean < high
             inside.append(low <= synthetic.final_gain(pool[place], new) <= high)
-    assert 0.75 <= np.mean(inside) <= 0.97  # 0.9 are expected; the formula's residuals are no Gaussian process
+    assert 0.8 <= np.mean(inside) <= 0.97  # 0.9 are expected; the formula's residuals are no Gaussian process

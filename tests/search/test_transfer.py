@@ -23,20 +23,7 @@ from foretune.search.types import Done, Observation, Score
 from foretune.search.zero_shot import plan as zero_shot_plan
 from tests.search import synthetic
 from tests.search.simulation import drive
-
-NEW = 40
-"""A task that is in no experience here."""
-
-
-@pytest.fixture(scope="module")
-def tasks():
-    return past_tasks(synthetic.experience(8, 24))
-
-
-@pytest.fixture(scope="module")
-def pool():
-    return synthetic.design(60, seed=3)
-
+from tests.search.synthetic import NEW
 
 def _first(budget=None):
     strategy, _ = zero_shot_plan(

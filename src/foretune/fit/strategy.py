@@ -210,6 +210,7 @@ def planned_proposals(
         resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed), accelerated=accelerated
     )
     said = f"{prior.runs} runs on {prior.tasks} earlier tasks, {prior.similar} of them similar"
+    said += ", too few for the search to go by" if strategy_name(resolution, tasks, shapes.kind) == ON_TASK else ""
     return Outlook(proposals(prior), said, search)
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from foretune.search.encoding import Floats
-from foretune.search.residual_gp import LOSS, Points, Posterior, Process, condition
+from foretune.search.residual_gp import ALONE, LOSS, Points, Posterior, Process, condition
 from foretune.search.task_prior import TaskPrior
 
 TRUST = 0.8
@@ -28,8 +28,6 @@ HARDEST = 6.0
 """An observation counts at most this much (nats): one surprise must not decide alone."""
 GRID = 400
 """Points on which quantiles of a mixture are read."""
-ALONE = "alone"
-"""The name of the process that knows no experience"""
 NO_RESIDUAL_SD = 0.05
 """For an ablation: configurations hardly deviate from the transfer mean."""
 

@@ -48,6 +48,8 @@ their log. Taken as given, quiet early rungs make a small spread of the ends."""
 SPREAD_POINTS = 120
 """Observations that choose the spread and the noise of early rungs: more change them little and cost their cube."""
 LOSS, METRIC = 0, 1
+ALONE = "alone"
+"""The name of the process that knows no experience"""
 _LOG_SHARE = np.log(np.asarray(RUNG_PERCENT, dtype=float))
 
 

@@ -23,7 +23,7 @@ from foretune.search.fidelity import LAST_LEVEL, LEVELS
 from foretune.search.hints import Hint, moved
 from foretune.search.learned import Learned, learn
 from foretune.search.past_tasks import PastTask
-from foretune.search.residual_gp import Process, no_common, no_growth, no_path
+from foretune.search.residual_gp import ALONE, Process, no_common, no_growth, no_path
 from foretune.search.similar import FEW_TASKS_SD, NO_LEVEL_SD, NO_SPREAD, SIMILAR, outlook, verdicts, weights
 from foretune.search.transfer_mean import TransferMean, fit
 
@@ -225,7 +225,7 @@ def expert(rows: Sequence[Mapping[str, float | str]]) -> Process:
     off = np.clip(np.where(np.isfinite(rates), rates, 0.0), -FARTHEST, FARTHEST)
     mean, growth = -BOWL * off**2 + untried(rows, None), no_growth()
     return Process(
-        name="alone",
+        name=ALONE,
         mean=mean,
         deficits=PATH[:, None] + (1 - growth)[:, None] * mean[None, :],
         growth=growth,
