@@ -28,6 +28,7 @@ from foretune.search.transfer_mean import fit
 from tests.search import synthetic
 from tests.search.synthetic import NEW
 
+
 def test_the_process_is_a_gaussian_process(pool):
     """Conditioning, against the textbook formula on a dense covariance of everything at once."""
     rows = tuple(build((), synthetic.facts(NEW), pool, 0).rows)

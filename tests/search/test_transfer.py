@@ -25,6 +25,7 @@ from tests.search import synthetic
 from tests.search.simulation import drive
 from tests.search.synthetic import NEW
 
+
 def _first(budget=None):
     strategy, _ = zero_shot_plan(
         width=576, kind="causal", train_rows=1067, budget=budget or Budget("trials", 6), cost=_cost,
