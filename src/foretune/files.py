@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -273,7 +274,8 @@ class FolderLock:
 def claimed(path: Path) -> Iterator[bool]:
     """Whether the work that will write ``path`` is ours for as long as we are inside; false where another has it.
 
-    A claim ends with its process, however that ends, so that work of a killed one is taken up by the others.
+    A claim ends with its process, however that ends, so that work of a killed one is taken up by the others; what it
+    had half written, of ``path`` or of files of the same stem, is removed then.
     """
     lock = path.with_name(f".{path.name}.claim")
     with explained(lock):
@@ -281,15 +283,27 @@ def claimed(path: Path) -> Iterator[bool]:
         stream = lock.open("a+")
     try:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours = _same_file(stream.fileno(), lock)  # not that of a holder who removed it between our two calls
     except BlockingIOError:
+        ours = False
+    if not ours:
         stream.close()
         yield False
         return
     try:
+        for torn in path.parent.glob(f".{glob.escape(path.stem)}.*.part"):  # nobody else may be writing them now
+            torn.unlink(missing_ok=True)
         yield True
     finally:
         lock.unlink(missing_ok=True)
         stream.close()
+
+
+def _same_file(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def lives(process: int) -> bool:

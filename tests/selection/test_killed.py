@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import random
 import threading
@@ -77,6 +78,33 @@ def test_a_claimed_block_is_left_to_its_holder_and_taken_over_when_he_is_gone(tm
     thread.join()
     assert computed == [0, 4, 2] and list(found["value"]) == list(range(6))
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
+def test_who_takes_over_a_block_sweeps_what_the_killed_holder_half_wrote(tmp_path):
+    torn = [tmp_path / ".block.safetensors.abc.part", tmp_path / f".block{SUFFIX}.def.part"]
+    other = tmp_path / ".block2.safetensors.ghi.part"
+    for path in (*torn, other, tmp_path / ".block.safetensors.claim"):
+        path.write_bytes(b"half")
+    with claimed(tmp_path / "block.safetensors") as mine:
+        assert mine and not any(path.exists() for path in torn)
+    assert [path.name for path in tmp_path.iterdir()] == [other.name]  # another block, perhaps being written
+
+
+def test_a_claim_removed_while_it_was_waited_for_is_nobodys(tmp_path, monkeypatch):
+    """Its holder removes the file between another's opening and locking it: that lock would keep nobody out."""
+    path = tmp_path / "block.safetensors"
+    lock_it = fcntl.flock
+
+    def late(stream, how):
+        (tmp_path / ".block.safetensors.claim").unlink()
+        lock_it(stream, how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", late)
+        with claimed(path) as mine:
+            assert not mine
+    with claimed(path) as mine:
+        assert mine
 
 
 @pytest.mark.slow

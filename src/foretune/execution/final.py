@@ -19,7 +19,7 @@ from foretune.files import write_json
 from foretune.methods.base import Attachment
 from foretune.training import checkpoint
 from foretune.training.forward import Network
-from foretune.training.optimizer import MasterWeights, OptimizerSettings
+from foretune.training.optimizer import MasterWeights, OptimizerSettings, without_moments
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +39,7 @@ def weights_of(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
     saved = checkpoint.read(run_folder, step)
     if saved is None:
         raise StoreError(f"the checkpoint of step {step} is missing or damaged.", place=Place(run_folder))
-    return {name: tensor for name, tensor in saved.tensors().items() if name.startswith("master/")}
+    return without_moments(saved.tensors())
 
 
 def answer_test(

@@ -35,7 +35,7 @@ from foretune.selection.base import SelectionStopped
 from foretune.training import checkpoint
 from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
-from foretune.training.optimizer import OptimizerSettings
+from foretune.training.optimizer import OptimizerSettings, without_moments
 from foretune.training.ranks import ranks_of
 
 logger = logging.getLogger(__name__)
@@ -254,8 +254,8 @@ class Trial:
         self.last_saved = time.perf_counter()
         if not self.order.checkpoints:
             if self.seen and best_of(self.seen.values()) == training.step:
-                kept = training.masters.state().items()
-                self.best_weights = {name: tensor.clone() for name, tensor in kept if name.startswith("master/")}
+                kept = without_moments(training.masters.state())
+                self.best_weights = {name: tensor.clone() for name, tensor in kept.items()}
             return
         if not self.leads:
             return

@@ -17,6 +17,8 @@ import torch
 Schedule = Literal["linear", "cosine", "constant"]
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
+MASTER = "master/"
+"""What the names of weights begin with in `MasterWeights.state`; moments are called otherwise."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class MasterWeights:
         """Masters and moments by name, as safetensors stores them."""
         tensors: dict[str, torch.Tensor] = {}
         for name, master in zip(self.names, self.masters, strict=True):
-            tensors[f"master/{name}"] = master.detach()
+            tensors[MASTER + name] = master.detach()
             for key, value in self.optimizer.state.get(master, {}).items():
                 tensors[f"{key}/{name}"] = value.detach()
         return tensors
@@ -146,7 +148,7 @@ class MasterWeights:
         """Put back `state`, then publish; a missing master raises KeyError."""
         with torch.no_grad():
             for name, master in zip(self.names, self.masters, strict=True):
-                master.copy_(tensors[f"master/{name}"])
+                master.copy_(tensors[MASTER + name])
                 moments = {
                     key: tensors[f"{key}/{name}"].clone().to(master.device)  # the fused step counts on the device too
                     for key in ("step", "exp_avg", "exp_avg_sq")
@@ -155,3 +157,8 @@ class MasterWeights:
                 if moments:
                     self.optimizer.state[master] = moments
         self.publish()
+
+
+def without_moments(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a `MasterWeights.state`, from which a training can start but not go on."""
+    return {name: tensor for name, tensor in state.items() if name.startswith(MASTER)}
