@@ -17,6 +17,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
+import os
+import resource
 import sys
 import time
 import warnings
@@ -32,6 +35,7 @@ from foretune.catalogue.methods import METHODS, resolve
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import ForetuneError
 from foretune.methods.fused import fuse, unfuse
+from foretune.methods.kept import saved_bytes
 from foretune.methods.registry import get
 from foretune.methods.share import Missed, size
 from foretune.methods.trainable import count
@@ -41,6 +45,9 @@ REFERENCE: Mapping[str, Any] = resolve({"method": "lora", "lora.rank": 16})
 QUICK_METHODS = ("lora", "loratrf", "dora", "mora", "ia3")
 SHARED = ("lora", "dora", "loha", "vera", "ia3")
 """Methods of peft whose step is compared with the same configuration attached by peft alone."""
+
+MEMORY_SHARE = 0.8
+"""Of the machine's memory that a method may take"""
 
 
 def arguments_of() -> argparse.Namespace:
@@ -65,22 +72,6 @@ def step(model: Any, ids: torch.Tensor) -> float:
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
     hidden.float().square().mean().backward()
     return time.process_time() - started
-
-
-def saved_bytes(model: Any, ids: torch.Tensor) -> int:
-    """Bytes of the tensors that autograd keeps for the backward pass, each storage once."""
-    seen: dict[int, int] = {}
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    known = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state
-    del hidden
-    return sum(size for place, size in seen.items() if place not in known)
 
 
 def compared(one: Callable[[], float], other: Callable[[], float], repeats: int) -> float:
@@ -150,6 +141,28 @@ class Bench:
                 "settings": {key: value for key, value in config.items() if key.startswith(f"{name}.")},
             }
 
+    def measured_apart(self, name: str) -> dict[str, Any]:
+        """`measure` in a process of its own, so that one that runs out of memory ends alone: HRA keeps 48 copies of all
+        weights at this size."""
+        here, there = multiprocessing.get_context("fork").Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(target=self._tell, args=(name, there))
+        child.start()
+        there.close()
+        try:
+            found: dict[str, Any] = here.recv()
+        except EOFError:
+            found = {"failed": "its process was killed, as it is when memory runs out"}
+        child.join()
+        return found
+
+    def _tell(self, name: str, there: Any) -> None:
+        limit = int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        try:
+            there.send(self.measure(name))
+        except (ForetuneError, RuntimeError, MemoryError) as error:
+            there.send({"failed": str(error).splitlines()[0]})
+
     def shared(self, name: str) -> float:
         """A step of a peft method attached by us over one attached by peft alone, on peft's own path."""
         config = configuration(name, self.shapes)
@@ -182,13 +195,9 @@ def main() -> None:
     chosen = arguments.methods or [name for name, item in METHODS.items() if "causal" in item.kinds]
     measured: dict[str, Any] = {}
     for name in chosen:
-        try:
-            measured[name] = bench.measure(name)
-            line = f"{name}: step {measured[name]['step_ratio']:.2f}, memory {measured[name]['memory_ratio']:.2f}"
-        except (ForetuneError, RuntimeError) as error:
-            measured[name] = {"failed": str(error)}
-            line = f"{name}: {error}"
-        print(line, file=sys.stderr)
+        measured[name] = one = bench.measured_apart(name)
+        said = one.get("failed") or f"step {one['step_ratio']:.2f}, memory {one['memory_ratio']:.2f}"
+        print(f"{name}: {said}", file=sys.stderr, flush=True)
     shared = {name: bench.shared(name) for name in SHARED[: 2 if arguments.quick else None]}
     loratrf = measured.get("loratrf") or bench.measure("loratrf")
     summary = {

@@ -46,6 +46,19 @@ def _forecast(request):
     return forecast(request, place(SMOLLM2, request.layout, 8e9, trainable=run.trainable, full=run.full))
 
 
+def test_memory_after_the_probe_adds_what_the_method_takes_beyond_the_first_run():
+    """A probe trains the default LoRA; a method that keeps a copy of every weight takes so much more."""
+    copies = Layout(longest_row=120, weight_copies=1.0)
+    changes = {"measured": Measured(200.0, 800.0, 2**30), "baseline": RunSettings(LORA)}
+    plain, dear = (_forecast(_request(layout=each, **changes)) for each in (Layout(longest_row=120), copies))
+    assert plain.memory_bytes.value == pytest.approx(2**30)
+    linears = 2 * sum(linear.weights for linear in SMOLLM2.linears)
+    more = dear.memory_bytes.value - 2**30
+    assert linears < more < 1.6 * linears, "and the heap's share of it"
+    assert dear.memory_bytes.low == pytest.approx(plain.memory_bytes.low), "it was measured to take that"
+    assert dear.memory_bytes.high > dear.memory_bytes.value + more * 0.1
+
+
 def test_operations_by_hand():
     tiny = ModelShapes.from_config(
         {"model_type": "gpt2", "vocab_size": 10, "n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 8}

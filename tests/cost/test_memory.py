@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from foretune.catalogue.methods import resolve
-from foretune.cost.memory import Layout, layer_bytes_per_token, peak, trained_bytes, weight_bytes
+from foretune.cost.memory import Layout, activation_bytes, layer_bytes_per_token, peak, trained_bytes, weight_bytes
 from foretune.cost.operations import RowTokens
 from foretune.cost.shapes import ModelShapes
 from foretune.fit.find_model import CATALOGUE_CONFIGS
+from foretune.fit.method_choice import adapter_layout
+from foretune.methods.kept import kept_beside_lora
 
 torch = pytest.importorskip("torch")
 TOKENS = 64
@@ -36,8 +38,8 @@ def _saved_bytes(name, fields, layers, *, full, dtype, dropout, checkpointing, m
     config = CONFIG_MAPPING[name](**fields)
     loader = {"bert": AutoModel, "bart": AutoModelForSeq2SeqLM}.get(name, AutoModelForCausalLM)
     model = loader.from_config(config, dtype=getattr(torch, dtype), attn_implementation="sdpa")
-    if method == "loratrf":
-        settings = resolve({"method": method, f"{method}.rank": RANK})
+    if method != "lora":
+        settings = resolve({"method": method, **({"loratrf.rank": RANK} if method == "loratrf" else {})})
         model = get(method).attach(model.requires_grad_(False), settings, generator=torch_generator(0, "init")).model
     elif not full:
         lora = LoraConfig(r=RANK, target_modules="all-linear", lora_dropout=dropout)
@@ -101,6 +103,42 @@ def test_loratrf_keeps_what_it_is_said_to_keep():
     assert formula == pytest.approx((four - two) / 2 / TOKENS, rel=0.05)
     plain = layer_bytes_per_token(shapes, replace(layout, keeps_outputs=False), full=False, stack="decoder")
     assert formula > 1.1 * plain, "what is kept besides LoRA's is no matter of rounding"
+
+
+@pytest.mark.parametrize("method", ["loha", "hra", "c3a", "bottleneck"])
+def test_what_other_methods_keep_is_measured_on_a_stand_in(method):
+    """Of other width and depth than the model: outputs of layers and copies of weights carry over."""
+    fields = {**_DECODER, "hidden_size": 192, "intermediate_size": 480, "head_dim": 32}
+    measure = {"full": False, "dtype": "bfloat16", "dropout": 0.0, "checkpointing": False, "method": method}
+    two, four = (_saved_bytes("llama", fields, n, **measure) for n in (2, 4))
+    shapes = ModelShapes.from_config({"model_type": "llama", **fields, "num_hidden_layers": 1})
+    settings = adapter_layout(resolve({"method": method}), shapes, "bfloat16")
+    layout = Layout(TOKENS, longest_row=TOKENS, **settings)
+    lora = replace(layout, extra_outputs=0.0, weight_copies=0.0)
+
+    def one_layer(layout):
+        copies = 2 * layout.weight_copies * sum(linear.weights for linear in shapes.linears)
+        return TOKENS * layer_bytes_per_token(shapes, layout, full=False, stack="decoder") + copies
+
+    assert one_layer(layout) == pytest.approx((four - two) / 2, rel=0.05)
+    assert abs(one_layer(lora) / one_layer(layout) - 1) > 0.1, "what LoRA keeps is another amount"
+    more = activation_bytes(shapes, replace(layout, weight_copies=layout.weight_copies + 1), full=False)
+    assert more - activation_bytes(shapes, layout, full=False) == 2 * sum(linear.weights for linear in shapes.linears)
+    three = replace(shapes, layers=3, linears=tuple(replace(linear, layers=3) for linear in shapes.linears))
+    once = replace(layout, gradient_checkpointing=True)
+    assert activation_bytes(three, once, full=False) - activation_bytes(shapes, once, full=False) == pytest.approx(
+        2 * 2 * fields["hidden_size"] * layout.tokens
+    ), "one layer at a time has its copies"
+
+
+def test_dora_keeps_two_outputs_more():
+    found = kept_beside_lora(SMOLLM2, resolve({"method": "dora"}), rank=16, dtype="bfloat16")
+    assert found.outputs == pytest.approx(2.0, abs=0.02) and found.weights < 0.01
+
+
+@pytest.mark.parametrize("method", ["cartridge", "bitfit", "lora"])
+def test_what_cannot_be_measured_or_needs_not_is_left_to_the_formula(method):
+    assert kept_beside_lora(SMOLLM2, resolve({"method": method}), rank=16, dtype="bfloat16") is None
 
 
 def test_checkpointing_keeps_one_input_per_layer():

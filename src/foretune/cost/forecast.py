@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.cost.interval import Interval, total
+from foretune.cost.memory import peak
 from foretune.cost.phases import Phase, UnitTimes, export_bytes, fixed_phases, run_seconds, unit_times
 from foretune.cost.placement import Placement
 from foretune.cost.request import ForecastRequest
@@ -183,11 +184,16 @@ def _stopped_by_clock(request: ForecastRequest, phases: tuple[Phase, ...], whole
 
 
 def _memory(request: ForecastRequest, placement: Placement) -> Interval:
-    """Peak of all workers on one device; a probe's measurement replaces the arithmetic."""
+    """Peak of all workers on one device. A probe measures the first run: what the advised one takes more is added."""
+    expected = placement.peak.interval
     if request.measured is not None and request.measured.peak_bytes > 0:
+        run = request.first_run
+        first = peak(request.shapes, placement.layout.of_default_lora, trainable=run.trainable, full=run.full)
+        more = max(0.0, expected.value - first.total) if request.baseline else 0.0
         one = Interval.around(float(request.measured.peak_bytes), _MEASURED_MEMORY)
+        one += Interval(0.0, more, more * expected.high / expected.value)
     else:
-        one = request.correction.apply(MEMORY, placement.peak.interval)
+        one = request.correction.apply(MEMORY, expected)
     return one.times(request.workers)
 
 

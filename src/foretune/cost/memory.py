@@ -60,6 +60,10 @@ class Layout:
     adapter_dropout: bool = False
     keeps_outputs: bool = False
     """Whether the adapter needs the outputs of its layers again (LoRATRF's edit)"""
+    extra_outputs: float = 0.0
+    """What the method keeps of each token beside LoRA, in outputs of the linear layers (`methods.kept`)"""
+    weight_copies: float = 0.0
+    """What it keeps whatever the tokens, in copies of the weights of the linear layers"""
     prefix_states_bytes: float = 0.0
     """Hidden states below the lowest adapted layer that are kept from pass to pass"""
     longest_row: int = 512
@@ -68,6 +72,12 @@ class Layout:
     rows_per_update: int = 16
     answer_tokens: int = 0
     """Longest generated answer; 0 where none is"""
+
+    @property
+    def of_default_lora(self) -> Layout:
+        """The same for the default LoRA in the place of the method."""
+        plain = {"adapter_rank": 16, "adapter_dropout": False, "keeps_outputs": False}
+        return replace(self, **plain, extra_outputs=0.0, weight_copies=0.0)
 
     @property
     def tokens(self) -> float:
@@ -160,7 +170,7 @@ def layer_bytes_per_token(shapes: ModelShapes, layout: Layout, *, full: bool, st
     kept += _feed_forward_bytes(shapes, width)
     attentions = 1 + any(linear.role.startswith(CROSS) for linear in linears)
     if not full:
-        kept += width * layout.adapter_rank * len(linears)
+        kept += width * (layout.adapter_rank * len(linears) + layout.extra_outputs * sum(x.outputs for x in linears))
     if not full and layout.keeps_outputs:
         kept += width * sum(linear.outputs for linear in linears if linear.role not in _OUTPUTS_KEPT_ANYWAY)
         kept += len(linears) * (width * layout.adapter_rank + _EDIT_NUMBERS * FLOAT32_BYTES)
@@ -222,12 +232,14 @@ def activation_bytes(shapes: ModelShapes, layout: Layout, *, full: bool) -> floa
     per_layer = {stack: layer_bytes_per_token(shapes, layout, full=full, stack=stack) for stack, _ in stacks}
     outside = (width + FLOAT32_BYTES) * shapes.width * 2  # embedding, final norm, hidden states at the targets
     workspace = _WORKSPACE_COPIES * width * max(shapes.ffn_width, shapes.width)
+    copies = 0.0 if full else width * layout.weight_copies * sum(linear.weights for linear in shapes.linears)
     if layout.gradient_checkpointing:
         kept = sum(width * shapes.width * layers for _, layers in stacks) + max(per_layer.values())
+        copies /= shapes.total_layers
     else:
         kept = sum(per_layer[stack] * layers for stack, layers in stacks)
         packed *= shapes.layers
-    return tokens * (kept + outside + workspace) + packed
+    return tokens * (kept + outside + workspace) + packed + copies
 
 
 def cache_bytes(shapes: ModelShapes, layout: Layout) -> float:

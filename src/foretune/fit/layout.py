@@ -1,7 +1,8 @@
 """How a run is laid out on a machine before its memory is looked at, and how fast the machine is taken to be.
 
 `plan` asks here for the device, the layout that it wishes for, what of it may change when memory is short
-(`cost.placement` decides), and the speeds it reckons with. Torch-free but for a calibration, which loads it.
+(`cost.placement` decides), and the speeds it reckons with. Torch-free but for a
+calibration and for methods whose memory no formula tells.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def layout_of(
         dtype=dtype,
         quantize="none" if spec.model.quantize == "auto" else spec.model.quantize,
         device=device,
-        **adapter_layout(config),
+        **adapter_layout(config, facts.shapes, dtype),
         longest_row=longest,
         row=row,
         rows_per_update=int(config["rows_per_update"]),

@@ -12,6 +12,7 @@ from foretune.config.resolve import Resolution, Resolved
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.execution.types import PREFIX_CACHE_BYTES
+from foretune.methods.kept import AS_LORA, kept_beside_lora
 from foretune.methods.share import settings_for
 from foretune.methods.targets import config_targets
 from foretune.methods.trainable import count, countable
@@ -83,12 +84,20 @@ BELOW_IS_FROZEN = ("delta", "edit", "sublayer")
 """Families that leave everything below their lowest layer as it is"""
 
 
-def adapter_layout(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the memory of a configuration's adapter depends on: fields of `cost.memory.Layout`."""
+def adapter_layout(config: Mapping[str, Any], shapes: ModelShapes, dtype: str) -> dict[str, Any]:
+    """What the memory of a configuration's adapter depends on: fields of `cost.memory.Layout`.
+
+    Loads torch for a method whose memory no formula tells (`methods.kept`).
+    """
     method = str(config["method"])
     own = declaration(method).own(config)
+    rank, beside = int(config.get(f"{method}.rank", DEFAULT_LORA["lora.rank"])), None
+    if method not in AS_LORA:
+        beside = kept_beside_lora(shapes, config, rank=rank, dtype=dtype)
     return {
-        "adapter_rank": int(config.get(f"{method}.rank", DEFAULT_LORA["lora.rank"])),
+        "adapter_rank": rank,
+        "extra_outputs": beside.outputs if beside else 0.0,
+        "weight_copies": beside.weights if beside else 0.0,
         "adapter_dropout": float(config.get(f"{method}.dropout", 0.0)) > 0,
         "keeps_outputs": method == "loratrf" and own["trf_rank"] != 0 and own["trf_site"] == "module",
     }
