@@ -1,14 +1,15 @@
 """What each method costs: seconds and memory of a training step as ratios to peft's LoRA of rank 16, in one run.
 
-    python benchmarks/methods.py [--quick] [--model NAME] [--methods lora loratrf …] [--tokens 256] [--repeats 5]
+    python benchmarks/methods.py [--quick] [--model NAME] [--methods lora …] [--equal] [--tokens 256] [--repeats 5]
 
-Every method is attached in turn to one loaded model at about the parameters of LoRA r = 16 (its nearest size where it
-has none), and runs the same tokens: a forward pass up to the last hidden state and the backward pass of its mean
-square. The reference, peft's LoRA on peft's own path, is timed again beside every method, in alternation, so that a
-busy machine disturbs both. Seconds are processor time; memory is what autograd keeps for the backward pass, parameters
-left out.
+Every method is attached in turn to one loaded model, with its default settings as one meets them (``--equal``: at about
+the parameters of LoRA r = 16, or its nearest size), and runs the same tokens: a forward pass up to the last hidden
+state and the backward pass of its mean square. The reference, peft's LoRA on peft's own path, is timed again beside
+every method, in alternation, so that a busy machine disturbs both. Seconds are processor time; memory is what autograd
+keeps for the backward pass, parameters left out. Methods that keep many copies of weights end alone where memory ends.
 
-Keys of the summary: ``loratrf_step_ratio`` (LoRATRF with its gate over peft's LoRA), ``shared_with_peft_max_ratio``
+Keys of the summary: ``loratrf_step_ratio`` (LoRATRF with its gate over peft's LoRA at
+about the same parameters), ``shared_with_peft_max_ratio``
 (the largest ratio, over methods of peft that are attached through our code, of a step attached by us and by
 `peft.get_peft_model` alone), ``fused_lora_step_ratio`` (LoRA on the fused path over peft's).
 """
@@ -54,6 +55,7 @@ def arguments_of() -> argparse.Namespace:
     """The command line, with what ``--quick`` shortens."""
     made = parser(__doc__)
     made.add_argument("--methods", nargs="*", help="methods to time; all that fit a causal model when not given")
+    made.add_argument("--equal", action="store_true", help="every method at about the parameters of LoRA r = 16")
     made.add_argument("--tokens", type=int, default=256)
     made.add_argument("--repeats", type=int, default=5)
     made.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
@@ -85,8 +87,10 @@ def compared(one: Callable[[], float], other: Callable[[], float], repeats: int)
     return median(ratios[1:])
 
 
-def configuration(name: str, shapes: ModelShapes) -> dict[str, Any]:
-    """The settings of a method at about the parameters of the reference."""
+def configuration(name: str, shapes: ModelShapes, *, equal: bool) -> dict[str, Any]:
+    """The default settings of a method, or those at about the parameters of the reference."""
+    if not equal:
+        return dict(resolve({"method": name}))
     share = count(shapes, REFERENCE) / shapes.parameters
     found = size(METHODS[name], shapes, share, {})
     if isinstance(found, Missed):
@@ -128,9 +132,9 @@ class Bench:
     def _reference_step(self) -> float:
         return step(self.reference.model, self.ids)
 
-    def measure(self, name: str) -> dict[str, Any]:
+    def measure(self, name: str, *, equal: bool) -> dict[str, Any]:
         """Ratios of one method to the reference."""
-        config = configuration(name, self.shapes)
+        config = configuration(name, self.shapes, equal=equal)
         with attached(self.model, config, self.arguments.seed) as attachment:
             model = attachment.model
             trained = sum(weight.numel() for group in attachment.parameter_groups(1.0) for weight in group["params"])
@@ -142,8 +146,7 @@ class Bench:
             }
 
     def measured_apart(self, name: str) -> dict[str, Any]:
-        """`measure` in a process of its own, so that one that runs out of memory ends alone: HRA keeps 48 copies of all
-        weights at this size."""
+        """`measure` in a process of its own, so that one that runs out of memory ends alone."""
         here, there = multiprocessing.get_context("fork").Pipe(duplex=False)
         child = multiprocessing.get_context("fork").Process(target=self._tell, args=(name, there))
         child.start()
@@ -159,13 +162,13 @@ class Bench:
         limit = int(MEMORY_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         try:
-            there.send(self.measure(name))
+            there.send(self.measure(name, equal=self.arguments.equal))
         except (ForetuneError, RuntimeError, MemoryError) as error:
             there.send({"failed": str(error).splitlines()[0]})
 
     def shared(self, name: str) -> float:
         """A step of a peft method attached by us over one attached by peft alone, on peft's own path."""
-        config = configuration(name, self.shapes)
+        config = configuration(name, self.shapes, equal=True)
         method: Any = get(name)
         request = method.request(self.model, config, self.arguments.seed)
         with attached(self.model, config, self.arguments.seed) as attachment:
@@ -199,7 +202,7 @@ def main() -> None:
         said = one.get("failed") or f"step {one['step_ratio']:.2f}, memory {one['memory_ratio']:.2f}"
         print(f"{name}: {said}", file=sys.stderr, flush=True)
     shared = {name: bench.shared(name) for name in SHARED[: 2 if arguments.quick else None]}
-    loratrf = measured.get("loratrf") or bench.measure("loratrf")
+    loratrf = bench.measure("loratrf", equal=True)
     summary = {
         "loratrf_step_ratio": round(loratrf["step_ratio"], 3),
         "shared_with_peft_max_ratio": round(max(shared.values()), 3),
