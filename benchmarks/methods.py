@@ -174,9 +174,11 @@ class Bench:
         with attached(self.model, config, self.arguments.seed) as attachment:
             unfuse(attachment.peft_model)
             ours = [step(attachment.model, self.ids) for _ in range(self.arguments.repeats + 1)][1:]
+        before = {id(buffer) for buffer in self.model.buffers()}
         plain = get_peft_model(self.model, method.build(request))
-        for weight in plain.parameters():
-            weight.data = weight.data.to(self.model.dtype)
+        added = [buffer for buffer in plain.buffers() if id(buffer) not in before]  # VeRA's frozen factors
+        for tensor in (*plain.parameters(), *filter(torch.is_floating_point, added)):
+            tensor.data = tensor.data.to(self.model.dtype)
         theirs = [step(plain.get_base_model(), self.ids) for _ in range(self.arguments.repeats + 1)][1:]
         self.model = plain.unload()
         self.model.requires_grad_(False)
@@ -196,12 +198,12 @@ def main() -> None:
     warnings.simplefilter("ignore")
     bench = Bench(arguments)
     chosen = arguments.methods or [name for name, item in METHODS.items() if "causal" in item.kinds]
+    shared = {name: bench.shared(name) for name in SHARED[: 2 if arguments.quick else None]}
     measured: dict[str, Any] = {}
     for name in chosen:
         measured[name] = one = bench.measured_apart(name)
         said = one.get("failed") or f"step {one['step_ratio']:.2f}, memory {one['memory_ratio']:.2f}"
         print(f"{name}: {said}", file=sys.stderr, flush=True)
-    shared = {name: bench.shared(name) for name in SHARED[: 2 if arguments.quick else None]}
     loratrf = bench.measure("loratrf", equal=True)
     summary = {
         "loratrf_step_ratio": round(loratrf["step_ratio"], 3),
