@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from foretune.catalogue.methods import METHODS, Declaration
+from foretune.catalogue.methods.measured import MEASURED
 from foretune.catalogue.methods.peft_rows import REFUSED
 from foretune.files import write_text
 from foretune.report.text import markdown_table
@@ -43,7 +44,8 @@ the hidden width, f the inner width, L the number of layers, T tasks, n position
 where the search starts, as a multiple of full fine-tuning's rule; multiples other than LoRA's are starting points from
 the papers' own settings, not results of ours. *Merge* says whether the adapter can become part of the weights: exactly,
 exactly for one task, or not; LoRATRF's gate can be approximated, with the loss measured (`foretune export
---approximate`).
+--approximate`). *Step* and *memory* are what a step takes and keeps for its backward pass, over LoRA of rank 16
+(`benchmarks/methods.py`: SmolLM2-135M, 256 tokens, default settings, one core); a plan reckons with both.
 
 Our own methods are peft tuners: `adapter_config.json` carries their type, and after `import foretune`
 `peft.PeftModel.from_pretrained` loads them. What each promises is checked by one contract on tiny Llama, Gemma, BERT
@@ -126,7 +128,7 @@ FAMILIES = {
     "selection": "Selections of the model's own parameters",
     "recipe": "Recipes",
 }
-HEADING = ("method", "what it does", "knob", "parameters", "merge", "rate", "for", "source")
+HEADING = ("method", "what it does", "knob", "parameters", "merge", "rate", "step", "memory", "for", "source")
 MERGE = {"exact": "exact", "per_task": "one task", "approximate": "approximate", "no": "no"}
 
 
@@ -147,6 +149,7 @@ def _row(item: Declaration) -> tuple[str, ...]:
     kinds = "all" if len(item.kinds) == 3 else ", ".join(item.kinds)
     evidence = "" if item.evidence == "paper equations" else f" ({item.evidence})"
     start = "" if item.traits.identity_at_init else " Not the base at the start."
+    cost = [f"{ratio:.2f}" for ratio in MEASURED.get(item.name, ())] or ["", ""]
     off = "" if item.traits.disables_to_base or item.family == "whole" else " Cannot be switched off."
     return (
         f"`{item.name}`",
@@ -155,6 +158,7 @@ def _row(item: Declaration) -> tuple[str, ...]:
         item.formula,
         MERGE[item.traits.merge],
         f"{item.rate_multiplier:g}",
+        *cost,
         kinds,
         f"{item.source}{evidence}",
     )

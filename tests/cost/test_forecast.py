@@ -59,6 +59,17 @@ def test_memory_after_the_probe_adds_what_the_method_takes_beyond_the_first_run(
     assert dear.memory_bytes.high > dear.memory_bytes.value + more * 0.1
 
 
+def test_a_dearer_method_makes_steps_dearer_and_scores_no_row_later():
+    plain, dear = (unit_times(_request(run=RunSettings(LORA, step_factor=each))) for each in (1.0, 2.0))
+    assert 1.9 < dear.step.value / plain.step.value <= 2.0, "the optimiser's part stays"
+    assert dear.score_row == plain.score_row
+    run = RunSettings(LORA, step_factor=2.0)
+    after = _request(run=run, baseline=RunSettings(LORA), measured=Measured(200.0, 800.0))
+    assert unit_times(after).step.value == pytest.approx(
+        dear.step.value / plain.step.value * unit_times(after, after.first_run).step.value
+    ), "a probe trains the default LoRA"
+
+
 def test_operations_by_hand():
     tiny = ModelShapes.from_config(
         {"model_type": "gpt2", "vocab_size": 10, "n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 8}

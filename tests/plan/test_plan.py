@@ -68,6 +68,19 @@ def _plan(tmp_path, **fields):
     return plan(data, **fields)
 
 
+def test_memory_is_that_of_the_method_or_of_the_heaviest_that_is_searched(tmp_path):
+    given = {"data": _rows(tmp_path / "rows.jsonl"), "model": str(_model(tmp_path / "m")), "machine": MACHINE,
+             "matmul": lambda machine: 1e11}  # fmt: skip
+
+    def activations(**options):
+        return plan(**given, options=options).placement.peak.activations
+
+    linears = 2 * 2 * (4 * 64 * 64 + 3 * 64 * 128)  # bytes, layers
+    one_copy, twelve = (activations(**{"training.method": name}) for name in ("loha", "hra"))
+    assert 8 * linears < twelve - one_copy < 12 * linears
+    assert activations(**{"search.methods": ["lora", "hra"]}) >= twelve > activations(**{"search.methods": ["lora"]})
+
+
 def test_a_plan_from_start_to_end(tmp_path):
     answer = _plan(tmp_path, time="10m", price_per_hour="$3", sets=["training.lora.rank=4"])
     assert answer.fits

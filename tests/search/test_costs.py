@@ -7,11 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from foretune.catalogue.methods.measured import step_factor
 from foretune.experience.past import PastRun
-from foretune.search.costs import relative, seconds_per_token
+from foretune.search.costs import relative, seconds_per_token, untried
 from foretune.search.encoding import Encoding
 from foretune.search.past_tasks import PastTask, past_tasks
+from foretune.search.task_prior import build
 from tests.search import synthetic
+from tests.search.synthetic import NEW
 
 GPU = {"accelerators.0.name": "H200"}
 
@@ -59,3 +62,21 @@ def test_a_slower_machine_of_the_same_kind_is_no_dearer_setting() -> None:
     assert np.log(full_over_lora(mixed, accelerated=False)) == pytest.approx(
         np.log(full_over_lora(once, accelerated=False)), abs=0.25
     )
+
+
+def test_a_method_that_no_run_has_tried_costs_what_the_benchmark_says() -> None:
+    rows = [{"method": method} for method in ("lora", "dora", "hira", "of-a-plugin")]
+    dora, hira = (step_factor(method, accelerated=False) for method in ("dora", "hira"))
+    assert 1 < dora < hira
+    expected = np.asarray([1.0, dora, hira, 1.0])
+    assert untried(rows, None) == pytest.approx(expected)
+    assert untried(rows[1:], None) == pytest.approx(expected[1:] / expected[1]), "the first is what others go by"
+    tried = Encoding.of([{"method": "lora"}, {"method": "dora"}])
+    assert untried(rows, tried) == pytest.approx([1.0, 1.0, hira, 1.0]), "earlier runs know better"
+    assert untried(rows, None, accelerated=True) == pytest.approx(1.0)
+
+
+def test_a_search_without_experience_prices_what_it_may_begin() -> None:
+    pool = [{"method": method, "learning_rate": 1e-3, "epochs": 1.0} for method in ("lora", "hira")]
+    prior = build((), synthetic.facts(NEW), pool, 0)
+    assert prior.cost == pytest.approx([1.0, step_factor("hira", accelerated=False)])

@@ -21,7 +21,7 @@ def test_every_method_is_declared_registered_and_has_its_file():
     for name, method in METHODS.items():
         assert method.name == name
         assert method.space().names() == DECLARED[name].space.names()
-    shared = {"base", "registry", "targets", "trainable", "adapter", "attachment", "fused", "share", "hf_peft"}
+    shared = {"base", "registry", "targets", "trainable", "adapter", "attachment", "fused", "kept", "share", "hf_peft"}
     own = {name for name, method in METHODS.items() if _stem(name) in _files("methods", *shared)}
     assert {_stem(name) for name in own} == _files("methods", *shared)
     assert {_stem(name) for name in own} <= _files("catalogue/methods")

@@ -76,8 +76,9 @@ class Layout:
     @property
     def of_default_lora(self) -> Layout:
         """The same for the default LoRA in the place of the method."""
-        plain = {"adapter_rank": 16, "adapter_dropout": False, "keeps_outputs": False}
-        return replace(self, **plain, extra_outputs=0.0, weight_copies=0.0)
+        return replace(
+            self, adapter_rank=16, adapter_dropout=False, keeps_outputs=False, extra_outputs=0.0, weight_copies=0.0
+        )
 
     @property
     def tokens(self) -> float:

@@ -140,7 +140,8 @@ def _token_times(request: ForecastRequest, run: RunSettings) -> tuple[Interval, 
         for one, rows in zip(_DISPATCH_S[layout.device], (run.rows_per_update, _SCORED_TOGETHER), strict=True)
     ]  # fmt: skip
     optimiser = seconds(_UPDATE_BYTES * run.trainable, _TRAFFIC_BYTES_PER_S[layout.device])
-    return train + dispatch[0] + optimiser.times(1 / (run.rows_per_update * row.total)), score + dispatch[1]
+    passes = (train + dispatch[0]).times(run.step_factor)
+    return passes + optimiser.times(1 / (run.rows_per_update * row.total)), score + dispatch[1]
 
 
 def _generation(request: ForecastRequest, score_token: Interval) -> Interval:

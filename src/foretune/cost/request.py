@@ -34,6 +34,8 @@ class RunSettings:
     full: bool = False
     rows_per_update: int = 16
     epochs: float = 3.0
+    step_factor: float = 1.0
+    """What a step of its method takes over one of LoRA with as many parameters"""
 
     def steps(self, rows: int) -> int:
         """Optimiser steps of a full run over ``rows`` rows: whole updates, the last of an epoch may be short."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from foretune.catalogue.methods import resolve
 from foretune.config.resolve import Resolution
 from foretune.config.spec import FitSpec
 from foretune.cost.machine import Machine
@@ -55,7 +56,7 @@ def layout_of(
         dtype=dtype,
         quantize="none" if spec.model.quantize == "auto" else spec.model.quantize,
         device=device,
-        **adapter_layout(config, facts.shapes, dtype),
+        **_heaviest(config, spec.search.methods or (), facts.shapes, dtype),
         longest_row=longest,
         row=row,
         rows_per_update=int(config["rows_per_update"]),
@@ -64,6 +65,13 @@ def layout_of(
     passed = (rows.train + rows.validation) * (row.total if row else longest)
     kept = prefix_states_bytes(facts.shapes, config, spec.memory.prefix_cache, passed * layout.width_bytes)
     return replace(layout, prefix_states_bytes=kept)
+
+
+def _heaviest(config: Mapping[str, Any], methods: Sequence[str], shapes: ModelShapes, dtype: str) -> dict[str, Any]:
+    """What the memory of an adapter depends on: of ``config``, or of any of ``methods`` that is larger in it."""
+    configs = [config, *(resolve({"method": name}) for name in methods)]
+    fields = [adapter_layout(each, shapes, dtype) for each in configs]
+    return {name: max(each[name] for each in fields) for name in fields[0]}
 
 
 def freedom(resolution: Resolution) -> Freedom:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from foretune.catalogue.methods.measured import step_factor
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.catalogue.regularizers import NONE, SETTING, check_kind
 from foretune.catalogue.rules import Advice
@@ -198,7 +199,11 @@ def plan(
     request = ForecastRequest(
         shapes=facts.shapes, machine=machine, rates=rates,
         data=DataSize(train_rows, rows.validation, rows.test, rows.count.row), layout=placement.layout,
-        run=RunSettings(trainable, full, int(advised["rows_per_update"]), float(advised["epochs"])), budget=budget,
+        run=RunSettings(
+            trainable, full, int(advised["rows_per_update"]), float(advised["epochs"]),
+            step_factor(str(advised["method"]), accelerated=device == "cuda"),
+        ),
+        budget=budget,
         baseline=_baseline(facts.shapes, advised),
         selection=selection_work(resolution.fixed_training(), rows, facts.shapes.width),
         evaluation=evaluation_settings(resolution.spec, facts.shapes.kind, rows.task, rows.validation),

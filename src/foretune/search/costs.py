@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from foretune.search.encoding import Encoding, Floats
+from foretune.catalogue.methods.measured import step_factor
+from foretune.search.encoding import NOTHING, Encoding, Floats
 from foretune.search.past_tasks import PastCurve, PastTask
 from foretune.search.trees import grow
 from foretune.seeding import derive
 
+METHOD = "method"
 FEWEST_RUNS = 20
 LARGEST_FACTOR = 8.0
 """Factors beyond are noise of a busy machine."""
@@ -73,6 +75,17 @@ def relative(
         explained = np.split(trees.predict(x), ends)
     found = trees.predict(encoding.table([*rows, against]))
     return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))
+
+
+def untried(
+    rows: Sequence[Mapping[str, float | str]], encoding: Encoding | None, *, accelerated: bool = False
+) -> Floats:
+    """(rows,): factor of the seconds of methods that no earlier run has tried over the first row's, as a benchmark
+    knows them; 1 where both were tried. Without ``encoding`` nothing was."""
+    known = () if encoding is None else dict(encoding.categories).get(METHOD, ())
+    methods = [str(row.get(METHOD, NOTHING)) for row in rows]
+    factors = [1.0 if method in known else step_factor(method, accelerated=accelerated) for method in methods]
+    return np.asarray(factors) / factors[0]
 
 
 def _together(tasks: Sequence[PastTask], accelerated: bool) -> Iterator[list[PastCurve]]:

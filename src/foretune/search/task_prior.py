@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -137,12 +137,13 @@ def build(
     rows = tuple(described(config, facts) for config in pool)
     amount = np.asarray([share_of_rows(config) / share_of_rows(pool[0]) for config in pool])
     by = moved(hints, pool)
+    dearer = partial(costs.untried, rows, accelerated=accelerated)
     if not tasks:
         ones = np.ones(len(pool))
         odds = np.full(len(pool), BASE_RATE)
         alone = shifted(expert(rows), by.shift)
         return TaskPrior(
-            tuple(pool), rows, alone, cost=ones, amount=amount, memory=ones, odds=odds, citations=by.citations
+            tuple(pool), rows, alone, cost=dearer(None), amount=amount, memory=ones, odds=odds, citations=by.citations
         )
     mean = mean or fit(tasks, seed)
     learned = learned or learn(mean)
@@ -155,7 +156,8 @@ def build(
     return TaskPrior(
         pool=tuple(pool), rows=rows, alone=shifted(expert(rows), by.shift), transfer=transfer, bags=bags + by.shift,
         amount=amount,
-        cost=costs.relative(tasks, encoding, costs.seconds_per_token, rows, rows[0], seed, accelerated=accelerated),
+        cost=costs.relative(tasks, encoding, costs.seconds_per_token, rows, rows[0], seed, accelerated=accelerated)
+        * dearer(encoding),
         memory=costs.relative(tasks, encoding, costs.peak_bytes, rows, rows[0], seed, accelerated=accelerated),
         odds=failure_odds(tasks, encoding, rows),
         tasks=len(tasks), runs=sum(len(task.curves) for task in tasks),
