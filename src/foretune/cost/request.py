@@ -35,7 +35,7 @@ class RunSettings:
     rows_per_update: int = 16
     epochs: float = 3.0
     step_factor: float = 1.0
-    """What a step of its method takes over one of LoRA with as many parameters"""
+    """What its method's passes take over LoRA's (`catalogue.methods.measured`)"""
 
     def steps(self, rows: int) -> int:
         """Optimiser steps of a full run over ``rows`` rows: whole updates, the last of an epoch may be short."""

@@ -1,8 +1,8 @@
 """How a run is laid out on a machine before its memory is looked at, and how fast the machine is taken to be.
 
 `plan` asks here for the device, the layout that it wishes for, what of it may change when memory is short
-(`cost.placement` decides), and the speeds it reckons with. Torch-free but for a
-calibration and for methods whose memory no formula tells.
+(`cost.placement` decides), and the speeds it reckons with. Torch-free but for a calibration and for methods whose
+memory no formula tells.
 """
 
 from __future__ import annotations

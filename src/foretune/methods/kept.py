@@ -4,7 +4,7 @@ Some methods keep every layer's output again (DoRA), some a copy of every weight
 reflection). No formula covers them all and their settings, so the method is attached to two layers of random weights
 with the proportions of the real model, then to three, and the bytes that a forward pass keeps are counted at two
 lengths. What a layer keeps for each token is told in outputs of the linear layers, what it keeps whatever the tokens in
-copies of their weights: both carry over to the real width. It takes a second or two, and loads torch.
+copies of their weights: both carry over to the real width. It takes a second (ten for HRA or OSF) and loads torch.
 
 What it does not do: tell the two stacks of an encoder–decoder apart, or count what dropout keeps.
 """
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 AS_LORA = ("lora", "loratrf", "full", "rslora", "loraplus", "pissa", "olora", "eva", "loraga", "adalora", "lorafa")
 """Methods that `cost.memory` counts tensor by tensor, and those that differ from them in start or step alone"""
-WIDEST = 1024
-"""A wider model is stood in for by one of this width"""
+WIDEST = 768
+"""A wider model is stood in for by one of this width: what some methods do grows with its cube"""
 _TOKENS = (32, 160)
 _LAYERS = (2, 3)
 """Their difference is a layer in the middle; of the first, some methods need no backward pass"""
