@@ -8,10 +8,9 @@ state and the backward pass of its mean square. The reference, peft's LoRA on pe
 every method, in alternation, so that a busy machine disturbs both. Seconds are processor time; memory is what autograd
 keeps for the backward pass, parameters left out. Methods that keep many copies of weights end alone where memory ends.
 
-Keys of the summary: ``loratrf_step_ratio`` (LoRATRF with its gate over peft's LoRA at
-about the same parameters), ``shared_with_peft_max_ratio``
-(the largest ratio, over methods of peft that are attached through our code, of a step attached by us and by
-`peft.get_peft_model` alone), ``fused_lora_step_ratio`` (LoRA on the fused path over peft's).
+Keys of the summary: ``loratrf_step_ratio`` (LoRATRF with its gate over peft's LoRA at about the same parameters),
+``shared_with_peft_max_ratio`` (the largest ratio, over methods of peft that are attached through our code, of a step
+attached by us and by `peft.get_peft_model` alone), ``fused_lora_step_ratio`` (LoRA on the fused path over peft's).
 """
 
 from __future__ import annotations

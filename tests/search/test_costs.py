@@ -9,7 +9,7 @@ import pytest
 
 from foretune.catalogue.methods.measured import step_factor
 from foretune.experience.past import PastRun
-from foretune.search.costs import relative, seconds_per_token, untried
+from foretune.search.costs import relative, seconds_per_token, untried_methods
 from foretune.search.encoding import Encoding
 from foretune.search.past_tasks import PastTask, past_tasks
 from foretune.search.task_prior import build
@@ -69,11 +69,11 @@ def test_a_method_that_no_run_has_tried_costs_what_the_benchmark_says() -> None:
     dora, hira = (step_factor(method, accelerated=False) for method in ("dora", "hira"))
     assert 1 < dora < hira
     expected = np.asarray([1.0, dora, hira, 1.0])
-    assert untried(rows, None) == pytest.approx(expected)
-    assert untried(rows[1:], None) == pytest.approx(expected[1:] / expected[1]), "the first is what others go by"
+    assert untried_methods(rows, None) == pytest.approx(expected)
+    assert untried_methods(rows[1:], None) == pytest.approx(expected[1:] / expected[1]), "the first leads"
     tried = Encoding.of([{"method": "lora"}, {"method": "dora"}])
-    assert untried(rows, tried) == pytest.approx([1.0, 1.0, hira, 1.0]), "earlier runs know better"
-    assert untried(rows, None, accelerated=True) == pytest.approx(1.0)
+    assert untried_methods(rows, tried) == pytest.approx([1.0, 1.0, hira, 1.0]), "earlier runs know better"
+    assert untried_methods(rows, None, accelerated=True) == pytest.approx(1.0)
 
 
 def test_a_search_without_experience_prices_what_it_may_begin() -> None:

@@ -12,7 +12,7 @@ from foretune.config.resolve import Resolution, Resolved
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.execution.types import PREFIX_CACHE_BYTES
-from foretune.methods.kept import AS_LORA, kept_beside_lora
+from foretune.methods.kept import kept_beside_lora
 from foretune.methods.share import settings_for
 from foretune.methods.targets import config_targets
 from foretune.methods.trainable import count, countable
@@ -91,9 +91,8 @@ def adapter_layout(config: Mapping[str, Any], shapes: ModelShapes, dtype: str) -
     """
     method = str(config["method"])
     own = declaration(method).own(config)
-    rank, beside = int(config.get(f"{method}.rank", DEFAULT_LORA["lora.rank"])), None
-    if method not in AS_LORA:
-        beside = kept_beside_lora(shapes, config, rank=rank, dtype=dtype)
+    rank = int(config.get(f"{method}.rank", DEFAULT_LORA["lora.rank"]))
+    beside = kept_beside_lora(shapes, config, rank=rank, dtype=dtype)
     return {
         "adapter_rank": rank,
         "extra_outputs": beside.outputs if beside else 0.0,

@@ -77,7 +77,7 @@ def relative(
     return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))
 
 
-def untried(
+def untried_methods(
     rows: Sequence[Mapping[str, float | str]], encoding: Encoding | None, *, accelerated: bool = False
 ) -> Floats:
     """(rows,): factor of the seconds of methods that no earlier run has tried over the first row's, as a benchmark

@@ -137,7 +137,7 @@ def build(
     rows = tuple(described(config, facts) for config in pool)
     amount = np.asarray([share_of_rows(config) / share_of_rows(pool[0]) for config in pool])
     by = moved(hints, pool)
-    dearer = partial(costs.untried, rows, accelerated=accelerated)
+    dearer = partial(costs.untried_methods, rows, accelerated=accelerated)
     if not tasks:
         ones = np.ones(len(pool))
         odds = np.full(len(pool), BASE_RATE)
