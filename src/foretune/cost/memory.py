@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.cost.interval import Interval
 from foretune.cost.operations import RowTokens, shares_head
 from foretune.cost.shapes import CROSS, ModelShapes, Stack
@@ -76,8 +77,9 @@ class Layout:
     @property
     def of_default_lora(self) -> Layout:
         """The same for the default LoRA in the place of the method."""
+        rank, dropout = int(DEFAULT_LORA["lora.rank"]), float(DEFAULT_LORA["lora.dropout"]) > 0
         return replace(
-            self, adapter_rank=16, adapter_dropout=False, keeps_outputs=False, extra_outputs=0.0, weight_copies=0.0
+            self, adapter_rank=rank, adapter_dropout=dropout, keeps_outputs=False, extra_outputs=0.0, weight_copies=0.0
         )
 
     @property
