@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import multiprocessing
 import os
 import resource
@@ -169,19 +170,19 @@ class Bench:
         """A step of a peft method attached by us over one attached by peft alone, on peft's own path."""
         config = configuration(name, self.shapes, equal=True)
         method: Any = get(name)
-        request = method.request(self.model, config, self.arguments.seed)
-        with attached(self.model, config, self.arguments.seed) as attachment:
-            unfuse(attachment.peft_model)
-            ours = [step(attachment.model, self.ids) for _ in range(self.arguments.repeats + 1)][1:]
-        before = {id(buffer) for buffer in self.model.buffers()}
-        plain = get_peft_model(self.model, method.build(request))
+        base = copy.deepcopy(self.model)
+        before = {id(buffer) for buffer in base.buffers()}
+        plain = get_peft_model(base, method.build(method.request(base, config, self.arguments.seed)))
         added = [buffer for buffer in plain.buffers() if id(buffer) not in before]  # VeRA's frozen factors
         for tensor in (*plain.parameters(), *filter(torch.is_floating_point, added)):
-            tensor.data = tensor.data.to(self.model.dtype)
-        theirs = [step(plain.get_base_model(), self.ids) for _ in range(self.arguments.repeats + 1)][1:]
-        self.model = plain.unload()
-        self.model.requires_grad_(False)
-        return median(ours) / median(theirs)
+            tensor.data = tensor.data.to(base.dtype)
+        with attached(self.model, config, self.arguments.seed) as attachment:
+            unfuse(attachment.peft_model)
+            return compared(
+                lambda: step(attachment.model, self.ids),
+                lambda: step(plain.get_base_model(), self.ids),
+                self.arguments.repeats,
+            )
 
     def fused(self) -> float:
         """LoRA on the fused path over peft's own."""
