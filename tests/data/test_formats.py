@@ -80,6 +80,10 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[Turn, ...], tuple[int, ...]]] 
     "source and target": ({"source": "dog", "target": "Hund"}, "source-target", (U("dog"), A("Hund")), (1,)),
     "summaries": ({"document": "long", "summary": "short"}, "source-target", (U("long"), A("short")), (1,)),
     "text and label": ({"text": "t", "label": "x"}, "text-label", (U("t"),), ()),
+    "two texts and a label": ({"premise": "t", "hypothesis": "u", "label": 0}, "text-label", (U("t"), U("u")), ()),
+    "two texts and a label of their own": (
+        {"sentence1": "t", "sentence2": "u", "is_duplicate": True}, "text-label", (U("t"), U("u")), ()
+    ),
     "text": ({"text": "t", "meta": {"a": 1}}, "text", (Turn("text", "t"),), (0,)),
 }  # fmt: skip
 

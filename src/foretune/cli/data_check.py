@@ -35,6 +35,9 @@ def check(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of the second text, where a label is about two.")
+    ] = None,
     system_column: Annotated[str | None, typer.Option(help="Column of the system prompt.")] = None,
     group_column: Annotated[str | None, typer.Option(help="Rows with the same value stay in one split.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
@@ -53,7 +56,7 @@ def check(
 
     columns = Columns(
         prompt=prompt_column, answer=answer_column, label=label_column, text=text_column,
-        task=task_column, group=group_column, split=split_column, system=system_column,
+        pair=pair_column, task=task_column, group=group_column, split=split_column, system=system_column,
     )  # fmt: skip
     files = {"validation": validation, "test": test}
     results = _read_all(source, files, format, columns, task, on_bad_row, quarantine)

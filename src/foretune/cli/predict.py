@@ -23,6 +23,9 @@ def predict(
         Path | None, typer.Option("--output", "-o", help="Where to write JSONL: prompt and answer.")
     ] = None,
     prompt_column: Annotated[str, typer.Option(help="The column that holds the prompt.")] = "prompt",
+    pair_column: Annotated[
+        str | None, typer.Option(help="The column of a second text, for a classifier of pairs.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="The task of every prompt, for an adapter of several.")] = None,
     task_column: Annotated[str | None, typer.Option(help="The column that names each prompt's task.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model's folder or name, if not found.")] = None,
@@ -51,7 +54,7 @@ def predict(
     )  # fmt: skip
     if task is not None and task_column is not None:
         raise UsageError("both --task and --task-column are given.", remedy="Name one of them.")
-    prompts, tasks = _prompts(file, prompt_column, task_column)
+    prompts, tasks = _prompts(file, prompt_column, pair_column, task_column)
     tasks = tasks if task is None else [task] * len(prompts)
     said = predict_rows(system, prompts, base=base, untouched=untouched, settings=settings, tasks=tasks)
     rows = [_row(one) for one in said]
@@ -63,15 +66,21 @@ def predict(
         typer.echo(f"{len(rows)} answers in {output}")
 
 
-def _prompts(file: Path, column: str, task_column: str | None) -> tuple[list[str], list[str]]:
-    """The prompts, and their tasks where a column names them."""
+def _prompts(
+    file: Path, column: str, pair_column: str | None, task_column: str | None
+) -> tuple[list[str | tuple[str, str]], list[str]]:
+    """The prompts (or pairs of texts), and their tasks where a column names them."""
     from foretune.data.columns import Columns
     from foretune.data.read import read
 
     text = file.suffix.lower() == ".txt"
     found = read(file, columns=Columns() if text else Columns(text=column, task=task_column)).examples
     tasks = [row.task or "" for row in found] if task_column is not None else []
-    return [row.turns[0].content for row in found], tasks
+    prompts: list[str | tuple[str, str]] = [row.turns[0].content for row in found]
+    if pair_column is not None:
+        seconds = read(file, columns=Columns(text=pair_column)).examples
+        prompts = [(one.turns[0].content, two.turns[0].content) for one, two in zip(found, seconds, strict=True)]
+    return prompts, tasks
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:

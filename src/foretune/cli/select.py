@@ -36,6 +36,9 @@ def select(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of plain text, or of the text to classify.")] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of the second text, where a label is about two.")
+    ] = None,
     task: Annotated[str | None, typer.Option(help="What the rows are; found from them.")] = None,
     on_bad_row: Annotated[
         Literal["error", "quarantine"], typer.Option(help="Stop at bad rows, or set them aside.")
@@ -63,7 +66,9 @@ def select(
 
     names_in(method)
     wanted, fields = parse_keep(keep), _fields(sets or [])
-    columns = Columns(prompt=prompt_column, answer=answer_column, label=label_column, text=text_column)
+    columns = Columns(
+        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, pair=pair_column
+    )
     found, pool = job_of.read_pool(data, columns=columns, task=task, format=format, on_bad_row=on_bad_row)
     job = job_of.SelectionJob(
         examples=pool, task=found.task, method=method, keep=wanted, target=other_rows(target, found.task),

@@ -74,6 +74,7 @@ DATA = Group("Data", (
     _S("answer_column", "data.columns.answer", "Column of the answer that is trained on."),
     _S("label_column", "data.columns.label", "Column of the class name or number."),
     _S("text_column", "data.columns.text", "Column of plain text, or of the text to classify."),
+    _S("pair_column", "data.columns.pair", "Column of the second text, where a label is about two."),
     _S("group_column", "data.columns.group", "Column whose equal values stay in one split."),
     _S("split_column", "data.columns.split", "Column that says train, validation or test."),
     _S("task", "data.task", "What is learnt; found from the rows when not given."),

@@ -61,7 +61,9 @@ class ColumnNames(Section):
     label: str | None = None
     """Column of the class name or number."""
     text: str | None = None
-    """Column of plain text that is trained on whole."""
+    """Column of plain text that is trained on whole, or of the text to classify."""
+    pair: str | None = None
+    """Column of the second text, where a label is about two (premise and hypothesis)."""
     task: str | None = None
     """Column that names the task of a row, where several are mixed."""
     group: str | None = None

@@ -152,6 +152,8 @@ def _labelled(rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence
     members = [rows[chosen[number]] for number in group]
     ids, positions, segments = _grid([row.ids for row in members], pad_id)
     labels = [row.label for row in members]
+    starts = [row.pair_start or ids.shape[1] for row in members]
+    in_pair = (positions >= _tensor(starts)[:, None]) & (segments != PADDING)
     real = any(isinstance(label, float) for label in labels)
     return MicroBatch(
         ids=ids,
@@ -161,6 +163,7 @@ def _labelled(rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence
         labels=torch.tensor(labels, dtype=torch.float32 if real else torch.int64),
         row=_tensor(list(group)),
         rows=tuple(chosen[number] for number in group),
+        types=in_pair.long() if any(row.pair_start for row in members) else None,
     )
 
 

@@ -23,6 +23,8 @@ class Columns:
     answer: str | None = None
     label: str | None = None
     text: str | None = None
+    pair: str | None = None
+    """The second text, where a label is about two"""
     task: str | None = None
     group: str | None = None
     split: str | None = None

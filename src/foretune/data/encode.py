@@ -4,7 +4,8 @@
 causal, conversation   `foretune.data.template`: chat template or plain layout
 causal, labelled row   the label's name (or the number) is the answer of a conversation
 causal, plain text     bos + text + eos; every token but the first is trained
-encoder, labelled row  the tokenizer's own special tokens; no target token, ``label`` is trained
+encoder, labelled row  the tokenizer's own special tokens; no target token, ``label`` is trained. A pair of texts is
+                       given to the tokenizer as a pair: its separators and token types, the longer text cut first
 seq2seq                ``ids`` feed the encoder, ``decoder_ids`` are trained (language codes as the tokenizer sets)
 =====================  ==============================================================================
 
@@ -19,12 +20,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from foretune.catalogue.models import ModelKind
+from foretune.data.encoder_inputs import cut_inputs
 from foretune.data.example import Example, Turn
 from foretune.data.layout import TurnLayout, encode_texts, layout_of, single_bos
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, label_text, where
@@ -61,6 +63,8 @@ class EncodedRow:
     """Prompt (or encoder) tokens cut"""
     cut: int = 0
     """Answer tokens cut; the end of turn is then not trained"""
+    pair_start: int = 0
+    """Where the second text of a pair begins for a tokenizer that tells the two apart by token types; else 0"""
     task: int | None = None
     """Number of its task (`foretune.data.tasks`), where rows have one"""
 
@@ -129,7 +133,7 @@ def inference_ids(
     """
     if kind != "causal":
         limit = {} if context_tokens is None else {"truncation": True, "max_length": context_tokens}
-        return _ids(tokenizer(example.prompt, verbose=False, **limit)["input_ids"])
+        return _ids(tokenizer(*(example.pair or [example.prompt]), verbose=False, **limit)["input_ids"])
     layout = layout or layout_of(tokenizer, plain=plain)
     example = as_conversation(example)
     if is_text(example):
@@ -256,19 +260,6 @@ def _text_row(
     return EncodedRow(kept, np.arange(len(kept)) > 0, min(1, len(kept)), len(said.encode()), cut=cut)
 
 
-def _cut_inputs(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], context: int) -> list[tuple[list[int], int]]:
-    """Encoder inputs with the tokenizer's special tokens, and how many tokens its truncation took."""
-    options: dict[str, Any] = {"padding": False, "return_attention_mask": False, "verbose": False}
-    full = tokenizer(list(texts), truncation=False, **options)["input_ids"]
-    long = [i for i, ids in enumerate(full) if len(ids) > context]
-    cut = [(list(ids), 0) for ids in full]
-    if long:
-        shorter = tokenizer([texts[i] for i in long], truncation=True, max_length=context, **options)["input_ids"]
-        for i, ids in zip(long, shorter, strict=True):
-            cut[i] = (list(ids), len(full[i]) - len(ids))
-    return cut
-
-
 def _encoder(
     examples: Sequence[Example],
     first: int,
@@ -278,10 +269,17 @@ def _encoder(
     context: int,
 ) -> list[EncodedRow]:
     numbers = [label_number(example, first + i, task, labels) for i, example in enumerate(examples)]
-    inputs = _cut_inputs(tokenizer, [example.prompt for example in examples], context)
     return [
-        EncodedRow(_ids(ids), np.zeros(len(ids), np.bool_), len(ids), 0, label=number, truncated=truncated)
-        for (ids, truncated), number in zip(inputs, numbers, strict=True)
+        EncodedRow(
+            ids=_ids(read.ids),
+            target_mask=np.zeros(len(read.ids), np.bool_),
+            prompt_length=len(read.ids),
+            answer_bytes=0,
+            label=number,
+            truncated=read.truncated,
+            pair_start=read.pair_start,
+        )
+        for read, number in zip(cut_inputs(tokenizer, examples, context), numbers, strict=True)
     ]
 
 
@@ -299,24 +297,24 @@ def _seq2seq(
     for i, example in enumerate(examples):
         if not example.targets and example.label is None:
             raise DataError("the row has no answer to train on.", place=where(example, first + i))
-    inputs = _cut_inputs(tokenizer, [example.prompt for example in examples], context)
+    inputs = cut_inputs(tokenizer, examples, context)
     answers = [example.answer if example.targets else label_text(example.label) for example in examples]
     decoded = tokenizer(text_target=answers, padding=False, truncation=False, verbose=False)["input_ids"]
     rows = []
-    for (ids, truncated), answer, target, number in zip(inputs, answers, decoded, numbers, strict=True):
+    for read, answer, target, number in zip(inputs, answers, decoded, numbers, strict=True):
         whole = _ended(list(target), int(tokenizer.eos_token_id))
         kept = _ids(whole[:context])
         cut = len(whole) - len(kept)
         said = str(tokenizer.decode(kept, skip_special_tokens=True)) if cut else answer
         rows.append(
             EncodedRow(
-                ids=_ids(ids),
-                target_mask=np.zeros(len(ids), np.bool_),
-                prompt_length=len(ids),
+                ids=_ids(read.ids),
+                target_mask=np.zeros(len(read.ids), np.bool_),
+                prompt_length=len(read.ids),
                 answer_bytes=len(said.encode()),
                 label=number,
                 decoder_ids=kept,
-                truncated=truncated,
+                truncated=read.truncated,
                 cut=cut,
             )
         )

@@ -1,8 +1,9 @@
 """The one internal form of a row of data, whatever file format it came from.
 
 An example is a conversation whose last turn is usually the answer; ``targets`` names the turns that are trained
-on. Classification and regression rows hold one user turn and a ``label``; translation rows are a user turn and
-an assistant turn. Plain text is a single turn with role ``text`` that is trained on whole.
+on. Classification and regression rows hold one user turn, or two where the label is about a pair of texts, and a
+``label``; translation rows are a user turn and an assistant turn. Plain text is a single turn with role ``text`` that
+is trained on whole.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ class Example:
         if self.turns and self.turns[0].role == "text":
             return self.turns[0].content
         return "\n".join(turn.content for turn in self.turns[:last])
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The two texts that a row's label is about; None where it is about one text and for rows with answers."""
+        if self.targets or [turn.role for turn in self.turns[-2:]] != ["user", "user"]:
+            return None
+        return "\n".join(turn.content for turn in self.turns[:-1]), self.turns[-1].content
 
     @property
     def answer(self) -> str:

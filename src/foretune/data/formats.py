@@ -32,17 +32,20 @@ class Layout:
     context: str | None = None
     answer: str | None = None
     text: str | None = None
+    pair: str | None = None
     label: str | None = None
     system: str | None = None
 
     def used(self) -> set[str]:
         """The columns that are read."""
-        names = (self.turns, self.prompt, self.context, self.answer, self.text, self.label, self.system)
+        names = (
+            self.turns, self.prompt, self.context, self.answer, self.text, self.pair, self.label, self.system,
+        )  # fmt: skip
         return {name for name in names if name is not None}
 
     def text_columns(self) -> tuple[str, ...]:
         """The columns that hold text, in which numbers are accepted only if all rows have numbers."""
-        return tuple(n for n in (self.prompt, self.context, self.answer, self.text) if n is not None)
+        return tuple(n for n in (self.prompt, self.context, self.answer, self.text, self.pair) if n)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,11 @@ QUESTION_ANSWER = ("answer", "answers", "response")
 PAIRS = (("source", "target"), ("src", "tgt"), ("document", "summary"), ("article", "highlights"),
          ("dialogue", "summary"), ("text", "summary"))  # fmt: skip
 TEXTS = ("text", "sentence", "review", "content", "tweet", "comment", "title")
+TEXT_PAIRS = (("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
+              ("sentence_a", "sentence_b"), ("text_a", "text_b"), ("text1", "text2"), ("question", "sentence"),
+              ("query", "passage"), ("query", "document"))  # fmt: skip
 LABELS = ("label_text", "label", "labels", "class", "category", "sentiment", "intent", "rating", "stars", "score")
+PAIR_LABELS = ("gold_label", "is_duplicate", "similarity", "similarity_score", "relevance", "entailment")
 
 
 def _first(row: Raw, said: str | None, usual: Sequence[str]) -> str | None:
@@ -83,7 +90,7 @@ def _turns(row: Raw, keys: tuple[str, str]) -> str | None:
 
 
 def _said_others(columns: Columns) -> bool:
-    return any((columns.prompt, columns.answer, columns.text, columns.label))
+    return any((columns.prompt, columns.answer, columns.text, columns.pair, columns.label))
 
 
 def _find_messages(row: Raw, columns: Columns) -> Layout | None:
@@ -98,7 +105,7 @@ def _find_sharegpt(row: Raw, columns: Columns) -> Layout | None:
 
 def _find_translation(row: Raw, columns: Columns) -> Layout | None:
     pair = row.get("translation")
-    if not isinstance(pair, Mapping) or columns.text or columns.label:
+    if not isinstance(pair, Mapping) or columns.text or columns.pair or columns.label:
         return None
     languages = list(pair)
     source, target = _bare(columns.prompt), _bare(columns.answer)
@@ -132,7 +139,11 @@ def _find_pair(
     name: str, prompts: Sequence[str], answers: Sequence[str], contexts: Sequence[str] = ()
 ) -> Callable[[Raw, Columns], Layout | None]:
     def find(row: Raw, columns: Columns) -> Layout | None:
-        if columns.label is not None or (columns.text is not None and columns.answer is None):
+        if (
+            columns.label is not None
+            or columns.pair is not None
+            or (columns.text is not None and columns.answer is None)
+        ):
             return None
         prompt = _first(row, columns.prompt or columns.text, prompts)
         answer = _first(row, columns.answer, answers)
@@ -152,13 +163,29 @@ def _find_source_target(row: Raw, columns: Columns) -> Layout | None:
 def _find_labelled(row: Raw, columns: Columns) -> Layout | None:
     if columns.answer is not None:
         return None
-    text = _first(row, columns.text or columns.prompt, TEXTS)
-    label = _first(row, columns.label, [name for name in LABELS if name != text])
-    return Layout("text-label", text=text, label=label) if text and label else None
+    text, pair = _find_text_pair(row, columns)
+    labels = (*LABELS, *PAIR_LABELS) if pair else LABELS
+    label = _first(row, columns.label, [name for name in labels if name not in (text, pair)])
+    return Layout("text-label", text=text, pair=pair, label=label) if text and label else None
+
+
+def _find_text_pair(row: Raw, columns: Columns) -> tuple[str | None, str | None]:
+    """The column of the text that is labelled, and that of a second text."""
+    text = columns.text or columns.prompt
+    if columns.pair is not None:
+        firsts = [first for first, second in TEXT_PAIRS if second == columns.pair]
+        found = _first(row, text, [name for name in (*firsts, *TEXTS) if name != columns.pair])
+        return found, columns.pair if has(row, columns.pair) else None
+    if text is not None:
+        return (text if has(row, text) else None), None
+    for first, second in TEXT_PAIRS:
+        if first in row and second in row:
+            return first, second
+    return _first(row, None, TEXTS), None
 
 
 def _find_text(row: Raw, columns: Columns) -> Layout | None:
-    if columns.answer or columns.label or columns.prompt:
+    if columns.answer or columns.label or columns.prompt or columns.pair:
         return None
     text = _first(row, columns.text, ("text",))
     return Layout("text", text=text) if text else None
@@ -236,7 +263,8 @@ def _convert_labelled(row: Raw, layout: Layout) -> Draft:
         raise Refused(f"{layout.label!r} is empty: the row has no label")
     if not isinstance(label, str | int | float):
         raise Refused(f"{layout.label!r} holds {described(label)}, not one label")
-    return _with_system(Draft((Turn("user", text),), label=label), row, layout)
+    texts = (text,) if layout.pair is None else (text, plain(row, layout.pair))
+    return _with_system(Draft(tuple(Turn("user", text) for text in texts), label=label), row, layout)
 
 
 def _convert_text(row: Raw, layout: Layout) -> Draft:
@@ -269,7 +297,7 @@ FORMATS: dict[str, Format] = {
         _convert_pair,
     ),
     "source-target": Format('{"source": …, "target": …}', _find_source_target, _convert_pair),
-    "text-label": Format('{"text": …, "label": …}', _find_labelled, _convert_labelled),
+    "text-label": Format('{"text": …, "label": …}, or two texts and a label', _find_labelled, _convert_labelled),
     "text": Format('{"text": …}', _find_text, _convert_text),
 }
 
@@ -332,5 +360,6 @@ def _no_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place: 
     return DataError(
         f"no known row format fits; {seen}.",
         place=place,
-        remedy="Say which hold what: --prompt-column and --answer-column, or --text-column and --label-column.",
+        remedy="Say which hold what: --prompt-column and --answer-column, or --text-column and --label-column (and "
+        "--pair-column, where the label is about two texts).",
     )

@@ -17,6 +17,7 @@ from typing import Any
 from foretune.data.conversations import Draft
 from foretune.data.example import TASKS, Task, Turn
 from foretune.data.problems import Refused
+from foretune.data.row_label import asked
 from foretune.errors import DataError, Place, UsageError
 
 MOST_NUMBER_CLASSES = 20
@@ -76,7 +77,7 @@ def _with_labels(labels: list[Any], task: Task | None, typed: bool) -> Verdict:
     if task == "generation":
         return Verdict(task, _label_as_answer)
     if task == "language-modelling":
-        return Verdict(task, lambda draft: Draft((Turn("text", draft.turns[-1].content),), targets=(0,)))
+        return Verdict(task, lambda draft: Draft((Turn("text", asked(draft.turns)[-1].content),), targets=(0,)))
     guessed, notes = guess_labels(labels, typed=typed)
     chosen = task or guessed
     if chosen == "classification" and _is_number_column(labels, typed):
@@ -178,7 +179,7 @@ def _finish_label(draft: Draft, task: Task, *, numbers: bool = False) -> Draft:
 
 
 def _label_as_answer(draft: Draft) -> Draft:
-    turns = (*draft.turns, Turn("assistant", _class_name(draft.label, False)))
+    turns = (*asked(draft.turns), Turn("assistant", _class_name(draft.label, False)))
     return Draft(turns, targets=(len(turns) - 1,))
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from foretune.data.problems import Refused
+from foretune.data.problems import NOT_UTF8, Refused, conversion
 from foretune.errors import DataError, Place
 
 LONGEST_LINE_BYTES = 64 * 2**20
@@ -98,7 +98,7 @@ def decoded(line: Line) -> str:
     except UnicodeDecodeError as error:
         column = len(line.content[: error.start].decode("utf-8")) + 1
         byte = line.content[error.start]
-        raise Refused(f"byte 0x{byte:02x} is not UTF-8 (is the file in another encoding?)", column) from None
+        raise Refused(f"byte 0x{byte:02x} {NOT_UTF8} (is the file in another encoding?)", column) from None
 
 
 def _skip_line(stream: BinaryIO) -> bool:
@@ -144,7 +144,7 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
         raise DataError(
             "this file is UTF-16 (or UTF-32) text; Foretune reads UTF-8.",
             place=Place(path),
-            remedy=f"Convert it: iconv -f UTF-16 -t UTF-8 '{path.name}' > utf8-{path.name}",
+            remedy=f"Convert it: {conversion(path, 'UTF-16')}",
         )
 
 

@@ -29,6 +29,16 @@ class Refused(Exception):
         self.column = column
 
 
+NOT_UTF8 = "is not UTF-8"
+"""Part of what is said of a byte of another encoding"""
+
+
+def conversion(path: Path | str, encoding: str) -> str:
+    """The command that writes a file again as UTF-8."""
+    name = Path(path).name
+    return f"iconv -f {encoding} -t UTF-8 '{name}' > utf8-{name}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is wrong, and where."""
@@ -71,10 +81,12 @@ def refusal(path: Path | str, problems: Sequence[Problem], rows_read: int) -> Da
     listed = "\n".join(f"  {problem}" for problem in problems[:PROBLEMS_SHOWN])
     rest = len(problems) - PROBLEMS_SHOWN
     more = f"\n  … and {rest:,} more" if rest > 0 else ""
+    foreign = sum(NOT_UTF8 in problem.what for problem in problems) > len(problems) / 2
+    convert = f"If the file is in another encoding, convert it: {conversion(path, 'WINDOWS-1252')}\n" if foreign else ""
     return DataError(
         f"{len(problems):,} of {rows_read:,} rows cannot be used:\n{listed}{more}",
         place=Place(path),
-        remedy="\nCorrect these rows, or set them aside with --on-bad-row quarantine.",
+        remedy=f"\n{convert}Correct these rows, or set them aside with --on-bad-row quarantine.",
     )
 
 

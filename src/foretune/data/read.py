@@ -280,7 +280,7 @@ def _layout_notes(layout: Layout) -> tuple[str, ...]:
         other_way = f"--prompt-column {target} --answer-column {source}"
         return (f"translated from {source!r} into {target!r}; the other way round: {other_way}.",)
     parts = {"prompt": layout.prompt, "context": layout.context, "answer": layout.answer}
-    parts |= {"text": layout.text, "label": layout.label, "system": layout.system}
+    parts |= {"text": layout.text, "pair": layout.pair, "label": layout.label, "system": layout.system}
     said = ", ".join(f"{purpose} = {name!r}" for purpose, name in parts.items() if name)
     return (f"columns: {said}.",) if said else ()
 

@@ -50,8 +50,20 @@ def as_conversation(example: Example) -> Example:
     """A labelled row as a conversation whose trained answer is the label's name; other rows unchanged."""
     if example.targets or example.label is None:
         return example
-    turns = tuple(Turn("user", turn.content) if turn.role == "text" else turn for turn in example.turns)
+    turns = asked(example.turns)
     return replace(example, turns=(*turns, Turn("assistant", label_text(example.label))), targets=(len(turns),))
+
+
+def asked(turns: Sequence[Turn]) -> tuple[Turn, ...]:
+    """Turns as a question to a language model: plain text is asked by the user, a pair of texts in one turn."""
+    made: list[Turn] = []
+    for turn in turns:
+        role = "user" if turn.role == "text" else turn.role
+        if made and made[-1].role == role == "user":
+            made[-1] = Turn("user", f"{made[-1].content}\n\n{turn.content}")
+        else:
+            made.append(Turn(role, turn.content))
+    return tuple(made)
 
 
 def is_text(example: Example) -> bool:

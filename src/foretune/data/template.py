@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from foretune.data.example import Example, Turn
 from foretune.data.layout import RENDER_ERRORS, TurnLayout, encode_texts, layout_of, messages_of, render, single_bos
-from foretune.data.row_label import label_text, where
+from foretune.data.row_label import asked, label_text, where
 from foretune.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -303,16 +303,12 @@ def prompt_with_examples(example: Example, shots: Sequence[Example]) -> Example:
     for shot in shots:
         if not shot.targets and shot.label is None:
             raise UsageError("an example without an answer cannot be shown as solved.", place=shot.place)
-        question = shot.turns[: shot.targets[-1]] if shot.targets else shot.turns
-        shown += [_asked(turn) for turn in question if turn.role != "system"]
+        question = shot.turns[: shot.targets[-1]] if shot.targets else asked(shot.turns)
+        shown += [turn for turn in question if turn.role != "system"]
         shown.append(Turn("assistant", label_text(shot.label) if not shot.targets else shot.answer))
-    own = [_asked(turn) for turn in turns[len(system) :]]
+    own = turns[len(system) :] if example.targets else asked(turns[len(system) :])
     return replace(
         example,
         turns=(*system, *shown, *own),
         targets=tuple(target + len(shown) for target in example.targets),
     )
-
-
-def _asked(turn: Turn) -> Turn:
-    return Turn("user", turn.content) if turn.role == "text" else turn

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from foretune.data.encode import EncodedRow
 
-FORMAT = 2
+FORMAT = 3
 """Raised whenever the tokens or the file layout change for the same input."""
 _DIGEST = "digest"
 _KEY_LENGTH = 32
@@ -134,6 +134,7 @@ def _flatten(rows: Sequence[EncodedRow]) -> Arrays:
             row.cut,
             -1 if row.decoder_ids is None else len(row.decoder_ids),
             -1 if not isinstance(row.label, int) else row.label,
+            row.pair_start,
         ]
         for row in rows
     ]
@@ -141,7 +142,7 @@ def _flatten(rows: Sequence[EncodedRow]) -> Arrays:
         "ids": np.concatenate([no_ids, *(row.ids for row in rows)]),
         "mask": np.concatenate([np.zeros(0, np.bool_), *(row.target_mask for row in rows)]).astype(np.uint8),
         "decoder": np.concatenate([no_ids, *decoders]),
-        "table": np.asarray(table, dtype=np.int64).reshape(len(rows), 7),
+        "table": np.asarray(table, dtype=np.int64).reshape(len(rows), 8),
         "value": np.asarray([row.label if isinstance(row.label, float) else np.nan for row in rows], dtype=np.float64),
     }
 
@@ -152,7 +153,7 @@ def _unflatten(arrays: Arrays) -> list[EncodedRow]:
     rows = []
     at = decoder_at = 0
     for numbers, value in zip(arrays["table"].tolist(), arrays["value"].tolist(), strict=True):
-        length, prompt_length, answer_bytes, truncated, cut, decoder, class_number = numbers
+        length, prompt_length, answer_bytes, truncated, cut, decoder, class_number, pair_start = numbers
         label = class_number if class_number >= 0 else (None if np.isnan(value) else value)
         target = None if decoder < 0 else arrays["decoder"][decoder_at : decoder_at + decoder].copy()
         rows.append(
@@ -165,6 +166,7 @@ def _unflatten(arrays: Arrays) -> list[EncodedRow]:
                 decoder_ids=target,
                 truncated=truncated,
                 cut=cut,
+                pair_start=pair_start,
             )
         )
         at += length

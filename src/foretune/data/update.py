@@ -59,6 +59,8 @@ class MicroBatch:
     """(batch, decoder time) int64 for encoder–decoders; ``target_index`` then refers to decoder positions"""
     token_weights: torch.Tensor | None = None
     """(targets,) float: weights from a regularizer, or None for ones"""
+    types: torch.Tensor | None = None
+    """(batch, time) int64: 1 at the second text of a pair, for encoders that tell the two apart; else None"""
     tasks: torch.Tensor | None = None
     """Task numbers for methods that read them: (batch, time) int64 when packed, (batch,) when padded; else None"""
 
@@ -88,6 +90,7 @@ class MicroBatch:
             row=moved(self.row),
             decoder_ids=None if self.decoder_ids is None else moved(self.decoder_ids),
             token_weights=None if self.token_weights is None else moved(self.token_weights),
+            types=None if self.types is None else moved(self.types),
             tasks=None if self.tasks is None else moved(self.tasks),
         )
 

@@ -1,8 +1,8 @@
 """Rows back into a file: the user's own lines where they came from JSON lines, else a form that `read` reads back.
 
 A selected file should look like the file it was selected from. Where a row has no line of its own to copy (a table,
-a folder of another format), it is written as ``messages``, ``text`` and ``label``, or ``text``; split, task and group
-go along as columns of these names.
+a folder of another format), it is written as ``messages``, ``text`` and ``label`` (with ``text_pair`` for a pair), or
+``text``; split, task and group go along as columns of these names.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def _own_lines(examples: Sequence[Example]) -> list[str] | None:
 def as_row(row: Example) -> dict[str, Any]:
     """A row as a JSON object that `read` takes for the same row."""
     more = {name: value for name in ("split", "task", "group") if (value := getattr(row, name)) is not None}
+    if row.label is not None and row.pair is not None:
+        return {"text": row.pair[0], "text_pair": row.pair[1], "label": row.label, **more}
     if row.label is not None:
         return {"text": row.prompt, "label": row.label, **more}
     if row.turns and row.turns[0].role == "text":

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from foretune.catalogue.models import ModelKind
 from foretune.cost.operations import RowTokens
+from foretune.data.row_label import asked
 from foretune.errors import ModelError, Place
 from foretune.seeding import generator
 
@@ -204,8 +205,8 @@ def _head_tokens(sample: Sequence[Example], write: Writer | None, counter: Any, 
 
 def _before_answer(example: Example, write: Writer | None) -> str:
     """What the model reads before the first answer that is trained."""
-    end = example.targets[0] if example.targets else len(example.turns)
-    messages = [{"role": turn.role, "content": turn.content} for turn in example.turns[:end]]
+    turns = example.turns[: example.targets[0]] if example.targets else asked(example.turns)
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     text = None if write is None else _written(write, messages, prompt=True)
     return "\n".join(message["content"] for message in messages) if text is None else text
 

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from foretune.catalogue.languages import Languages, parse_pair
-from foretune.catalogue.models import ModelReference
+from foretune.catalogue.models import ModelKind, ModelReference
 from foretune.data.example import Example, Turn
-from foretune.data.row_label import LABELLED
+from foretune.data.row_label import LABELLED, asked
 from foretune.data.translation import instructed, prefix_for
 from foretune.errors import ModelError, Place, UsageError
 from foretune.evaluation.base import Answer, MetricResult
@@ -57,6 +57,7 @@ class Settings:
 class Evaluation:
     """Scores of a system on a file, and what they are beside the base model's."""
 
+    kind: ModelKind
     scores: dict[str, MetricResult]
     base: dict[str, MetricResult]
     """Empty where the system is no adapter"""
@@ -116,7 +117,7 @@ def evaluate_rows(
         answers = bench.answers(bench.network, SPLIT, rows, generation=generation)
         scores = {wanted.name: wanted.score(answers) for wanted in chosen}
         if adapted is None:
-            return Evaluation(scores, {}, {}, tuple(answers))
+            return Evaluation(bench.kind, scores, {}, {}, tuple(answers))
         with adapted.disable_adapter():
             untouched = bench.answers(bench.network, SPLIT, rows, generation=generation)
     before = {wanted.name: wanted.score(untouched) for wanted in chosen}
@@ -127,7 +128,7 @@ def evaluate_rows(
         )
         for wanted in chosen
     }
-    return Evaluation(scores, before, comparisons, tuple(answers))
+    return Evaluation(bench.kind, scores, before, comparisons, tuple(answers))
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class Prediction:
 
 def predict_rows(
     name: str,
-    prompts: Sequence[str],
+    prompts: Sequence[str | tuple[str, str]],
     *,
     base: Path | str | None = None,
     untouched: bool = False,
@@ -149,6 +150,8 @@ def predict_rows(
     tasks: Sequence[str] = (),
 ) -> list[Prediction]:
     """What system ``name`` says to every prompt (its base alone when ``untouched``). See `opened` for errors.
+
+    A prompt is a text, or the two texts that a label is about.
 
     ``tasks`` names every prompt's task for an adapter of several; without, its default answers.
     """
@@ -165,7 +168,7 @@ def predict_rows(
         with adapted.disable_adapter() if untouched else nullcontext():
             if bench.kind != "encoder":
                 texts = bench.write(bench.network, bench.split(SPLIT).examples)
-                return [Prediction(prompt, text or "") for prompt, text in zip(prompts, texts, strict=True)]
+                return [Prediction(row.prompt, text or "") for row, text in zip(examples, texts, strict=True)]
             answers = bench.answers(bench.network, SPLIT, range(len(prompts)), generation=False)
         return [Prediction(row.prompt, row.prediction or "", row.probability) for row in answers]
 
@@ -194,11 +197,12 @@ def known_task(name: str) -> str | None:
     return read_record(Path(name)).data.task if (Path(name) / RESULT).is_file() else None
 
 
-def _unanswered(prompt: str, label: str | float | None) -> Example:
+def _unanswered(prompt: str | tuple[str, str], label: str | float | None) -> Example:
     """A prompt as a row. A classifier's row needs a label, which is not read."""
+    turns = tuple(Turn("user", text) for text in ((prompt,) if isinstance(prompt, str) else prompt))
     if label is not None:
-        return Example((Turn("user", prompt),), label=label)
-    return Example((Turn("user", prompt), Turn("assistant", "")), targets=(1,))
+        return Example(turns, label=label)
+    return Example((*asked(turns), Turn("assistant", "")), targets=(1,))
 
 
 def _label_task(source: Source | None, name: str, settings: Settings) -> str:

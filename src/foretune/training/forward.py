@@ -228,7 +228,8 @@ class Network:
         if self.reads_tasks:
             self.model.foretune_tasks.ids = batch.tasks
         if self.kind == "encoder":
-            logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask).logits
+            types = {} if batch.types is None else {"token_type_ids": batch.types}
+            logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask, **types).logits
             return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)
         if self.kind == "seq2seq":
             hidden = self._seq2seq_hidden(batch)
