@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ from foretune.data.formats import FORMATS
 from foretune.data.sources import READERS
 from foretune.errors import EXIT_CODES
 from foretune.evaluation.metrics import METRICS
+from foretune.report.commands import usage_commands
+from foretune.report.record import ExportInfo
 from tests.structure.source import REPOSITORY
 
 DOCUMENTS = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
@@ -80,6 +84,18 @@ def test_commands_and_options_in_documents_exist(path):
             options = {option for parameter in known[name].params for option in parameter.opts}
             used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)} - {"--help"}
             assert used <= options, (path, words, used - options)
+
+
+@pytest.mark.parametrize("kind", ["causal", "encoder"])
+@pytest.mark.parametrize("export", ["adapter", "full", "merged", "gguf"])
+def test_commands_that_a_run_hands_over_are_accepted(kind, export, record):
+    changed = replace(record, model=replace(record.model, kind=kind), exports=(ExportInfo(export, "my adapter", True),))
+    changed = replace(changed, trials=tuple(replace(one, config={"method": "dora"}) for one in changed.trials))
+    lines = [line for _, text in usage_commands(changed) for line in text.splitlines() if line.startswith("foretune ")]
+    assert lines or export in ("merged", "gguf")
+    for line in lines:
+        _, name, *arguments = shlex.split(line)
+        _commands()[name].make_context(name, arguments)  # parses; raises what a user would see
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)

@@ -33,6 +33,9 @@ def evaluate(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text to classify.")] = None,
+    pair_column: Annotated[
+        str | None, typer.Option(help="Column of the second text, where a label is about two.")
+    ] = None,
     task_column: Annotated[
         str | None, typer.Option(help="Column that names each row's task, for an adapter of several.")
     ] = None,
@@ -51,7 +54,7 @@ def evaluate(
     from foretune.data.columns import Columns
     from foretune.data.corpora import locate
     from foretune.data.read import read
-    from foretune.evaluation.metrics import default_metric, metric
+    from foretune.evaluation.metrics import ROW_LOSS_UNITS, default_metric, metric
     from foretune.files import canonical_json, write_text
     from foretune.fit.systems import Settings, evaluate_rows, known_languages, known_task
 
@@ -59,8 +62,8 @@ def evaluate(
         metric(name)
     pair = known_languages(system) if languages is None else parse_pair(languages)
     columns = Columns(
-        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, task=task_column,
-        languages=pair,
+        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, pair=pair_column,
+        task=task_column, languages=pair,
     )  # fmt: skip
     found = read(locate(data), columns=columns, task=task or known_task(system))
     part, examples = _part(found.examples, split, data)
@@ -80,7 +83,9 @@ def evaluate(
         return
     typer.echo(f"{system} on {len(examples)} {part}rows of {data} ({found.task})")
     for name, score in result.scores.items():
-        typer.echo(f"  {name:18} {score.value:.4g} ± {score.standard_error:.2g} {metric(name).unit}")
+        by_row = name == "loss" and result.kind == "encoder"
+        unit = ROW_LOSS_UNITS[found.task] if by_row else metric(name).unit
+        typer.echo(f"  {name:18} {score.value:.4g} ± {score.standard_error:.2g} {unit}")
         if name in result.comparisons:
             typer.echo(f"  {'':18} {_sentence(result, name)}")
 

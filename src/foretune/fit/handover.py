@@ -51,7 +51,7 @@ def _deployed(session: Session, form: Any, prepared: Prepared) -> ExportInfo:
 def hand_over(session: Session, result: RunRecord, core: AskTell) -> RunRecord:
     """Write card and report, then the record, whose presence says that the run is finished."""
     folder = session.folder
-    write_card(folder.adapter, result)
+    write_card(folder.adapter, result, adapter=result.exports[0].kind == "adapter")
     write_report(folder.root, result)
     write_json(folder.root / "search.json", core.state())
     write_record(folder.root, result)

@@ -45,11 +45,10 @@ def short_name(record: RunRecord) -> str:
 
 def _ours(export: ExportInfo, record: RunRecord) -> list[tuple[str, str]]:
     folder = shlex.quote(export.folder)
+    answer = f"foretune predict {folder} prompts.txt --output answers.jsonl"
     if record.model.kind == "encoder":
-        return [("Answer a file", f"foretune predict questions.jsonl --adapter {folder}")]
-    return [
-        ("Talk to it, or answer a file", f"foretune chat {folder}\nforetune predict questions.jsonl --adapter {folder}")
-    ]
+        return [("Answer a file", answer)]
+    return [("Talk to it, or answer a file", f"foretune chat {folder}\n{answer}")]
 
 
 def _python(record: RunRecord, folder: str, *, adapter: bool) -> str:

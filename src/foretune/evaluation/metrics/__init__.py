@@ -32,6 +32,8 @@ METRICS: dict[str, Metric] = {
     "mae": numbers.ErrorMetric("mae", 1, "units of the label"),
 }
 
+ROW_LOSS_UNITS = {"classification": "nats per row", "regression": "squared error"}
+"""The unit of the loss of a model with a head for labels, whose rows have no tokens to predict"""
 TASK_METRICS = {"classification": "accuracy", "regression": "spearman", "language-modelling": "loss"}
 SHORT_ANSWER_WORDS = 5
 """A median answer of at most this many words is right or wrong; a longer one is more or less right."""
