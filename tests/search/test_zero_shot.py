@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 from simulation import BEST_RATE, cost, drive, honest, observe
@@ -301,3 +303,14 @@ def test_advice_is_where_the_portfolio_starts_and_what_it_avoids_is_not_tried():
     assert {entry.config["method"] for entry in made(avoid=("full",)).portfolio} == {"lora"}
     assert made(fixed={"method": "full"}, avoid=("full",)).portfolio[0].config["method"] == "full"
     assert made(advised={"method": "lora"}).portfolio == plain.portfolio
+
+
+@pytest.mark.parametrize(("step_s", "steps", "compared"), [(10.0, 10, False), (5.0, 20, False), (4.0, 5, True)])
+def test_runs_too_short_to_compare_give_way_to_one_long_run(step_s: float, steps: int, compared: bool) -> None:
+    from foretune.search.horizon import horizon
+
+    def price(config: Mapping[str, Any], start: int, stop: int) -> float:
+        return step_s * (stop - start)
+
+    found = horizon(36, Budget("time", 100.0), price, {}, [{}, {}, {}])
+    assert found.steps == steps and ("no comparison" in found.why) is not compared

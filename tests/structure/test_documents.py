@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import subprocess
@@ -81,9 +82,30 @@ def test_commands_and_options_in_documents_exist(path):
         name = f"{words[0]} {words[1]}" if len(words) > 1 and f"{words[0]} {words[1]}" in known else words[0]
         assert name in known or any(other.startswith(f"{name} ") for other in known), (path, words)
         if name in known:
-            options = {option for parameter in known[name].params for option in parameter.opts}
-            used = {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)} - {"--help"}
-            assert used <= options, (path, words, used - options)
+            assert not _unknown_options(known[name], words), (path, words)
+
+
+def _unknown_options(command, words):
+    options = {option for parameter in command.params for option in parameter.opts}
+    return {word for word in words if re.fullmatch(r"--?[a-z][a-z-]*", word)} - {"--help"} - options
+
+
+def _written(node):
+    """The text of a string in the source, with X for what is filled in."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+
+def test_options_of_commands_in_messages_exist():
+    known = _commands()
+    for path in (REPOSITORY / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            for line in re.findall(r"foretune ([a-z-]+(?: [^`\"\n.]*)?)", _written(node)):
+                words = re.sub(r"[,;)]", " ", line).split()
+                name = f"{words[0]} {words[1]}" if len(words) > 1 and f"{words[0]} {words[1]}" in known else words[0]
+                if name in known:
+                    assert not _unknown_options(known[name], words), (path, node.lineno, line)
 
 
 @pytest.mark.parametrize("kind", ["causal", "encoder"])

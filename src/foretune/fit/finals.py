@@ -107,7 +107,7 @@ def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], en
     for finalist in finalists:
         payload = {**checkpoint_of(evaluator.folder, finalist.run, finalist.step), "split": "validation",
                    "rows": list(evaluator.rows("validation", end.validation_rows)), "generation": False,
-                   "forgetting": len(finalists) > 1}  # fmt: skip
+                   "forgetting": end.general and len(finalists) > 1}  # fmt: skip
         content = evaluator.answers(f"validation-{finalist.run.id}", payload)
         answers = tuple(Answer(**value) for value in content["answers"])
         if not answers:
@@ -167,8 +167,8 @@ def answer_test_rows(
     common = {"split": "test", "rows": list(evaluator.rows("test", end.test_rows)), "generation": generation}
     tuned = checkpoint_of(evaluator.folder, winner, winner_step)
     wanted: list[tuple[str, str, dict[str, Any]]] = [
-        ("base", "untouched base model", {**common, "forgetting": True}),
-        ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, "forgetting": True}),
+        ("base", "untouched base model", {**common, "forgetting": end.general}),
+        ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, "forgetting": end.general}),
     ]
     if default is not None and default.run.id != winner.id and _readable(evaluator, default):
         trained = checkpoint_of(evaluator.folder, default.run, default.step)

@@ -85,7 +85,8 @@ def opened(session: Session) -> Opening:
     session.on_event("probe", probe)
     refined = replan(session.plan, measured(probe), session.clock.spent("reading and splitting", "probe"))
     session.on_event("forecast", refined.forecast.to_json())
-    end = _end(session.plan, prepared, Speeds.of(probe), generation)
+    used_s = session.clock.spent("reading and splitting", "probe")
+    end = _end(session.plan, prepared, Speeds.of(probe), generation, used_s)
     evaluator = Evaluator(prepared, session.folder, session.executor, session.watch, session.left)
     base = session.once("base", "base model", lambda: _base(evaluator, end.validation_rows))
     session.on_event("base", base)
@@ -112,7 +113,7 @@ def _generation(plan: Plan, prepared: Prepared) -> bool:
     return wanted and prepared.task.model.kind != "encoder" and prepared.task.task != "language-modelling"
 
 
-def _end(plan: Plan, prepared: Prepared, speeds: Speeds, generation: bool) -> End:
+def _end(plan: Plan, prepared: Prepared, speeds: Speeds, generation: bool, used_s: float) -> End:
     shows = generation and prepared.task.model.kind == "causal"
     return plan_end(
         speeds,
@@ -121,6 +122,7 @@ def _end(plan: Plan, prepared: Prepared, speeds: Speeds, generation: bool) -> En
         shots=int(plan.resolution["evaluation.retrieved_examples"]) if shows else 0,
         generation=generation,
         time_s=plan.budget.total if plan.budget.kind == "time" else None,
+        used_s=used_s,
     )
 
 
@@ -226,14 +228,14 @@ def _paced(session: Session, opening: Opening) -> Opening:
     session.on_event("pace", {**seen, "factor": factor})
     if 1 / TOLERATED <= factor <= TOLERATED:
         return replace(opening, common=_spent(opening.common, seen["other_s"]))
-    end = _end(session.plan, opening.prepared, Speeds.of(probe), opening.generation)
+    spent_s = session.clock.spent("reading and splitting", "probe")
+    end = _end(session.plan, opening.prepared, Speeds.of(probe), opening.generation, spent_s)
     generation, refined = opening.generation, opening.refined
     common = _common(session, refined, opening.prepared, probe, end, generation, f"{SEARCH}-again")
     if common.horizon.steps == horizon:
         common = _spent(common, -seen["train_s"])
     elif not session.folder.journal.exists():  # they were steps of a longer or shorter schedule
         shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
-    spent_s = session.clock.spent("reading and splitting", "probe")
     again_refined = replan(session.plan, measured(probe), spent_s)
     session.on_event("forecast", again_refined.forecast.to_json())
     note = (
@@ -272,18 +274,18 @@ def _corrected(opening: Opening, seen: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _covered(session: Session, opening: Opening) -> Opening:
-    """``opening`` with runs short enough for what the base's answers and the first steps have left of the budget."""
+    """``opening`` with runs and an end short enough for what base and first steps have left of the budget."""
     common, horizon = opening.common, opening.common.horizon.steps
     if common.budget.kind != "time":
         return opening
     if common.budget.can_afford(common.schedule.cost(common.first.baseline, 0, horizon, horizon)):
         return opening
-    left = _common(
-        session, opening.refined, opening.prepared, opening.probe, opening.end, opening.generation, f"{SEARCH}-left"
-    )
+    used_s = session.once("left", "trials", lambda: {"used_s": session.clock.used()})["used_s"]
+    end = _end(session.plan, opening.prepared, Speeds.of(opening.probe), opening.generation, used_s)
+    left = _common(session, opening.refined, opening.prepared, opening.probe, end, opening.generation, f"{SEARCH}-left")
     if left.horizon.steps != horizon and not session.folder.journal.exists():
         shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
-    return replace(opening, common=left)
+    return replace(opening, common=left, end=end)
 
 
 def _spent(common: Common, seconds: float) -> Common:

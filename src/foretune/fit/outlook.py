@@ -93,6 +93,7 @@ def with_horizon(request: ForecastRequest, resolution: Resolution, keeping: tupl
         shots=settings.retrieved_examples,
         generation=settings.generation,
         time_s=request.budget.total,
+        used_s=spent,
     )
 
     def under(effort: Effort) -> tuple[ForecastRequest, float]:

@@ -1,7 +1,8 @@
 """What things will take, from the probe's speeds: steps, rungs, the phases at the end; and the orders for workers.
 
 The end of a run (re-evaluation, comparison, export) is reserved before the search begins, so that it is inside the
-time budget. Where the end as asked for would take more than a quarter of the budget, fewer rows are compared.
+time budget. Where the end as asked for would take more than a quarter of the budget, fewer rows are compared; where
+even that is more than half of what is left after the probe, still fewer, so that something can be trained.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from foretune.search.types import Lease
 END_SHARE = 0.25
 """The end may take this share of a time budget; fewer rows are compared where it would take more."""
 FEWEST_TEST_ROWS = 24
-"""Fewer compared rows say nothing."""
+"""Fewer compared rows say next to nothing."""
+LEFT_SHARE = 0.5
+"""Of the time that is left after the probe; where the end takes more, better little said than nothing made."""
+FEWEST_AT_ALL = 8
 EXPORT_S = 20.0
 """Writing and verifying an adapter, the report: seconds on a slow disk, the verifying worker's start included."""
 FINALISTS = 2
@@ -55,32 +59,47 @@ class End:
     shots: int
     reserve_s: float
     note: str = ""
+    general: bool = True
+    """Whether losses on general text are compared, for what was forgotten"""
 
 
 def plan_end(
-    speeds: Speeds, *, rows: Mapping[str, int], most_rows: int, shots: int, generation: bool, time_s: float | None
+    speeds: Speeds,
+    *,
+    rows: Mapping[str, int],
+    most_rows: int,
+    shots: int,
+    generation: bool,
+    time_s: float | None,
+    used_s: float = 0.0,
 ) -> End:
-    """How many rows the end evaluates, and its reserve."""
+    """How many rows the end evaluates, and its reserve; ``used_s`` of ``time_s`` were used before the search."""
     validation = min(rows["validation"], most_rows)
     test = min(rows["test"], most_rows)
     answer_s = speeds.answer_s if generation else 0.0
 
-    def seconds(tests: int, examples: int) -> float:
+    def seconds(tests: int, examples: int, general: bool = True) -> float:
         row_s = 1 / speeds.score_rows_per_s
-        systems = 3 * tests * (row_s + answer_s) + (2 + FINALISTS) * GENERAL_ROWS * row_s
+        systems = 3 * tests * (row_s + answer_s) + general * (2 + FINALISTS) * GENERAL_ROWS * row_s
         shown = tests * (row_s + answer_s) * (1 + SHOT_FACTOR * examples) if examples else 0.0
         return FINALISTS * validation * row_s + systems + shown + EXPORT_S
 
-    note = ""
+    note, general = "", True
     if time_s is not None:
         while seconds(test, shots) > END_SHARE * time_s and test > FEWEST_TEST_ROWS:
             test = max(FEWEST_TEST_ROWS, int(0.8 * test))
         if seconds(test, shots) > END_SHARE * time_s and shots:
             shots = 0
             note = "The base with retrieved examples was left out: the time budget does not hold it. "
+        most = LEFT_SHARE * (time_s - used_s)
+        if seconds(test, shots) > most:
+            general = False
+            note += "What was forgotten of general text was not measured: the time budget does not hold it. "
+        while seconds(test, shots, general) > most and test > FEWEST_AT_ALL:
+            test = max(FEWEST_AT_ALL, int(0.8 * test))
         if test < min(rows["test"], most_rows):
             note += f"{test} of {rows['test']} test rows are compared, so that the end fits into the time budget."
-    return End(validation, test, shots, seconds(test, shots), note)
+    return End(validation, test, shots, seconds(test, shots, general), note, general)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 The default LoRA is trained in whole as the baseline. Where that alone would take more than 35 % of the budget, or a
 portfolio pass and one full continuation would no longer fit beside it, every configuration gets the same shorter
-horizon, with its schedule shortened likewise, so that all remain comparable.
+horizon, with its schedule shortened likewise, so that all remain comparable. Where that would be fewer steps than show
+anything, the default LoRA alone gets all the budget holds.
 """
 
 from __future__ import annotations
@@ -99,18 +100,18 @@ def horizon(
     if fits(full_steps):
         return Horizon(full_steps, full_steps, f"The default LoRA is forecast to take {amount}, {share}.")
     steps = _largest(fits, full_steps, surely=SHORT_STEPS)
-    if steps == 0:
-        steps = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
-        if steps == 0:
+    if steps < min(FEWEST_EARLY_STEPS, full_steps):
+        alone = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
+        if alone == 0:
             raise BudgetError(
                 f"one step of the default LoRA takes {price(baseline, 0, 1):.3g} {UNITS[budget.kind]}; "
-                f"{budget.left():.3g} are left.",
+                f"{budget.left():.3g} are left beside what is kept for the end.",
                 remedy="Give a larger budget, a smaller model or shorter rows.",
             )
         return Horizon(
-            steps,
+            alone,
             full_steps,
-            f"The budget holds {steps} of {full_steps} steps of the default LoRA and no comparison beside it.",
+            f"The budget holds {alone} of {full_steps} steps of the default LoRA and no comparison beside it.",
         )
     return Horizon(
         steps,
