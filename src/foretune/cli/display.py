@@ -67,6 +67,7 @@ class Lines:
     def __init__(self) -> None:
         self._since = time.monotonic()
         self._last: dict[str, float] = {}
+        self._rules: Sequence[str] = ()
 
     def say(self, text: str) -> None:
         """One line with the time since the start."""
@@ -75,8 +76,9 @@ class Lines:
     def event(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Say what a reader of a log wants to know."""
         if kind == "plan":
-            from foretune.cli.plan import lines
+            from foretune.cli.plan import lines, rules
 
+            self._rules = rules(payload["plan"])
             for line in lines(payload["plan"]):
                 typer.echo(line)
             typer.echo("")
@@ -90,7 +92,7 @@ class Lines:
             if now - self._last.setdefault("selection", now) > LINE_S:
                 self._last["selection"] = now
                 self.say(f"selection: {payload['selecting']}, {payload['done']} of {payload['of']}")
-        elif (text := sentence(kind, payload)) is not None:
+        elif (text := sentence(kind, payload, self._rules)) is not None:
             self.say(text)
 
     def finish(self, result: FitResult) -> None:
@@ -120,6 +122,7 @@ class Bars:
             transient=True,
         )
         self._tasks: dict[str, Any] = {}
+        self._rules: Sequence[str] = ()
         self._progress.start()
         return self
 
@@ -129,8 +132,9 @@ class Bars:
     def event(self, kind: str, payload: Mapping[str, Any]) -> None:
         """Move the bars and say sentences above them."""
         if kind == "plan":
-            from foretune.cli.plan import lines
+            from foretune.cli.plan import lines, rules
 
+            self._rules = rules(payload["plan"])
             self._progress.print("\n".join(lines(payload["plan"])), markup=False, highlight=False)
         elif kind == "step" and "run" in payload:
             self._bar(payload["run"], payload["step"], payload["of"], _loss(payload["loss"]))
@@ -139,8 +143,8 @@ class Bars:
         elif kind == "lease":
             lease = payload["lease"]
             self._bar(lease["run"], lease["from_step"], lease["horizon"], "")
-            self._progress.print(sentence(kind, payload), markup=False, highlight=False)
-        elif (text := sentence(kind, payload)) is not None:
+            self._progress.print(sentence(kind, payload, self._rules), markup=False, highlight=False)
+        elif (text := sentence(kind, payload, self._rules)) is not None:
             if kind == "observation" and payload["observation"]["final"]:
                 run = payload["lease"]["run"]
                 if run in self._tasks:
@@ -164,8 +168,8 @@ def _loss(value: float | None) -> str:
     return "loss not finite" if value is None else f"loss {value:.3f}"
 
 
-def sentence(kind: str, payload: Mapping[str, Any]) -> str | None:
-    """An event in words; None for what need not be said."""
+def sentence(kind: str, payload: Mapping[str, Any], rules: Sequence[str] = ()) -> str | None:
+    """An event in words, with ``rules`` cited by their numbers in the plan; None for what need not be said."""
     if kind == "progress":
         return str(payload["line"])
     if kind == "prepared":
@@ -187,8 +191,10 @@ def sentence(kind: str, payload: Mapping[str, Any]) -> str | None:
     if kind == "search":
         return " ".join(part for part in (payload["why"], payload["note"]) if part)
     if kind == "lease":
+        from foretune.cli.plan import by_number
+
         lease = payload["lease"]
-        return f"{lease['run']}: steps {lease['from_step']} to {lease['to_step']} — {lease['why']}"
+        return f"{lease['run']}: steps {lease['from_step']} to {lease['to_step']} — {by_number(lease['why'], rules)}"
     if kind == "observation":
         return _observed(payload["lease"], payload["observation"])
     if kind == "searched":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -106,7 +107,7 @@ def lines(answer: Plan) -> list[str]:
     )
     text += ["", f"search     {answer.outlook.search}"] if answer.outlook.search else []
     text += proposed(answer)
-    text += [f"rule: {rule.citation}" for rule in answer.advice.cited if rule.advice or rule.avoid]
+    text += [f"rule {number}: {citation}" for number, citation in enumerate(rules(answer), start=1)]
     text += [
         f"rule: not used here, since a study measured otherwise: {published.statement} ({published.source})"
         for published, _ in answer.advice.replaced
@@ -129,8 +130,26 @@ def proposed(answer: Plan) -> list[str]:
             f" {each.seconds_factor:.2g} times the default LoRA's time, odds of failure {100 * each.p_fail:.0f} %"
         )
         text.append(f"     {differs or 'the default LoRA itself'}")
-        text.append(f"     {each.why}")
+        text.append(f"     {by_number(each.why, rules(answer))}")
     return text
+
+
+def rules(answer: Plan) -> tuple[str, ...]:
+    """The rules that a search takes advice from, in the order of their numbers."""
+    return tuple(rule.citation for rule in answer.advice.cited if rule.advice or rule.avoid)
+
+
+def by_number(why: str, citations: Sequence[str]) -> str:
+    """A reason with the rules it cites as the numbers they have in the plan."""
+    short = why
+    for number, citation in enumerate(citations, start=1):
+        short = short.replace(citation, str(number))
+    return re.sub(r"by the rule: (\d+)((?:; \d+)*)(?=,|$)", _numbers, short)
+
+
+def _numbers(found: re.Match[str]) -> str:
+    more = found[2].replace(";", ",")
+    return f"by rule{'s' if more else ''} {found[1]}{more}"
 
 
 def _chosen(answer: Plan, name: str) -> str:
