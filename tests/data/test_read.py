@@ -134,6 +134,16 @@ def test_folder_of_shards_and_folders_without_data(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_one_text_whose_name_begins_like_a_split_does_not_hide_the_others(tmp_path: Path) -> None:
+    for name in ("guide", "training-plan", "errors", "index"):
+        (tmp_path / f"{name}.txt").write_text(f"About the {name}.\n")
+    found = read(tmp_path)
+    assert len(found.examples) == 4 and {row.split for row in found.examples} == {None}
+    (tmp_path / "train-00000-of-00001-0a1b2c.txt").write_text("A real split.\n")
+    found = read(tmp_path)
+    assert [row.split for row in found.examples] == ["train", "train"] and "guide.txt" in " ".join(found.notes)
+
+
 def test_saved_datasets_folder_equals_the_library(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"]))

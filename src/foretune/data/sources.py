@@ -142,7 +142,7 @@ def _folder(path: Path) -> Source:
         return _saved_dataset(path)
     files = [f for folder in (path, path / "data") if folder.is_dir() for f in sorted(folder.iterdir()) if _is_data(f)]
     by_split = [(f, split) for f in files if (split := _split_of_file(f)) is not None]
-    if by_split:
+    if by_split and (2 * len(by_split) >= len(files) or any(_is_named_by_split(f) for f, _ in by_split)):
         others = [f.name for f in files if _split_of_file(f) is None]
         notes = (f"not read, their names are no split's: {', '.join(others)}.",) if others else ()
         return _of_files(path, by_split, notes)
@@ -180,6 +180,12 @@ def _is_data(path: Path) -> bool:
 def _split_of_file(path: Path) -> str | None:
     """``train-00000-of-00002.parquet`` and ``dev.jsonl.gz`` name their split in the first word."""
     return split_name(re.split(r"[-_.]", path.name)[0])
+
+
+def _is_named_by_split(path: Path) -> bool:
+    """Whether nothing but numbers follows the split; ``training-plan.txt`` among other texts is one of them."""
+    rest = path.name.removesuffix("".join(path.suffixes))[len(re.split(r"[-_.]", path.name)[0]) :]
+    return re.fullmatch(r"(?:[-_.]?(?:[0-9a-f]+|of))*", rest) is not None
 
 
 def _saved_dataset(path: Path) -> Source:
