@@ -80,6 +80,11 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[Turn, ...], tuple[int, ...]]] 
     "source and target": ({"source": "dog", "target": "Hund"}, "source-target", (U("dog"), A("Hund")), (1,)),
     "summaries": ({"document": "long", "summary": "short"}, "source-target", (U("long"), A("short")), (1,)),
     "text and label": ({"text": "t", "label": "x"}, "text-label", (U("t"),), ()),
+    "names in capitals": ({"Question": "q", "Answer ": "a", "ID": 3}, "question-answer", (U("q"), A("a")), (1,)),
+    "input and output": ({"input": "q", "output": "a"}, "prompt-completion", (U("q"), A("a")), (1,)),
+    "problem, solution and answer": (
+        {"problem": "q", "solution": "so a", "answer": "a"}, "prompt-completion", (U("q"), A("so a")), (1,)
+    ),
     "two texts and a label": ({"premise": "t", "hypothesis": "u", "label": 0}, "text-label", (U("t"), U("u")), ()),
     "two texts and a label of their own": (
         {"sentence1": "t", "sentence2": "u", "is_duplicate": True}, "text-label", (U("t"), U("u")), ()
@@ -94,6 +99,15 @@ def test_format_is_found_and_converted(tmp_path: Path, name: str) -> None:
     for options in ({}, {"format": form}):
         result = from_rows(tmp_path, row, row, **options)
         assert (result.format, result.examples[0].turns, result.examples[0].targets) == (form, turns, targets)
+
+
+def test_an_exact_name_wins_over_one_in_capitals(tmp_path: Path) -> None:
+    found = from_rows(
+        tmp_path, {"Text": "no", "text": "yes", "Label": "x"}, {"Text": "no", "text": "yes", "Label": "y"}
+    )
+    assert [row.turns[0].content for row in found.examples] == ["yes", "yes"] and found.examples[1].label == "y"
+    assert any("columns: text = 'text', label = 'Label'" in note for note in found.notes)
+    assert any("not used: Text" in note for note in found.notes)
 
 
 def test_one_odd_first_row_does_not_decide_the_format(tmp_path: Path) -> None:

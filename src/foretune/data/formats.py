@@ -2,14 +2,15 @@
 
 `FORMATS` is the registry and its order is the order of detection: formats whose column names say the most come
 first, bare ``text`` last. Detection looks at a sample of rows and takes the layout that fits most of them, so one
-odd row decides nothing. What a format cannot express (tools, images, preference pairs) is refused, never dropped.
+odd row decides nothing; names may be written in capitals. What a format cannot express (tools, images, preference
+pairs) is refused, never dropped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from foretune.data.columns import Columns, columns_of, has, value_of
@@ -36,6 +37,11 @@ class Layout:
     label: str | None = None
     system: str | None = None
 
+    def named(self, own: Mapping[str, str]) -> Layout:
+        """The same with columns by their names in the file, where ``own`` has them."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "format"}
+        return replace(self, **{part: own.get(name, name) for part, name in parts.items()})
+
     def used(self) -> set[str]:
         """The columns that are read."""
         names = (
@@ -61,7 +67,8 @@ TURN_COLUMNS = ("messages", "conversations", "conversation")
 SYSTEM_COLUMNS = ("system", "system_prompt")
 ALPACA_CONTEXT = ("input", "context")
 ALPACA_ANSWER = ("output", "response")
-COMPLETIONS = ("completion", "response", "answer", "output")
+PROMPTS = ("prompt", "input", "inputs", "problem", "user")
+COMPLETIONS = ("completion", "solution", "response", "answer", "output", "targets", "assistant")
 QUESTIONS = ("question", "query")
 QUESTION_CONTEXT = ("context", "passage")
 QUESTION_ANSWER = ("answer", "answers", "response")
@@ -289,7 +296,7 @@ FORMATS: dict[str, Format] = {
         _convert_pair,
     ),
     "prompt-completion": Format(
-        '{"prompt": …, "completion": …}', _find_pair("prompt-completion", ("prompt",), COMPLETIONS), _convert_pair
+        '{"prompt": …, "completion": …}', _find_pair("prompt-completion", PROMPTS, COMPLETIONS), _convert_pair
     ),
     "question-answer": Format(
         '{"question": …, "answer": …}',
@@ -316,7 +323,9 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
     candidates = [FORMATS[named]] if named else _in_order(columns)
     votes: Counter[Layout] = Counter()
     contexts: dict[Layout, str] = {}
-    for row in rows:
+    own = _own_names(rows)
+    views = [{**{usual: row[name] for usual, name in own.items() if name in row}, **row} for row in rows]
+    for row in views:
         found = (form.find(row, columns) for form in candidates)
         layout = next((layout for layout in found if layout is not None), None)
         if layout is None:
@@ -327,9 +336,16 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
             contexts.setdefault(core, layout.context)
     if votes:
         winner = votes.most_common(1)[0][0]
-        systems = (_first(row, columns.system, SYSTEM_COLUMNS) for row in rows)
-        return replace(winner, context=contexts.get(winner), system=next((s for s in systems if s is not None), None))
+        systems = (_first(row, columns.system, SYSTEM_COLUMNS) for row in views)
+        system = next((name for name in systems if name is not None), None)
+        return replace(winner, context=contexts.get(winner), system=system).named(own)
     raise _no_layout(rows, columns, named, place)
+
+
+def _own_names(rows: Sequence[Raw]) -> dict[str, str]:
+    """Columns by their name in lower case, as spreadsheets write ``Question``; those that are so already left out."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {usual: name for name in reversed(names) if (usual := name.strip().lower()) not in names}
 
 
 def _in_order(columns: Columns) -> list[Format]:
