@@ -36,6 +36,8 @@ Stopped = Callable[[], bool]
 
 PROBE_UPDATES = 3
 """Updates that the probe times; the first warms up and is not counted."""
+PROBE_S = 6.0
+"""Seconds of timed updates that are enough: on a slow machine one update is a sizeable part of a small budget."""
 PROBE_ANSWERS = 16
 """Answers that the probe times: a batch, as the evaluation writes them."""
 OBSERVED_ROWS = 32
@@ -69,8 +71,13 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
             network, attachment, rows, source, loop_settings(lease, bench), backward=bench.accelerator.backward,
             ranks=ranks_of(bench.accelerator),
         )  # fmt: skip
-        training.run(PROBE_UPDATES, on_step=lambda step: steps.append(step) or True)  # type: ignore[func-returns-value]
-        trained = [i for step in range(1, PROBE_UPDATES) for i in source.rows(step)]
+
+        def unsure(step: StepReport) -> bool:
+            steps.append(step)
+            return sum(timed.seconds for timed in steps[1:]) < PROBE_S
+
+        training.run(PROBE_UPDATES, on_step=unsure)
+        trained = [i for step in range(1, len(steps)) for i in source.rows(step)]
         trainable = attachment.statistics()["trainable_parameters"]
     report("beat", {})
     answering = time.perf_counter()
