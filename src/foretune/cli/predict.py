@@ -22,7 +22,9 @@ def predict(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Where to write JSONL: prompt and answer.")
     ] = None,
-    prompt_column: Annotated[str, typer.Option(help="The column that holds the prompt.")] = "prompt",
+    prompt_column: Annotated[
+        str | None, typer.Option(help="The column that holds the prompt; found when not given.")
+    ] = None,
     pair_column: Annotated[
         str | None, typer.Option(help="The column of a second text, for a classifier of pairs.")
     ] = None,
@@ -40,6 +42,7 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all answers.")] = False,
 ) -> None:
     """Answer every prompt of a file with a trained system; a classifier names the class and its probability."""
+    from foretune.data.prompts import read_prompts
     from foretune.files import canonical_json, write_text
     from foretune.fit.systems import Settings, predict_rows
 
@@ -54,8 +57,8 @@ def predict(
     )  # fmt: skip
     if task is not None and task_column is not None:
         raise UsageError("both --task and --task-column are given.", remedy="Name one of them.")
-    prompts, tasks = _prompts(file, prompt_column, pair_column, task_column)
-    tasks = tasks if task is None else [task] * len(prompts)
+    prompts = read_prompts(file, prompt=prompt_column, pair=pair_column, task=task_column)
+    tasks = [row.task or "" for row in prompts] if task_column is not None else [task] * len(prompts) if task else []
     said = predict_rows(system, prompts, base=base, untouched=untouched, settings=settings, tasks=tasks)
     rows = [_row(one) for one in said]
     if output is not None:
@@ -64,23 +67,6 @@ def predict(
         typer.echo(json.dumps({"system": system, "answers": rows}, ensure_ascii=False, indent=2))
     else:
         typer.echo(f"{len(rows)} answers in {output}")
-
-
-def _prompts(
-    file: Path, column: str, pair_column: str | None, task_column: str | None
-) -> tuple[list[str | tuple[str, str]], list[str]]:
-    """The prompts (or pairs of texts), and their tasks where a column names them."""
-    from foretune.data.columns import Columns
-    from foretune.data.read import read
-
-    text = file.suffix.lower() == ".txt"
-    found = read(file, columns=Columns() if text else Columns(text=column, task=task_column)).examples
-    tasks = [row.task or "" for row in found] if task_column is not None else []
-    prompts: list[str | tuple[str, str]] = [row.turns[0].content for row in found]
-    if pair_column is not None:
-        seconds = read(file, columns=Columns(text=pair_column)).examples
-        prompts = [(one.turns[0].content, two.turns[0].content) for one, two in zip(found, seconds, strict=True)]
-    return prompts, tasks
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:

@@ -142,7 +142,7 @@ class Prediction:
 
 def predict_rows(
     name: str,
-    prompts: Sequence[str | tuple[str, str]],
+    prompts: Sequence[str | tuple[str, str] | Example],
     *,
     base: Path | str | None = None,
     untouched: bool = False,
@@ -151,7 +151,7 @@ def predict_rows(
 ) -> list[Prediction]:
     """What system ``name`` says to every prompt (its base alone when ``untouched``). See `opened` for errors.
 
-    A prompt is a text, or the two texts that a label is about.
+    A prompt is a text, the two texts that a label is about, or turns without the answer.
 
     ``tasks`` names every prompt's task for an adapter of several; without, its default answers.
     """
@@ -197,12 +197,14 @@ def known_task(name: str) -> str | None:
     return read_record(Path(name)).data.task if (Path(name) / RESULT).is_file() else None
 
 
-def _unanswered(prompt: str | tuple[str, str], label: str | float | None) -> Example:
+def _unanswered(prompt: str | tuple[str, str] | Example, label: str | float | None) -> Example:
     """A prompt as a row. A classifier's row needs a label, which is not read."""
-    turns = tuple(Turn("user", text) for text in ((prompt,) if isinstance(prompt, str) else prompt))
+    if not isinstance(prompt, Example):
+        prompt = Example(tuple(Turn("user", text) for text in ((prompt,) if isinstance(prompt, str) else prompt)))
     if label is not None:
-        return Example(turns, label=label)
-    return Example((*asked(turns), Turn("assistant", "")), targets=(1,))
+        return replace(prompt, label=label)
+    turns = asked(prompt.turns)
+    return replace(prompt, turns=(*turns, Turn("assistant", "")), targets=(len(turns),))
 
 
 def _label_task(source: Source | None, name: str, settings: Settings) -> str:

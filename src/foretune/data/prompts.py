@@ -1,0 +1,75 @@
+"""Rows that are asked and not trained on: the prompts of a file, in any format that training reads.
+
+The column of the prompts may be named. Otherwise a column ``prompt`` is taken, else the file is read as training would
+read it and its answers and labels are left aside, so that a test set can be answered as it is (system turns and earlier
+turns included); else the first column that usually holds a question or a text, or a usual pair of texts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+from foretune.data.columns import Columns, columns_of
+from foretune.data.example import Example, Turn
+from foretune.data.formats import QUESTIONS, TEXT_PAIRS, TEXTS, find_layout
+from foretune.data.read import read
+from foretune.data.rows import Row
+from foretune.data.sources import locate
+from foretune.errors import DataError, Place
+
+PROMPT = "prompt"
+USUAL = (*QUESTIONS, "instruction", "input", "problem", *TEXTS)
+_SAMPLED = 64
+
+
+def read_prompts(
+    path: Path, *, prompt: str | None = None, pair: str | None = None, task: str | None = None
+) -> tuple[Example, ...]:
+    """The rows of a file without their answers; ``prompt``, ``pair`` and ``task`` name columns.
+
+    A pair of texts is two user turns. Raises `DataError` where no column can be taken for the prompts.
+    """
+    if path.suffix.lower() == ".txt":
+        return tuple(map(_unanswered, read(path).examples))
+    if prompt is None:
+        prompt, pair = _found(path, pair)
+    if prompt is None:
+        return tuple(map(_unanswered, read(path, columns=Columns(task=task)).examples))
+    rows = tuple(map(_unanswered, read(path, columns=Columns(text=prompt, task=task)).examples))
+    if pair is None:
+        return rows
+    seconds = map(_unanswered, read(path, columns=Columns(text=pair)).examples)
+    return tuple(replace(one, turns=one.turns + two.turns) for one, two in zip(rows, seconds, strict=True))
+
+
+def _found(path: Path, pair: str | None) -> tuple[str | None, str | None]:
+    """The columns of prompts and second texts; None twice where the file is read as for training."""
+    rows = [row.value for row in itertools.islice(locate(path).rows(), _SAMPLED) if isinstance(row, Row)]
+    columns = columns_of(rows)
+    names = {name.strip().lower(): name for name in reversed(columns)}
+    if PROMPT in names:
+        return names[PROMPT], pair
+    try:
+        find_layout(rows, Columns(), None, Place(path))
+    except DataError:
+        pass
+    else:
+        return None, None
+    for first, second in TEXT_PAIRS:
+        if first in names and pair in (None, names.get(second)) and (pair or second in names):
+            return names[first], names[second]
+    usual = next((names[name] for name in USUAL if name in names), None)
+    if usual is None:
+        raise DataError(
+            f"no column of prompts is found; the columns are: {', '.join(columns)}.",
+            place=Place(path),
+            remedy="Name it: --prompt-column (and --pair-column, for a classifier of pairs).",
+        )
+    return usual, pair
+
+
+def _unanswered(row: Example) -> Example:
+    turns = row.turns[: row.targets[-1]] if row.targets and row.turns[0].role != "text" else row.turns
+    return Example(tuple(Turn("user", turn.content) if turn.role == "text" else turn for turn in turns), task=row.task)

@@ -1,0 +1,55 @@
+"""Prompts of a file: named, found, or what stands before the answers of rows as training reads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from foretune.data.example import Turn
+from foretune.data.prompts import read_prompts
+from foretune.errors import DataError
+from tests import tiny
+
+U, S, A = (lambda text, role=role: Turn(role, text) for role in ("user", "system", "assistant"))
+CHAT = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]  # fmt: skip
+
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[Turn, ...]]] = {
+    "a prompt alone": ({"prompt": "q"}, {}, (U("q"),)),
+    "a prompt, whatever else there is": ({"Prompt": "q", "text": "t", "label": 1}, {}, (U("q"),)),
+    "questions with answers": ({"question": "q", "answer": "a"}, {}, (U("q"),)),
+    "questions without": ({"Question": "q", "id": 3}, {}, (U("q"),)),
+    "an instruction with its input": ({"instruction": "do", "input": "it", "output": "a"}, {}, (U("do\n\nit"),)),
+    "conversations up to the last answer": ({"messages": CHAT}, {}, (S("s"), U("q"), A("a"), U("r"))),
+    "a text": ({"text": "t"}, {}, (U("t"),)),
+    "a labelled text": ({"text": "t", "label": "x"}, {}, (U("t"),)),
+    "a labelled pair": ({"premise": "t", "hypothesis": "u", "label": "x"}, {}, (U("t"), U("u"))),
+    "a pair without labels": ({"premise": "t", "hypothesis": "u"}, {}, (U("t"), U("u"))),
+    "named columns": ({"a": "t", "b": "u", "prompt": "no"}, {"prompt": "a", "pair": "b"}, (U("t"), U("u"))),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prompts_are_found(tmp_path: Path, name: str) -> None:
+    row, named, turns = CASES[name]
+    found = read_prompts(tiny.write_rows(tmp_path / "rows.jsonl", [row, row]), **named)
+    assert [example.turns for example in found] == [turns, turns]
+    assert all(not example.targets and example.label is None for example in found)
+
+
+def test_tasks_go_along_and_lines_of_a_text_file_are_prompts(tmp_path: Path) -> None:
+    rows = [{"question": "q", "answer": "a", "kind": "one"}, {"question": "r", "answer": "b", "kind": "two"}]
+    found = read_prompts(tiny.write_rows(tmp_path / "rows.jsonl", rows), task="kind")
+    assert [(example.prompt, example.task) for example in found] == [("q", "one"), ("r", "two")]
+    (tmp_path / "rows.txt").write_text("one\ntwo\n")
+    assert [example.turns for example in read_prompts(tmp_path / "rows.txt")] == [(U("one"),), (U("two"),)]
+
+
+def test_what_cannot_be_a_prompt_is_said(tmp_path: Path) -> None:
+    path = tiny.write_rows(tmp_path / "rows.jsonl", [{"foo": "1", "bar": "2"}])
+    with pytest.raises(DataError, match="no column of prompts is found; the columns are: foo, bar"):
+        read_prompts(path)
+    with pytest.raises(DataError, match="no column 'baz'"):
+        read_prompts(path, prompt="baz")
