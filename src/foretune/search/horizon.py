@@ -2,8 +2,8 @@
 
 The default LoRA is trained in whole as the baseline. Where that alone would take more than 35 % of the budget, or a
 portfolio pass and one full continuation would no longer fit beside it, every configuration gets the same shorter
-horizon, with its schedule shortened likewise, so that all remain comparable. Where that would be fewer steps than show
-anything, the default LoRA alone gets all the budget holds.
+horizon, with its schedule shortened likewise, so that all remain comparable. Where that horizon would be very short,
+the default LoRA alone gets all the budget holds: three times the steps do more than the best of some short runs.
 """
 
 from __future__ import annotations
@@ -26,6 +26,12 @@ EARLY_LEVEL = 2
 """The rung (12 % of the steps) at which the portfolio is compared first: there the loss already ranks well."""
 FEWEST_EARLY_STEPS = 5
 """Fewer steps are no comparison: the first have hardly moved the weights, whatever the rate."""
+COMPARED_SHARE = 0.4
+"""A shortened horizon has to be this share of the steps that the default LoRA alone would get, unless it is long. In
+the runs that ship (13 to 70 steps), the default LoRA at its end has a lower validation loss than the best of three
+rates at a quarter of the steps on 18 of 18 tasks, at half of them on the 6 causal tasks and 3 of 12 others."""
+LONG_STEPS = 30
+"""From here on curves flatten, and which configuration runs matters more than how long."""
 SHORT_STEPS = 100 * FEWEST_EARLY_STEPS // RUNG_PERCENT[EARLY_LEVEL]
 """In shorter runs the early rung lies later, so that one step more may cost less."""
 WARM_UP_MARGIN = 1.5
@@ -100,8 +106,8 @@ def horizon(
     if fits(full_steps):
         return Horizon(full_steps, full_steps, f"The default LoRA is forecast to take {amount}, {share}.")
     steps = _largest(fits, full_steps, surely=SHORT_STEPS)
-    if steps < min(FEWEST_EARLY_STEPS, full_steps):
-        alone = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
+    alone = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
+    if steps < min(LONG_STEPS, COMPARED_SHARE * alone) or alone == 0:
         if alone == 0:
             raise BudgetError(
                 f"one step of the default LoRA takes {price(baseline, 0, 1):.3g} {UNITS[budget.kind]}; "
