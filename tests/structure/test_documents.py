@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -147,6 +148,18 @@ def test_the_readme_opens_with_the_two_commands_and_holds_the_demo():
     assert lines[1].startswith("make demo") and lines[2].startswith("make test")
     text = _text("README.md")
     assert text.index("<!-- demo:start -->") < text.index("<!-- demo:end -->")
+
+
+def test_costs_of_regularizers_are_those_of_the_benchmark():
+    found = json.loads(_text("benchmarks/results/regularization.json"))
+    said = [
+        "guided dropout {guided:.2f} on MiniLM", "{guided_decoder:.2f} on SmolLM2",
+        "R-Drop {r_drop:.2f} and {r_drop_decoder:.2f}", "KL to the base {kl_to_base:.2f}",
+        "{kl_to_base_kept:.2f} with", "Flat-LoRA {flat_lora:.2f} ({flat_lora_to_none:.2f} of",
+        "{fisher_speedup:.1f} times as fast",
+    ]  # fmt: skip
+    page = " ".join(_text("docs/regularization.md").split())
+    assert [text for text in said if text.format(**found) not in page] == []
 
 
 def test_the_citation_names_the_papers():
