@@ -27,6 +27,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[Turn, ...]]] = {
     "a labelled text": ({"text": "t", "label": "x"}, {}, (U("t"),)),
     "a labelled pair": ({"premise": "t", "hypothesis": "u", "label": "x"}, {}, (U("t"), U("u"))),
     "a pair without labels": ({"premise": "t", "hypothesis": "u"}, {}, (U("t"), U("u"))),
+    "a named second text": ({"text": "t", "b": "u", "label": "x"}, {"pair": "b"}, (U("t"), U("u"))),
+    "a named second text without labels": ({"text": "t", "b": "u"}, {"pair": "b"}, (U("t"), U("u"))),
     "named columns": ({"a": "t", "b": "u", "prompt": "no"}, {"prompt": "a", "pair": "b"}, (U("t"), U("u"))),
 }
 

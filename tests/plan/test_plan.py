@@ -328,6 +328,7 @@ def test_a_run_is_as_long_as_the_search_would_make_it(tmp_path):
     assert _plan(tmp_path, options={"budget.trials": 2}, **slow).forecast.horizon_share == 1.0
     shares = [_plan(tmp_path, time=time, **slow).forecast.horizon_share for time in ("60s", "2m", "2h")]
     assert 0 < shares[0] < shares[1] < shares[2] == 1.0
+    assert _plan(tmp_path, time="4m", **slow).forecast.horizon_share == 1.0  # the default LoRA alone, whole
 
 
 def _recorded_run(tmp_path, number, speed, ratio):

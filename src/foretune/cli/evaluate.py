@@ -54,7 +54,7 @@ def evaluate(
     from foretune.data.columns import Columns
     from foretune.data.corpora import locate
     from foretune.data.read import read
-    from foretune.evaluation.metrics import ROW_LOSS_UNITS, default_metric, metric
+    from foretune.evaluation.metrics import default_metric, loss_unit, metric
     from foretune.files import canonical_json, write_text
     from foretune.fit.systems import Settings, evaluate_rows, known_languages, known_task
 
@@ -83,8 +83,7 @@ def evaluate(
         return
     typer.echo(f"{system} on {len(examples)} {part}rows of {data} ({found.task})")
     for name, score in result.scores.items():
-        by_row = name == "loss" and result.kind == "encoder"
-        unit = ROW_LOSS_UNITS[found.task] if by_row else metric(name).unit
+        unit = loss_unit(result.kind, found.task) if name == "loss" else metric(name).unit
         typer.echo(f"  {name:18} {score.value:.4g} ± {score.standard_error:.2g} {unit}")
         if name in result.comparisons:
             typer.echo(f"  {'':18} {_sentence(result, name)}")

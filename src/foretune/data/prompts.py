@@ -34,9 +34,9 @@ def read_prompts(
     if path.suffix.lower() == ".txt":
         return tuple(map(_unanswered, read(path).examples))
     if prompt is None:
-        prompt, pair = _found(path, pair)
+        prompt, pair = _find(path, pair)
     if prompt is None:
-        return tuple(map(_unanswered, read(path, columns=Columns(task=task)).examples))
+        return tuple(map(_unanswered, read(path, columns=Columns(pair=pair, task=task)).examples))
     rows = tuple(map(_unanswered, read(path, columns=Columns(text=prompt, task=task)).examples))
     if pair is None:
         return rows
@@ -44,21 +44,21 @@ def read_prompts(
     return tuple(replace(one, turns=one.turns + two.turns) for one, two in zip(rows, seconds, strict=True))
 
 
-def _found(path: Path, pair: str | None) -> tuple[str | None, str | None]:
-    """The columns of prompts and second texts; None twice where the file is read as for training."""
+def _find(path: Path, pair: str | None) -> tuple[str | None, str | None]:
+    """The columns of prompts and second texts; no prompt column where the file is read as for training."""
     rows = [row.value for row in itertools.islice(locate(path).rows(), _SAMPLED) if isinstance(row, Row)]
     columns = columns_of(rows)
     names = {name.strip().lower(): name for name in reversed(columns)}
     if PROMPT in names:
         return names[PROMPT], pair
     try:
-        find_layout(rows, Columns(), None, Place(path))
+        find_layout(rows, Columns(pair=pair), None, Place(path))
     except DataError:
         pass
     else:
-        return None, None
+        return None, pair
     for first, second in TEXT_PAIRS:
-        if first in names and pair in (None, names.get(second)) and (pair or second in names):
+        if first in names and second in names and pair in (None, names[second]):
             return names[first], names[second]
     usual = next((names[name] for name in USUAL if name in names), None)
     if usual is None:

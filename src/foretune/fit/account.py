@@ -13,7 +13,7 @@ from foretune import __version__
 from foretune.evaluation.base import MetricResult
 from foretune.evaluation.compare import Comparison as Compared
 from foretune.evaluation.compare import compare
-from foretune.evaluation.metrics import METRICS, ROW_LOSS_UNITS
+from foretune.evaluation.metrics import METRICS, loss_unit
 from foretune.evaluation.metrics.labels import calibration
 from foretune.fit.finals import System, differences, general_loss, metric_names, results
 from foretune.fit.hindsight import Seen, forecast_rows
@@ -54,7 +54,7 @@ SHARES = {
     "balanced_accuracy",
     "macro_f1",
 }
-UNITS = {"loss": "nats per token", "loss_per_byte": "bits per byte"}
+UNITS = {"loss_per_byte": "bits per byte"}
 EXAMPLE_PAIRS = 200
 """Answer pairs kept in the record; the report chooses a few of them."""
 RIGHT = 1.0
@@ -266,8 +266,8 @@ def _comparison(
 
 
 def _unit(outcome: Outcome, name: str) -> str:
-    if name == "loss" and outcome.prepared.task.model.kind == "encoder":
-        return ROW_LOSS_UNITS[outcome.prepared.task.task]
+    if name == "loss":
+        return loss_unit(outcome.prepared.task.model.kind, outcome.prepared.task.task)
     return UNITS.get(name, "")
 
 

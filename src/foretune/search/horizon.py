@@ -31,7 +31,7 @@ COMPARED_SHARE = 0.4
 the runs that ship (13 to 70 steps), the default LoRA at its end has a lower validation loss than the best of three
 rates at a quarter of the steps on 18 of 18 tasks, at half of them on the 6 causal tasks and 3 of 12 others."""
 LONG_STEPS = 30
-"""From here on curves flatten, and which configuration runs matters more than how long."""
+"""From here on runs are compared whatever their share: those measured above were shorter, or not much longer."""
 SHORT_STEPS = 100 * FEWEST_EARLY_STEPS // RUNG_PERCENT[EARLY_LEVEL]
 """In shorter runs the early rung lies later, so that one step more may cost less."""
 WARM_UP_MARGIN = 1.5
@@ -107,13 +107,13 @@ def horizon(
         return Horizon(full_steps, full_steps, f"The default LoRA is forecast to take {amount}, {share}.")
     steps = _largest(fits, full_steps, surely=SHORT_STEPS)
     alone = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
-    if steps < min(LONG_STEPS, COMPARED_SHARE * alone) or alone == 0:
-        if alone == 0:
-            raise BudgetError(
-                f"one step of the default LoRA takes {price(baseline, 0, 1):.3g} {UNITS[budget.kind]}; "
-                f"{budget.left():.3g} are left beside what is kept for the end.",
-                remedy="Give a larger budget, a smaller model or shorter rows.",
-            )
+    if alone == 0:
+        raise BudgetError(
+            f"one step of the default LoRA takes {price(baseline, 0, 1):.3g} {UNITS[budget.kind]}; "
+            f"{budget.left():.3g} are left beside what is kept for the end.",
+            remedy="Give a larger budget, a smaller model or shorter rows.",
+        )
+    if steps < min(LONG_STEPS, COMPARED_SHARE * alone):
         return Horizon(
             alone,
             full_steps,

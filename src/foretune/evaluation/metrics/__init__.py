@@ -41,6 +41,11 @@ JSON_SHARE = 0.9
 """With this share of answers being JSON objects or arrays, the task is taken to want JSON."""
 
 
+def loss_unit(kind: str, task: str) -> str:
+    """The unit of the loss: of a row where a model of this kind has a head for labels, else of a token."""
+    return ROW_LOSS_UNITS[task] if kind == "encoder" else METRICS["loss"].unit
+
+
 def metric(name: str) -> Metric:
     """The metric called ``name``; raises `UsageError` with the nearest known one."""
     if name not in METRICS:
