@@ -45,7 +45,7 @@ def test_values_and_gradients_are_those_of_torch(name: str, dtype: torch.dtype, 
     inputs, allowed, slope = tensors(name, dtype)
     plan = PackedPlan.of(Layout(head, tuple((head + i * queries, head + (i + 1) * queries) for i in range(documents))),
                          torch.device("cpu"))  # fmt: skip
-    bias = plan.bias(queries, queries + head, window, torch.device("cpu"))
+    bias = plan.bias(queries, queries + head, window, causal=True)
     assert torch.equal(bias == 0, allowed) and bool((bias[~allowed] == -math.inf).all())
     ours = gradients(short_attention(*inputs, bias, 0.3), inputs, slope)
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
@@ -58,5 +58,5 @@ def test_values_and_gradients_are_those_of_torch(name: str, dtype: torch.dtype, 
 
 def test_layers_share_one_mask() -> None:
     plan = PackedPlan.of(Layout(2, ((2, 5), (5, 9))), torch.device("cpu"))
-    assert plan.bias(4, 6, None, torch.device("cpu")) is plan.bias(4, 6, None, torch.device("cpu"))
-    assert plan.bias(4, 6, 2, torch.device("cpu")) is not plan.bias(4, 6, None, torch.device("cpu"))
+    assert plan.bias(4, 6, None, causal=True) is plan.bias(4, 6, None, causal=True)
+    assert plan.bias(4, 6, 2, causal=True) is not plan.bias(4, 6, None, causal=True)

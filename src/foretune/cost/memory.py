@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.cost.interval import Interval
-from foretune.cost.operations import RowTokens, shares_head
+from foretune.cost.operations import RowTokens, packs, shares_head
 from foretune.cost.shapes import CROSS, ModelShapes, Stack
 
 FLOAT32_BYTES = 4
@@ -220,10 +220,11 @@ def _feed_forward_bytes(shapes: ModelShapes, width: int) -> float:
 
 def packed_bytes(shapes: ModelShapes, layout: Layout) -> float:
     """Bytes that packed attention keeps in one layer: queries and results, keys and values of each document."""
-    if layout.row is None or not shares_head(shapes, noisy=False):
+    if layout.row is None or not packs(shapes):
         return 0.0
     inner = layout.width_bytes * shapes.heads * shapes.head_dim
-    return 2 * inner * layout.documents * (layout.row.own + layout.row.total)
+    own = layout.row.own if shares_head(shapes, noisy=False) else layout.row.total
+    return 2 * inner * layout.documents * (own + layout.row.total)
 
 
 def activation_bytes(shapes: ModelShapes, layout: Layout, *, full: bool) -> float:

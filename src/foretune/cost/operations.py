@@ -74,12 +74,12 @@ class Operations:
 
 def packs(shapes: ModelShapes) -> bool:
     """Whether rows are packed into one stream; others are padded to the length of their neighbours."""
-    return shapes.kind == "causal" and shapes.architecture not in _UNPACKED
+    return shapes.kind != "seq2seq" and shapes.architecture not in _UNPACKED
 
 
 def shares_head(shapes: ModelShapes, *, noisy: bool) -> bool:
     """Whether packed rows compute their common head once: causal models, and no dropout (``noisy``) that it shared."""
-    return packs(shapes) and not noisy
+    return shapes.kind == "causal" and packs(shapes) and not noisy
 
 
 def rows_per_micro_batch(row: RowTokens, rows: float, limit_tokens: int, *, shared: bool) -> float:

@@ -32,12 +32,13 @@ def lay_out(
 ) -> Update:
     """Lay the ``chosen`` rows out in micro-batches of at most ``limit_tokens`` tokens (always at least one row).
 
-    ``packing`` asks for packed streams (causal models only), ``share_head`` for their common head to be computed once
-    (exact where no dropout is active). ``padded_rows`` bounds the rows of a padded batch. ``tasks`` adds the numbers of
-    the rows' tasks; rows of several tasks then share no head, which each task's adapter would see differently.
+    ``packing`` asks for packed streams (not for encoder–decoders), ``share_head`` for the common head of a causal
+    model's rows to be computed once (exact where no dropout is active). ``padded_rows`` bounds the rows of a padded
+    batch. ``tasks`` adds the numbers of the rows' tasks; rows of several tasks then share no head, which each task's
+    adapter would see differently.
     """
-    packing = packing and kind == "causal"
-    share_head = share_head and not (tasks and len({rows[i].task for i in chosen}) > 1)
+    packing = packing and kind != "seq2seq"
+    share_head = share_head and kind == "causal" and not (tasks and len({rows[i].task for i in chosen}) > 1)
     order = sorted(range(len(chosen)), key=lambda number: (-_length(rows[chosen[number]], kind), number))
     head = shared_head([rows[i] for i in chosen]) if packing and share_head and len(chosen) > 1 else 0
     groups: list[list[int]] = []
@@ -60,7 +61,7 @@ def lay_out(
         build = _packed if packing else _padded
         batches = [build(rows, chosen, group, head, pad_id) for group in groups]
     elif kind == "encoder":
-        batches = [_labelled(rows, chosen, group, pad_id) for group in groups]
+        batches = [_labelled(rows, chosen, group, pad_id, packing=packing) for group in groups]
     else:
         batches = [_translated(rows, chosen, group, pad_id, decoder_start_id) for group in groups]
     if tasks:
@@ -148,13 +149,28 @@ def _padded(
     )
 
 
-def _labelled(rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence[int], pad_id: int) -> MicroBatch:
+def _labelled(
+    rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence[int], pad_id: int, *, packing: bool
+) -> MicroBatch:
     members = [rows[chosen[number]] for number in group]
-    ids, positions, segments = _grid([row.ids for row in members], pad_id)
     labels = [row.label for row in members]
-    starts = [row.pair_start or ids.shape[1] for row in members]
-    in_pair = (positions >= _tensor(starts)[:, None]) & (segments != PADDING)
     real = any(isinstance(label, float) for label in labels)
+    texts = [row.ids for row in members]
+    lengths = [len(text) for text in texts]
+    layout = None
+    if packing:
+        ends = np.cumsum(lengths)
+        layout = Layout(0, tuple((int(end) - length, int(end)) for end, length in zip(ends, lengths, strict=True)))
+        ids = _tensor(np.concatenate(texts))[None]
+        positions = _tensor(np.concatenate([np.arange(length) for length in lengths]))[None]
+        segments = _tensor(np.repeat(np.arange(1, len(group) + 1), lengths))[None]
+    else:
+        ids, positions, segments = _grid(texts, pad_id)
+    types = None
+    if any(row.pair_start for row in members):
+        starts = _tensor([row.pair_start or len(row.ids) for row in members])
+        starts = starts.repeat_interleave(_tensor(lengths))[None] if packing else starts[:, None]
+        types = ((positions >= starts) & (segments != PADDING)).long()
     return MicroBatch(
         ids=ids,
         positions=positions,
@@ -163,7 +179,8 @@ def _labelled(rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence
         labels=torch.tensor(labels, dtype=torch.float32 if real else torch.int64),
         row=_tensor(list(group)),
         rows=tuple(chosen[number] for number in group),
-        types=in_pair.long() if any(row.pair_start for row in members) else None,
+        layout=layout,
+        types=types,
     )
 
 
@@ -188,8 +205,8 @@ def _translated(
     )
 
 
-def probe_layouts(ids: torch.Tensor) -> tuple[MicroBatch, MicroBatch]:
-    """The same rows packed behind a shared head and padded, for the self-check "packed = separate".
+def probe_layouts(ids: torch.Tensor, kind: ModelKind) -> tuple[MicroBatch, MicroBatch]:
+    """The same rows packed (causal: behind a shared head) and padded, for the self-check "packed = separate".
 
     ids: (rows, time) int64; the first third of every row is replaced by that of the first row.
     """
@@ -202,9 +219,11 @@ def probe_layouts(ids: torch.Tensor) -> tuple[MicroBatch, MicroBatch]:
         own = own[: time - number]  # rows of different lengths
         mask = np.zeros(len(own), dtype=bool)
         mask[head + 1 :] = True
-        rows.append(EncodedRow(ids=own, target_mask=mask, prompt_length=head + 1, answer_bytes=0))
+        label = 0 if kind == "encoder" else None
+        rows.append(EncodedRow(ids=own, target_mask=mask, prompt_length=head + 1, answer_bytes=0, label=label))
     everything = list(range(count))
-    together = lay_out(rows, everything, kind="causal", limit_tokens=count * time, packing=True)
-    apart = lay_out(rows, everything, kind="causal", limit_tokens=count * time, packing=False)
+    together, apart = (
+        lay_out(rows, everything, kind=kind, limit_tokens=count * time, packing=packing) for packing in (True, False)
+    )
     device = ids.device
     return together.micro_batches[0].to(device), apart.micro_batches[0].to(device)

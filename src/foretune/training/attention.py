@@ -1,10 +1,12 @@
 """Attention over a packed stream, one document at a time, without a dense mask and without FlashAttention.
 
 The stream is ``[shared head | document 1 | document 2 | …]``. Documents are gathered into a small batch for the
-attention alone, ``(documents, heads, longest, head width)``: causal attention needs no padding mask there, because
-padding lies to the right of every real query. Every document also sees the shared head, which is computed once.
-The arithmetic is that of separate rows; ``is_exact`` checks it on the loaded model, and what fails the check is
-trained on padded batches instead (prefix keys, score soft-capping, attention sinks, bidirectional models).
+attention alone, ``(documents, heads, longest, head width)``. Causal attention needs no padding mask there, because
+padding lies to the right of every real query; every document also sees the shared head, which is computed once. In an
+encoder every token of a document sees all of it (`BIDIRECTIONAL`), padding is masked, and no head is shared; what
+comes behind its blocks (pooling, classifier) reads one document a line, which `documents_as_lines` hands it.
+The arithmetic is that of separate rows; `Network.packs` checks it on the loaded model, and what fails the check is
+trained on padded batches instead (prefix keys, score soft-capping, attention sinks, pooling by a mask).
 
 The head may also have been computed earlier: keys that a cache puts before those of the stream are a head that every
 document sees. It does not cover cached decoding or encoder–decoders.
@@ -15,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +31,7 @@ from foretune.regularization.places.attention import Multiply, attend, place_of
 from foretune.training.short_attention import LONGEST_KEYS, short_attention
 
 IMPLEMENTATION = "foretune_packed"
+BIDIRECTIONAL = "foretune_packed_encoder"
 ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 """What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
 
@@ -46,8 +49,10 @@ class PackedPlan:
     scatter: torch.Tensor
     """(stream - head,) where each document token lies in the gathered batch"""
     documents: int
+    real: torch.Tensor
+    """(documents, longest) bool: where the gathered batch holds a token"""
     masks: dict[Hashable, torch.Tensor] = field(default_factory=dict, compare=False)
-    """What `band` and `bias` made: the layers share them"""
+    """What `allowed` and `bias` made: the layers share them"""
 
     @classmethod
     @functools.lru_cache(maxsize=1)  # a recorded pass comes again with the same layout
@@ -60,24 +65,39 @@ class PackedPlan:
         last = torch.tensor([end - 1 for _, end in layout.bounds])
         gather = torch.minimum(starts[:, None] + steps[None, :], last[:, None]).reshape(-1)
         scatter = torch.cat([torch.arange(length) + number * longest for number, length in enumerate(lengths)])
-        return cls(layout.head, longest, gather.to(device), scatter.to(device), len(lengths))
+        real = starts[:, None] + steps[None, :] <= last[:, None]
+        return cls(layout.head, longest, gather.to(device), scatter.to(device), len(lengths), real.to(device))
 
-    def band(self, queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
-        """(queries, keys) bool: causal with the last query at the last key, at most ``window`` keys back."""
-        name = ("band", queries, keys, window)
+    def gathered(self, stream: torch.Tensor) -> torch.Tensor:
+        """(documents, longest, …) from (stream, …) without its head; padding repeats a document's last token."""
+        return stream.index_select(0, self.gather).view(self.documents, self.longest, *stream.shape[1:])
+
+    def allowed(self, queries: int, keys: int, window: int | None, *, causal: bool) -> torch.Tensor:
+        """bool, True where a query sees a key that is less than ``window`` keys away.
+
+        Causal: (queries, keys) with the last query at the last key. Else (documents, 1, 1 or queries, keys).
+        """
+        name = ("allowed", queries, keys, window, causal)
         if name not in self.masks:
+            device = self.real.device
             key = torch.arange(keys, device=device)[None, :]
             query = torch.arange(keys - queries, keys, device=device)[:, None]
-            allowed = key <= query
-            self.masks[name] = allowed if window is None else allowed & (key > query - window)
+            if causal:
+                found = key <= query
+                found = found if window is None else found & (key > query - window)
+            else:
+                found = self.real[:, None, None, :]
+                if window is not None and window < keys:  # padding sees all, or its empty softmax would be nan
+                    found = found & ((key - query).abs() < window) | ~self.real[:, None, :, None]
+            self.masks[name] = found
         return self.masks[name]
 
-    def bias(self, queries: int, keys: int, window: int | None, device: torch.device) -> torch.Tensor:
-        """(queries, keys) float32: the same as 0 where a key is seen and -inf where not."""
-        name = ("bias", queries, keys, window)
+    def bias(self, queries: int, keys: int, window: int | None, *, causal: bool) -> torch.Tensor:
+        """`allowed` in float32: 0 where a key is seen and -inf where not."""
+        name = ("bias", queries, keys, window, causal)
         if name not in self.masks:
-            hidden = ~self.band(queries, keys, window, device)
-            self.masks[name] = torch.zeros(hidden.shape, device=device).masked_fill_(hidden, -math.inf)
+            hidden = ~self.allowed(queries, keys, window, causal=causal)
+            self.masks[name] = torch.zeros(hidden.shape, device=hidden.device).masked_fill_(hidden, -math.inf)
         return self.masks[name]
 
 
@@ -90,22 +110,23 @@ def _attend(
     window: int | None,
     dropout: float,
     noise: Multiply | None = None,
+    *,
+    causal: bool = True,
 ) -> torch.Tensor:
-    """(batch, heads, queries, width): causal attention, the last query at the last key; keys may have fewer heads."""
+    """(batch, heads, queries, width): the last query at the last key; keys may have fewer heads."""
     queries, keys = query.shape[2], key.shape[2]
+    scale = query.shape[3] ** -0.5 if scaling is None else scaling
     if noise is not None:
-        scale = query.shape[3] ** -0.5 if scaling is None else scaling
-        return attend(query, key, value, plan.bias(queries, keys, window, query.device), scale, noise)
+        return attend(query, key, value, plan.bias(queries, keys, window, causal=causal), scale, noise)
     if query.device.type == "cpu" and dropout == 0 and keys <= LONGEST_KEYS:
-        scale = query.shape[3] ** -0.5 if scaling is None else scaling
-        return short_attention(query, key, value, plan.bias(queries, keys, window, query.device), scale)
-    plain = queries == keys and (window is None or window >= keys)
+        return short_attention(query, key, value, plan.bias(queries, keys, window, causal=causal), scale)
+    plain = causal and queries == keys and (window is None or window >= keys)
     repeats = query.shape[1] // key.shape[1]
     return scaled_dot_product_attention(
         query,
         _repeat(key, repeats),
         _repeat(value, repeats),
-        attn_mask=None if plain else plan.band(queries, keys, window, query.device),
+        attn_mask=None if plain else plan.allowed(queries, keys, window, causal=causal),
         dropout_p=dropout,
         is_causal=plain and queries > 1,
         scale=scaling,
@@ -122,9 +143,10 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     packed_plan: PackedPlan | None = None,
+    causal: bool = True,
     **unused: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each document of a packed stream.
+    """Attention within each document of a packed stream; not ``causal``: of every token to all of its document.
 
     query: (1, heads, stream, head width); key, value: (1, key heads, earlier + stream, head width), where the earlier
     ones come from a cache and are then the whole head of the stream.
@@ -139,6 +161,8 @@ def packed_attention(
         raise ValueError("a packed stream has its head either in itself or in a cache")
     if noise is not None and (plan.head or earlier):
         raise ValueError("noise on attention probabilities belongs to a row, and this stream shares a head")
+    if not causal and (plan.head or earlier):
+        raise ValueError("where attention goes both ways, documents share no head")
 
     def documents(tensor: torch.Tensor) -> torch.Tensor:
         heads, width = tensor.shape[1], tensor.shape[3]
@@ -152,7 +176,9 @@ def packed_attention(
         shape = (plan.documents, -1, -1, -1)
         document_key = torch.cat([head_key.expand(shape), document_key], dim=2)
         document_value = torch.cat([head_value.expand(shape), document_value], dim=2)
-    output = _attend(plan, documents(query), document_key, document_value, scaling, sliding_window, dropout, noise)
+    output = _attend(
+        plan, documents(query), document_key, document_value, scaling, sliding_window, dropout, noise, causal=causal
+    )
     flat = output.permute(0, 2, 1, 3).reshape(plan.documents * plan.longest, query.shape[1], query.shape[3])
     stream = flat.index_select(0, plan.scatter)
     if plan.head:
@@ -167,6 +193,26 @@ def _repeat(tensor: torch.Tensor, copies: int) -> torch.Tensor:
 
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, packed_attention)
+ALL_ATTENTION_FUNCTIONS.register(BIDIRECTIONAL, functools.partial(packed_attention, causal=False))
+
+
+@contextlib.contextmanager
+def documents_as_lines(last_block: nn.Module) -> Iterator[None]:
+    """Inside, an encoder's ``last_block`` gives (documents, longest, width) where it got a packed stream."""
+    hook = last_block.register_forward_hook(_as_lines, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _as_lines(_block: nn.Module, _given: Any, named: Mapping[str, Any], output: Any) -> Any:
+    plan: PackedPlan | None = named.get("packed_plan")
+    states = output[0] if isinstance(output, tuple) else output
+    if plan is None or len(states) != 1:  # padded, or an outer `documents_as_lines` was here
+        return output
+    lines = plan.gathered(states[0])
+    return (lines, *output[1:]) if isinstance(output, tuple) else lines
 
 
 @contextlib.contextmanager

@@ -22,23 +22,26 @@ from torch.nn.functional import cross_entropy, log_softmax
 from torch.utils.checkpoint import checkpoint
 
 from foretune.catalogue.models import ModelKind
-from foretune.data.update import PADDING, MicroBatch, chunks
+from foretune.data.update import MicroBatch, chunks
 from foretune.errors import ModelError
 from foretune.regularization.base import Forward
-from foretune.training.attention import ATTENTION_DROPOUT_NAMES, IMPLEMENTATION, PackedPlan, attention
+from foretune.training import agreement
+from foretune.training.attention import (
+    ATTENTION_DROPOUT_NAMES,
+    BIDIRECTIONAL,
+    IMPLEMENTATION,
+    PackedPlan,
+    attention,
+    documents_as_lines,
+)
 from foretune.training.divergence import divergence, symmetric_divergence
-from foretune.training.prefix import FrozenPrefix
+from foretune.training.prefix import FrozenPrefix, blocks_of
 
 HEAD_CHUNK_TARGETS = 256
 """Targets per head pass: (256, 49,152) in float32 is 48 MiB."""
 NORMALISED_TARGETS = 16
 """Targets whose softmax is summed at once on a processor: 3 MiB in float32. At 256 the passes over memory took four
 times as long as at 16 (58 against 14 ms for 49,152 words)."""
-PROBE_TOKENS = 12
-"""Length of the rows that the self-checks run."""
-RELATIVE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.02}
-"""Largest root-mean-square difference of logits, relative to their spread, that counts as equal in a self-check:
-accumulated rounding of each precision. A leak between documents shows as 0.2 and more."""
 
 
 def _normaliser(logits: torch.Tensor) -> torch.Tensor:
@@ -147,14 +150,14 @@ class Network:
     def plain_head(self) -> bool:
         """Whether ``head(hidden)`` equals the model's own logits, by trial on a few tokens."""
         if self._plain_head is None:
-            self._plain_head = self._head_agrees()
+            self._plain_head = self.kind == "causal" and agreement.of_logits(self, self.head)
         return self._plain_head
 
     @property
     def packs(self) -> bool:
         """Whether a packed stream gives this model the losses of separate rows, by trial."""
         if self._packs is None:
-            self._packs = self.kind == "causal" and self._packing_agrees()
+            self._packs = agreement.of_packing(self)
         return self._packs
 
     @property
@@ -201,8 +204,14 @@ class Network:
         was_training = self.model.training
         self.model.train(training)
         padded = self.training_attention if training and self.training_attention else self._plain_attention
+        encoder = packing and self.kind == "encoder"
+        packed = BIDIRECTIONAL if encoder else IMPLEMENTATION
+        blocks = blocks_of(self.model) if encoder else None
         try:
-            with attention(self.model, IMPLEMENTATION if packing else padded):
+            with (
+                attention(self.model, packed if packing else padded),
+                documents_as_lines(blocks[-1]) if blocks else contextlib.nullcontext(),
+            ):
                 yield
         finally:
             self.model.train(was_training)
@@ -228,15 +237,11 @@ class Network:
         if self.reads_tasks:
             self.model.foretune_tasks.ids = batch.tasks
         if self.kind == "encoder":
-            types = {} if batch.types is None else {"token_type_ids": batch.types}
-            logits = self.model(input_ids=batch.ids, attention_mask=batch.attention_mask, **types).logits
+            logits = self._class_logits(batch)
             return Scored(logits.index_select(0, batch.target_index), batch.labels, batch.row, self)
-        if self.kind == "seq2seq":
-            hidden = self._seq2seq_hidden(batch)
-        else:
-            prefix = self._usable_prefix(batch)
-            with contextlib.nullcontext() if prefix is None else prefix.starting_from(prefix.states(batch)):
-                hidden = self.hidden(batch)
+        prefix = self._usable_prefix(batch) if self.kind == "causal" else None
+        with contextlib.nullcontext() if prefix is None else prefix.starting_from(prefix.states(batch)):
+            hidden = self.hidden(batch)
         return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
 
     def run_behind(self, batch: MicroBatch, before: Mapping[str, Any]) -> Scored:
@@ -251,12 +256,29 @@ class Network:
         hidden = self._hidden(batch.ids, mask, batch.positions, **given)
         return Scored(_at_targets(hidden, batch), batch.labels, batch.row, self)
 
+    def scores(self, batch: MicroBatch) -> torch.Tensor:
+        """(targets, vocabulary or classes): logits at the scored positions, without what a training pass sets up."""
+        if self.kind == "encoder":
+            return self._class_logits(batch).index_select(0, batch.target_index)
+        return self.logits(_at_targets(self.hidden(batch), batch))
+
     def hidden(self, batch: MicroBatch) -> torch.Tensor:
-        """(batch, time, width) of a packed or padded micro-batch."""
+        """(batch, time, width) of a language model: of a packed or padded micro-batch, or of the decoder."""
+        if self.kind == "seq2seq":
+            return self._seq2seq_hidden(batch)
         if batch.layout is None:
             return self._hidden(batch.ids, batch.attention_mask, batch.positions)
         plan = PackedPlan.of(batch.layout, batch.ids.device)
         return self._hidden(batch.ids, None, batch.positions, packed_plan=plan)
+
+    def _class_logits(self, batch: MicroBatch) -> torch.Tensor:
+        """(documents, classes) of an encoder."""
+        given = {} if batch.types is None else {"token_type_ids": batch.types}
+        if batch.layout is None:
+            return self.model(input_ids=batch.ids, attention_mask=batch.attention_mask, **given).logits  # type: ignore[no-any-return]
+        plan = PackedPlan.of(batch.layout, batch.ids.device)
+        positions = batch.positions + _first_position(self.model)
+        return self.model(input_ids=batch.ids, position_ids=positions, packed_plan=plan, **given).logits  # type: ignore[no-any-return]
 
     def _usable_prefix(self, batch: MicroBatch) -> FrozenPrefix | None:
         """The frozen lower part, where its kept states may stand for it in this pass (by trial, once)."""
@@ -265,24 +287,8 @@ class Network:
             return None
         name = f"{prefix.identity}/{'padded' if batch.layout is None else 'packed'}"
         if name not in prefix.store.verdicts:
-            prefix.store.verdicts[name] = self._prefix_agrees(prefix, packing=batch.layout is not None)
+            prefix.store.verdicts[name] = agreement.of_prefix(self, prefix, packing=batch.layout is not None)
         return prefix if prefix.store.verdicts[name] else None
-
-    @torch.no_grad()
-    def _prefix_agrees(self, prefix: FrozenPrefix, *, packing: bool) -> bool:
-        from foretune.data.batches import probe_layouts
-
-        stream, separate = probe_layouts(self._probe_ids(3))
-        batch = stream if packing else separate
-        with self.mode(packing=packing, training=False), self.answering_for(None):
-            ordinary = self.hidden(batch)
-            try:
-                with prefix.starting_from(prefix.states(batch)):
-                    kept = self.hidden(batch)
-            except (ValueError, TypeError, RuntimeError, KeyError, AttributeError, IndexError):
-                return False  # blocks that are called or wired in a way of their own
-        real = batch.segments != PADDING
-        return self._close(kept[real], ordinary[real])
 
     def _hidden(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, **extra: Any
@@ -303,62 +309,21 @@ class Network:
             hidden = hidden * self.model.config.d_model**-0.5
         return hidden
 
-    def _probe_ids(self, rows: int) -> torch.Tensor:
-        vocabulary: int = self.model.get_input_embeddings().weight.shape[0]
-        ids = torch.arange(rows * PROBE_TOKENS).reshape(rows, PROBE_TOKENS) * 7 + 11
-        device: torch.device = self.model.device
-        return (ids % vocabulary).to(device)
-
-    def _close(self, one: torch.Tensor, other: torch.Tensor) -> bool:
-        tolerance = RELATIVE_TOLERANCE.get(one.dtype, RELATIVE_TOLERANCE[torch.float32])
-        difference = (one.float() - other.float()).pow(2).mean().sqrt()
-        return bool(difference <= tolerance * other.float().std())
-
-    @torch.no_grad()
     def verify(self) -> None:
         """Check that hidden states and `logits` give the model's own logits; raises `ModelError` where not."""
-        if self.kind == "encoder":
-            return
-        hidden, own = self._probe_hidden_and_logits()
-        if not self._close(self.logits(hidden), own):
+        if self.kind != "encoder" and not agreement.of_logits(self, self.logits):
             raise ModelError(
                 f"the logits of {type(self.model).__name__} are not its head applied to its last hidden state.",
                 remedy="This architecture is not supported; please report it with the model's name.",
             )
 
-    @torch.no_grad()
-    def _head_agrees(self) -> bool:
-        if self.kind != "causal":
-            return False
-        hidden, own = self._probe_hidden_and_logits()
-        return self._close(self.head(hidden), own)
 
-    def _probe_hidden_and_logits(self) -> tuple[torch.Tensor, torch.Tensor]:
-        ids = self._probe_ids(1)
-        positions = torch.arange(PROBE_TOKENS, device=ids.device)[None]
-        with self.mode(packing=False, training=False), self.answering_for(None):
-            if self.kind == "seq2seq":
-                batch = MicroBatch(ids, positions, torch.ones_like(ids), ids[0], ids[0], ids[0], decoder_ids=ids)
-                own = self.model(input_ids=ids, decoder_input_ids=ids, use_cache=False).logits
-                return self._seq2seq_hidden(batch), own
-            hidden = self._hidden(ids, torch.ones_like(ids), positions)
-            return hidden, self.model(input_ids=ids, use_cache=False).logits
-
-    @torch.no_grad()
-    def _packing_agrees(self) -> bool:
-        if not getattr(self.model, "_supports_attention_backend", False):
-            return False
-        from foretune.data.batches import probe_layouts
-
-        stream, separate = probe_layouts(self._probe_ids(3))
-        try:
-            with self.mode(packing=True, training=False), self.answering_for(None):
-                together = _at_targets(self.hidden(stream), stream)
-        except (ValueError, TypeError, RuntimeError, KeyError):
-            return False
-        with self.mode(packing=False, training=False), self.answering_for(None):
-            apart = _at_targets(self.hidden(separate), separate)
-        return self._close(self.logits(together), self.logits(apart))
+def _first_position(model: Any) -> int:
+    """The number of a text's first position: RoBERTa's kind counts from behind the padding's entry."""
+    for name, module in model.base_model.named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
 
 
 def _at_targets(hidden: torch.Tensor, batch: MicroBatch) -> torch.Tensor:

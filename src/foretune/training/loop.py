@@ -110,6 +110,7 @@ class Training:
         self.step = 0
         self._set_up_regularizers()
         self.recorded = self._recorded()
+        self.packing = self.packing and not (self.recorded and network.kind == "encoder")  # recorded on padded rows
 
     def _set_up_regularizers(self) -> None:
         """Check all of them, then edit the model; what was placed is removed again where one cannot be set up."""

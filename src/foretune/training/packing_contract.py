@@ -14,8 +14,9 @@ from foretune.training.forward import Network
 
 def packs(case: Case) -> None:
     """A packable method packs wherever its base does. Raises `Broken`."""
-    if case.specimen.kind != "causal" or not case.declared.traits.packable:
+    kind = case.specimen.kind
+    if kind == "seq2seq" or not case.declared.traits.packable:
         return
     with torch.no_grad(), case.attached(trained=True) as attachment:
-        if Network(case.specimen.model, "causal").packs and not Network(attachment.model, "causal").packs:
+        if Network(case.specimen.model, kind).packs and not Network(attachment.model, kind).packs:
             raise Broken("packed rows do not give the answers of separate ones")

@@ -30,8 +30,9 @@ from foretune.data.update import Layout, MicroBatch
 from foretune.errors import UsageError
 from foretune.models.cache import cached
 from foretune.selection.utility.prompts import Ids, joined
+from foretune.training.agreement import RELATIVE_TOLERANCE
 from foretune.training.attention import PackedPlan
-from foretune.training.forward import RELATIVE_TOLERANCE, Network, Scored
+from foretune.training.forward import Network, Scored
 
 Way = Literal["packed", "expanded", "joint"]
 PACK_TOKENS = 1024
