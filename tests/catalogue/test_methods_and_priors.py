@@ -53,6 +53,17 @@ def test_the_rule_by_hand():
     assert rate("full", width=4096, kind="encoder") == 2e-5
 
 
+def test_rates_of_encoders_rise_in_short_runs_by_hand():
+    """The classical 1/sqrt(steps), from 300 steps down, at most 2.5 times; decoders keep theirs."""
+    assert rate("full", width=768, kind="encoder", steps=1000) == 3e-5
+    assert rate("full", width=768, kind="encoder", steps=75) == 6e-5
+    assert rate("full", width=768, kind="encoder", steps=10) == 7.5e-5
+    assert rate("lora", width=768, kind="encoder", steps=75) == 15 * 6e-5
+    assert rate("full", steps=10) == rate("full", steps=1000)
+    plain = learning_rate("full", width=768, kind="encoder", rows_per_update=16, steps=10, raised=False)
+    assert plain == 3e-5
+
+
 @given(st.integers(16, 20_000), st.integers(1, 4096), st.integers(1, 10**6), st.sampled_from(["lora", "full"]))
 def test_the_rule_always_gives_a_rate_the_space_allows(width, rows, steps, method):
     value = rate(method, width=width, rows=rows, steps=steps)

@@ -62,6 +62,8 @@ def test_rates_are_relative_to_the_rule_of_method_model_and_batch():
         )
         assert made.config["learning_rate"] == pytest.approx(3 * rule, rel=0.01)
     assert planned(named["lora"], CAUSAL).config == planned(named["lora:seed-1"], CAUSAL).config
+    before = planned(named["lora"], replace(ENCODER, raised_rates=False)).config["learning_rate"]
+    assert planned(named["lora"], ENCODER).config["learning_rate"] > 1.5 * before
 
 
 def test_growing_a_block_changes_nothing_before():

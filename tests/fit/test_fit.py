@@ -261,9 +261,18 @@ def test_given_files_bad_rows_and_a_merged_export(ground: Ground, fast_fit: Call
     assert [one.answer for one in said] == [answer["prediction"] for answer in answers]
 
 
-def test_a_budget_for_the_default_alone_says_that_fixed_settings_were_not_tried(
-    fast_fit: Callable[..., Any], tmp_path: Path
+def test_one_trial_is_of_the_settings_that_were_fixed(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
+    record = fast_fit(output=tmp_path / "run", options={**BRIEF, "training.lora.rank": 4}).record
+    (trial,) = record.trials
+    assert trial.config["lora.rank"] == 4 and not trial.is_default
+    assert "the budget holds no comparison" in trial.why
+    assert {system.role for system in record.comparison.systems} == {"base", "winner", "examples"}
+
+
+def test_a_budget_that_held_the_default_alone_says_that_fixed_settings_were_not_tried(
+    fast_fit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("foretune.search.zero_shot.agrees", lambda config, fixed: True)
     with pytest.raises(TrainingError, match="the default LoRA alone") as raised:
         fast_fit(output=tmp_path / "run", options={**BRIEF, "training.lora.rank": 4})
     assert raised.value.exit_code == 8 and "larger budget" in raised.value.remedy

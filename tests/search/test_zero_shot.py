@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from simulation import BEST_RATE, cost, drive, honest, observe
 
-from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.catalogue.priors import DEFAULT_LORA, recommended
 from foretune.errors import BudgetError, UsageError
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
@@ -239,7 +239,7 @@ def test_the_shortened_horizon_is_the_longest_that_fits():
 
 
 def test_budgets_too_small_are_refused_or_said():
-    with pytest.raises(BudgetError, match="one step of the default LoRA"):
+    with pytest.raises(BudgetError, match="one step takes"):
         searcher(Budget("time", 0.5))
     with pytest.raises(BudgetError):
         Budget("time", 0)
@@ -317,4 +317,25 @@ def test_runs_too_short_to_compare_give_way_to_one_long_run(step_s: float, steps
         return step_s * (stop - start)
 
     found = horizon(36, Budget("time", 100.0), price, {}, [{}, {}, {}])
-    assert found.steps == steps and ("no comparison" in found.why) is not compared
+    assert found.steps == steps and found.alone is ("no comparison" in found.why) is not compared
+
+
+def test_one_run_alone_is_the_rule_s_and_not_the_default_lora() -> None:
+    """The default's rate of 2e-4 is for long runs: alone, and over few steps, it would hardly learn."""
+    search, length = searcher(Budget("time", 60))
+    assert length.alone
+    drive(search, 1)
+    (run,) = search.runs
+    expected = recommended("lora", width=576, kind="causal", steps=length.steps)
+    assert run.config == expected.config and float(run.config["learning_rate"]) > 5 * DEFAULT_LORA["learning_rate"]
+    assert (run.arm, run.step, run.horizon) == ("portfolio", length.steps, length.steps)
+
+
+@pytest.mark.parametrize(("fixed", "alone"), [({}, False), ({"lora.rank": 8}, True), ({"lora.rank": 16}, False)])
+def test_one_trial_is_the_default_lora_unless_other_settings_are_fixed(fixed: dict[str, Any], alone: bool) -> None:
+    first, length = plan(
+        width=576, kind="causal", train_rows=400, budget=Budget("trials", 1), cost=cost, fixed=fixed, max_trials=1
+    )
+    assert first.alone is alone and not length.alone
+    assert (first.baseline["learning_rate"] != DEFAULT_LORA["learning_rate"]) is alone
+    assert all(first.baseline[name] == value for name, value in fixed.items())

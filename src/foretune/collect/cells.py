@@ -124,6 +124,7 @@ def _cell(listed: TaskList, collected: CollectedTask, draw: Draw) -> Cell:
         row_tokens=float(collected.probe["mean_row_tokens"]),
         tokens=listed.tokens,
         rows_per_update=listed.rows_per_update,
+        raised_rates=listed.raised_rates,
     )
     made = planned(draw, setting)
     # not the whole configuration: a setting that a later version adds, at its neutral default, is the same run

@@ -142,6 +142,8 @@ class Setting:
     tokens: int
     """Training tokens of a run"""
     rows_per_update: int
+    raised_rates: bool = True
+    """Whether the rule's rates rise in an encoder's short runs"""
 
 
 def planned(draw: Draw, setting: Setting) -> Planned:
@@ -155,7 +157,11 @@ def planned(draw: Draw, setting: Setting) -> Planned:
     fixed = {**draw.settings, "rows_per_update": rows, "epochs": epochs}
     method = str(fixed.pop("method", "lora"))
     try:
-        config = dict(recommended(method, width=setting.width, kind=setting.kind, steps=steps, fixed=fixed).config)
+        config = dict(
+            recommended(
+                method, width=setting.width, kind=setting.kind, steps=steps, fixed=fixed, raised=setting.raised_rates
+            ).config
+        )
     except UsageError as error:
         raise UsageError(f"the design's configuration {draw.name}: {error.what}", remedy=error.remedy) from error
     config["learning_rate"] = min(rounded(float(config["learning_rate"]) * draw.rate), HIGHEST_RATE)

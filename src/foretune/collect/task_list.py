@@ -53,6 +53,8 @@ class TaskList(Section):
     """Training tokens of a run."""
     rows_per_update: Annotated[Count, Field(ge=1)] = 16
     """Rows of an update; the design varies it by factors."""
+    raised_rates: bool = True
+    """Whether the rule's rates rise in an encoder's short runs; not in a list begun before the rule said so."""
     evaluation: CollectedRows = CollectedRows()
     """What is measured."""
     tasks: dict[str, TaskSettings] = Field(min_length=1)

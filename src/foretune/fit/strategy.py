@@ -112,6 +112,8 @@ def chosen_strategy(
     settings = resolution.spec.search
 
     def decide() -> dict[str, Any]:
+        if first.alone:
+            return {"strategy": first.name, "prior": None}
         wanted = settings.experience == "known" and settings.strategy in ("auto", "transfer", "quick-tune")
         runs = earlier_runs() if wanted else []
         tasks = related(runs, shapes.kind)

@@ -3,7 +3,9 @@
 The default LoRA is trained in whole as the baseline. Where that alone would take more than 35 % of the budget, or a
 portfolio pass and one full continuation would no longer fit beside it, every configuration gets the same shorter
 horizon, with its schedule shortened likewise, so that all remain comparable. Where that horizon would be very short,
-the default LoRA alone gets all the budget holds: three times the steps do more than the best of some short runs.
+one configuration gets all the budget holds: three times the steps do more than the best of some short runs. It is the
+first of the portfolio, at the rule's learning rate for so many steps, and not the default LoRA, whose rate is one for
+long runs.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ EARLY_LEVEL = 2
 FEWEST_EARLY_STEPS = 5
 """Fewer steps are no comparison: the first have hardly moved the weights, whatever the rate."""
 COMPARED_SHARE = 0.4
-"""A shortened horizon has to be this share of the steps that the default LoRA alone would get, unless it is long. In
-the runs that ship (13 to 70 steps), the default LoRA at its end has a lower validation loss than the best of three
+"""A shortened horizon has to be this share of the steps that one run alone would get, unless it is long. In the runs
+that ship (13 to 70 steps), LoRA at the rule's rate has at its end a lower validation loss than the best of three
 rates at a quarter of the steps on 18 of 18 tasks, at half of them on the 6 causal tasks and 3 of 12 others."""
 LONG_STEPS = 30
 """From here on runs are compared whatever their share: those measured above were shorter, or not much longer."""
@@ -45,6 +47,8 @@ class Horizon:
     steps: int
     full_steps: int
     why: str
+    alone: bool = False
+    """Whether the budget holds one run and no comparison"""
 
     @property
     def shortened(self) -> bool:
@@ -106,10 +110,11 @@ def horizon(
     if fits(full_steps):
         return Horizon(full_steps, full_steps, f"The default LoRA is forecast to take {amount}, {share}.")
     steps = _largest(fits, full_steps, surely=SHORT_STEPS)
-    alone = _largest(lambda n: budget.can_afford(price(baseline, 0, n)), full_steps)
+    lone = portfolio[0] if portfolio else baseline
+    alone = _largest(lambda n: budget.can_afford(price(lone, 0, n)), full_steps)
     if alone == 0:
         raise BudgetError(
-            f"one step of the default LoRA takes {price(baseline, 0, 1):.3g} {UNITS[budget.kind]}; "
+            f"one step takes {price(lone, 0, 1):.3g} {UNITS[budget.kind]}; "
             f"{budget.left():.3g} are left beside what is kept for the end.",
             remedy="Give a larger budget, a smaller model or shorter rows.",
         )
@@ -117,7 +122,8 @@ def horizon(
         return Horizon(
             alone,
             full_steps,
-            f"The budget holds {alone} of {full_steps} steps of the default LoRA and no comparison beside it.",
+            f"The budget holds {alone} of {full_steps} steps of one configuration and no comparison beside it.",
+            alone=True,
         )
     return Horizon(
         steps,

@@ -79,7 +79,12 @@ def ranking_at(runs: Iterable[Run], level: int, metric: str) -> list[Run]:
 
 def agreeing(runs: Iterable[Run], fixed: Mapping[str, Any]) -> list[Run]:
     """The runs whose configuration agrees with what the user fixed."""
-    return [run for run in runs if all(run.config.get(key, value) == value for key, value in fixed.items())]
+    return [run for run in runs if agrees(run.config, fixed)]
+
+
+def agrees(config: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
+    """Whether ``config`` has what the user fixed."""
+    return all(config.get(key, value) == value for key, value in fixed.items())
 
 
 def finalists(runs: Iterable[Run], metric: str, count: int | None = None) -> list[Finalist]:

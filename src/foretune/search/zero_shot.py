@@ -28,7 +28,16 @@ from foretune.search.budget import Budget
 from foretune.search.extras import Centre, extra, fixed_for, methods_for
 from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT, level_step
 from foretune.search.horizon import Horizon, early_level, horizon, total_steps
-from foretune.search.ranking import Finalist, agreeing, clearly_above, finalists, has_risen, ranking_at, score_at
+from foretune.search.ranking import (
+    Finalist,
+    agreeing,
+    agrees,
+    clearly_above,
+    finalists,
+    has_risen,
+    ranking_at,
+    score_at,
+)
 from foretune.search.runs import Continue, Cost, Proposal, Run, Start, View
 from foretune.search.types import Done, Wait
 
@@ -53,6 +62,8 @@ class ZeroShot:
     """Settings the user fixed: never searched."""
     max_trials: int | None = None
     metric: str = "loss"
+    alone: bool = False
+    """Whether the budget holds one run: the baseline, which is then the first of the portfolio"""
     name: str = "zero-shot"
 
     def steps_of(self, config: Mapping[str, Any]) -> int:
@@ -74,6 +85,7 @@ class ZeroShot:
             "fixed": dict(self.fixed),
             "max_trials": self.max_trials,
             "metric": self.metric,
+            **({"alone": True} if self.alone else {}),
         }
 
     def finalists(self, runs: tuple[Run, ...], count: int | None = None) -> list[Finalist]:
@@ -107,7 +119,10 @@ class ZeroShot:
 
     def _begin(self, view: View) -> Proposal:
         if not view.affords(self.baseline, 0, self.horizon, new=True):
-            return Done("the budget does not cover the default LoRA")
+            return Done(f"the budget does not cover {'one run' if self.alone else 'the default LoRA'}")
+        if self.alone:
+            why = f"{self.portfolio[0].why}; in whole, as the budget holds no comparison"
+            return Start(self.baseline, self.horizon, self.horizon, "portfolio", why)
         why = "the default LoRA, trained in whole: what every other configuration is compared with"
         return Start(self.baseline, self.horizon, self.horizon, "default", why)
 
@@ -223,16 +238,17 @@ def plan(
     ``cost`` is the probe's forecast; settings in ``fixed`` are kept out of the search. The default LoRA keeps its own
     settings except the amount of training and its rows, which all runs share. ``advised`` settings (of rules) are where
     the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed. ``variants`` are further
-    members of the portfolio: the recommended configuration with these settings, and why. Raises `UsageError` and
-    `BudgetError`.
+    members of the portfolio: the recommended configuration with these settings, and why. Where the budget holds one
+    run, that is the first of the portfolio; so it is with one trial and settings that the default LoRA does not have.
+    Raises `UsageError` and `BudgetError`.
     """
     settings = dict(fixed or {})
     hints = {name: value for name, value in (advised or {}).items() if name not in settings}
     hints = {name: value for name, value in hints.items() if name not in shared_settings(hints)}
-    listed = [name for name in methods or DEFAULT_METHODS[kind] if name not in avoid] or ["lora"]
+    offered = [name for name in methods or DEFAULT_METHODS[kind] if name not in avoid] or ["lora"]
     if "method" in hints:
-        listed = [str(hints["method"]), *(name for name in listed if name != hints["method"])]
-    chosen = methods_for(tuple(listed), settings)
+        offered = [str(hints["method"]), *(name for name in offered if name != hints["method"])]
+    chosen = methods_for(tuple(offered), settings)
     start = {**{name: value for name, value in hints.items() if name != "method"}, **settings}
     baseline = resolve({**DEFAULT_LORA, **shared_settings(settings)})
     asked = total_steps(train_rows, baseline)
@@ -253,7 +269,9 @@ def plan(
         )
 
     length = horizon(asked, budget, cost, baseline, [entry.config for entry in entries(asked)])
-    return (
-        ZeroShot(baseline, entries(length.steps), length.steps, settings, max_trials, metric),
-        length,
-    )
+    listed = entries(length.steps)
+    one_trial = max_trials == 1 or (budget.kind == "trials" and budget.total == 1)
+    if length.alone or (one_trial and not agrees(baseline, settings)):
+        lone = listed[0]
+        return ZeroShot(lone.config, (lone,), length.steps, settings, 1, metric, alone=True), length
+    return ZeroShot(baseline, listed, length.steps, settings, max_trials, metric), length
