@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from foretune.catalogue.methods import METHODS, config_space, resolve
-from foretune.catalogue.priors import DEFAULT_LORA, learning_rate, portfolio, recommended
+from foretune.catalogue.priors import DEFAULT_LORA, learning_rate, portfolio, recommended, rows_per_update
 from foretune.catalogue.training import AMOUNT, TRAINING, TRAINING_MENU
 from foretune.errors import UsageError
 from foretune.files import fingerprint
@@ -51,6 +51,11 @@ def test_the_rule_by_hand():
     assert rate("full", width=768, kind="encoder") == 3e-5
     assert rate("full", width=384, kind="encoder") == 5e-5
     assert rate("full", width=4096, kind="encoder") == 2e-5
+
+
+def test_rows_of_an_update_by_hand():
+    assert [rows_per_update(rows, 3) for rows in (10_000, 171, 160, 85, 80, 1)] == [16, 16, 8, 8, 4, 4]
+    assert rows_per_update(400, 0.5) == 4
 
 
 def test_rates_of_encoders_rise_in_short_runs_by_hand():

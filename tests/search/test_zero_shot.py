@@ -339,3 +339,27 @@ def test_one_trial_is_the_default_lora_unless_other_settings_are_fixed(fixed: di
     assert first.alone is alone and not length.alone
     assert (first.baseline["learning_rate"] != DEFAULT_LORA["learning_rate"]) is alone
     assert all(first.baseline[name] == value for name, value in fixed.items())
+
+
+def test_short_runs_have_more_updates_of_fewer_rows() -> None:
+    def made(rows: int, budget: Budget, **fixed: Any) -> tuple[int, int, str]:
+        first, length = plan(width=576, kind="causal", train_rows=rows, budget=budget, cost=by_row, fixed=fixed)
+        sizes = {int(config["rows_per_update"]) for config in (first.baseline, *(e.config for e in first.portfolio))}
+        (size,) = sizes
+        return size, length.steps, length.why
+
+    def by_row(config: Mapping[str, Any], start: int, stop: int) -> float:
+        return (stop - start) * int(config["rows_per_update"]) / 16
+
+    plenty, trials = Budget("time", 10_000), Budget("trials", 4)
+    assert made(1600, plenty)[:2] == (16, 300)
+    for budget in (plenty, trials):
+        assert made(160, budget)[:2] == (8, 60)
+        assert made(60, budget)[:2] == (4, 45)
+        assert made(20, budget)[:2] == (4, 15)
+    assert "more of them" in made(160, plenty)[2] and "more of them" not in made(1600, plenty)[2]
+    assert made(160, plenty, rows_per_update=16)[:2] == (16, 30)
+    assert made(160, Budget("steps", 1000))[:2] == (16, 30), "fewer rows would be less training"
+    size, steps, _ = made(1600, Budget("time", 20))
+    assert size == 8 and 32 <= steps <= 40
+    assert made(1600, Budget("time", 10))[0] == 4

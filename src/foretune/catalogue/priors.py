@@ -44,6 +44,10 @@ ANCHOR_ROWS_PER_UPDATE = 16
 BATCH_FACTORS = (0.5, 2.0)
 """Beyond a factor of four in batch size the square-root law is not trusted."""
 SHORT_RUN_STEPS = 100
+FEWEST_STEPS = 32
+SMALLEST_UPDATE = 4
+"""Updates of 16 rows are halved, down to this, while a run has fewer steps than `FEWEST_STEPS`. In the shipped runs of
+decoders (13 to 24 steps of 8 rows), twice the steps of half the rows have the lower validation loss on 6 of 6 tasks."""
 PORTFOLIO_FACTORS = (1.0, 3.0, 1 / 3)
 """Half a decade on each side: the spread of best rates around such rules in the published sweeps."""
 RATE_DIGITS = 3
@@ -96,6 +100,14 @@ def learning_rate(
     if kind == "encoder" and raised:
         rate *= min(max(math.sqrt(ENCODER_LONG_RUN / steps), 1.0), ENCODER_HIGHEST_FACTOR)
     return rounded(rate)
+
+
+def rows_per_update(train_rows: int, epochs: float) -> int:
+    """Rows of an update for so much training: the default's, or fewer where there would be too few updates."""
+    rows = int(DEFAULT_LORA["rows_per_update"])
+    while rows > SMALLEST_UPDATE and epochs * -(-train_rows // rows) < FEWEST_STEPS:
+        rows //= 2
+    return rows
 
 
 def rounded(rate: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 
 from foretune.catalogue.languages import distance, parse_pair
 from foretune.catalogue.methods import METHODS
-from foretune.catalogue.priors import DEFAULT_LORA, recommended
+from foretune.catalogue.priors import DEFAULT_LORA, recommended, rows_per_update
 from foretune.catalogue.rules import TRAINABLE, Advice, Rule, Situation, advise
 from foretune.config.resolve import Resolution
 from foretune.config.rules_file import PRIORS, read_rules
@@ -73,9 +73,11 @@ def advised_configuration(
     started, behind = starting_settings(advice, shapes, chosen)
     fixed = {**started, **chosen}
     method = str(fixed.get("method", "lora"))
-    rows_per_update = int(fixed.get("rows_per_update", DEFAULT_LORA["rows_per_update"]))
     epochs = float(fixed.get("epochs", DEFAULT_LORA["epochs"]))
-    steps = RunSettings(0, rows_per_update=rows_per_update, epochs=epochs).steps(train_rows)
+    if resolution.spec.budget.steps is None:  # where steps are counted, fewer rows would mean less training
+        fixed.setdefault("rows_per_update", rows_per_update(train_rows, epochs))
+    rows = int(fixed.get("rows_per_update", DEFAULT_LORA["rows_per_update"]))
+    steps = RunSettings(0, rows_per_update=rows, epochs=epochs).steps(train_rows)
     found = recommended(method, width=shapes.width, kind=shapes.kind, steps=steps, fixed=fixed)
     return dict(found.config), "; ".join([found.why, *(rule.citation for rule in behind)])
 

@@ -17,12 +17,20 @@ It learns nothing across tasks and models no curve; that is the transfer strateg
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from foretune.catalogue.methods import resolve, shared_settings
 from foretune.catalogue.models import ModelKind
-from foretune.catalogue.priors import DEFAULT_LORA, Recommendation, portfolio, recommended
+from foretune.catalogue.priors import (
+    DEFAULT_LORA,
+    FEWEST_STEPS,
+    SMALLEST_UPDATE,
+    Recommendation,
+    portfolio,
+    recommended,
+    rows_per_update,
+)
 from foretune.files import fingerprint
 from foretune.search.budget import Budget
 from foretune.search.extras import Centre, extra, fixed_for, methods_for
@@ -240,6 +248,7 @@ def plan(
     the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed. ``variants`` are further
     members of the portfolio: the recommended configuration with these settings, and why. Where the budget holds one
     run, that is the first of the portfolio; so it is with one trial and settings that the default LoRA does not have.
+    Updates have fewer rows than the default's where there would be less than `FEWEST_STEPS` of them.
     Raises `UsageError` and `BudgetError`.
     """
     settings = dict(fixed or {})
@@ -250,12 +259,11 @@ def plan(
         offered = [str(hints["method"]), *(name for name in offered if name != hints["method"])]
     chosen = methods_for(tuple(offered), settings)
     start = {**{name: value for name, value in hints.items() if name != "method"}, **settings}
-    baseline = resolve({**DEFAULT_LORA, **shared_settings(settings)})
-    asked = total_steps(train_rows, baseline)
 
-    def entries(steps: int) -> tuple[Recommendation, ...]:
+    def entries(steps: int, shared: Mapping[str, Any]) -> tuple[Recommendation, ...]:
         first, *others = chosen
-        own = portfolio(first, width=width, kind=kind, steps=steps, fixed=fixed_for(first, chosen, start))
+        asked = fixed_for(first, chosen, {**start, **shared})
+        own = portfolio(first, width=width, kind=kind, steps=steps, fixed=asked)
         varied = tuple(
             Recommendation(resolve({**own[0].config, **change}), f"{own[0].why}, {why}") for change, why in variants
         )
@@ -263,13 +271,29 @@ def plan(
             own
             + varied
             + tuple(
-                recommended(name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, settings))
+                recommended(
+                    name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, {**settings, **shared})
+                )
                 for name in others
             )
         )
 
-    length = horizon(asked, budget, cost, baseline, [entry.config for entry in entries(asked)])
-    listed = entries(length.steps)
+    def with_rows(rows: int) -> tuple[dict[str, Any], tuple[Recommendation, ...], Horizon]:
+        shared = {"rows_per_update": rows, **shared_settings(settings)}
+        baseline = resolve({**DEFAULT_LORA, **shared})
+        asked = total_steps(train_rows, baseline)
+        length = horizon(asked, budget, cost, baseline, [entry.config for entry in entries(asked, shared)])
+        return baseline, entries(length.steps, shared), length
+
+    counted = budget.kind == "steps"  # fewer rows would then mean less training
+    epochs = float(settings.get("epochs", DEFAULT_LORA["epochs"]))
+    rows = int(DEFAULT_LORA["rows_per_update"]) if counted else rows_per_update(train_rows, epochs)
+    baseline, listed, length = with_rows(rows)
+    while length.steps < FEWEST_STEPS and rows > SMALLEST_UPDATE and not counted and "rows_per_update" not in settings:
+        rows //= 2
+        baseline, listed, length = with_rows(rows)
+    if rows < int(DEFAULT_LORA["rows_per_update"]) and "rows_per_update" not in settings:
+        length = replace(length, why=f"{length.why} Updates have {rows} rows, so that there are more of them.")
     one_trial = max_trials == 1 or (budget.kind == "trials" and budget.total == 1)
     if length.alone or (one_trial and not agrees(baseline, settings)):
         lone = listed[0]
