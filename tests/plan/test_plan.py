@@ -86,6 +86,7 @@ def test_a_plan_from_start_to_end(tmp_path):
     assert answer.fits
     assert (answer.rows.train, answer.rows.validation, answer.rows.test) == (80, 10, 10)
     assert answer.config["lora.rank"] == 4
+    assert answer.config["rows_per_update"] == 4  # of 80 rows, three times: 60 updates instead of 15
     assert answer.trainable == answer.model.shapes.lora_parameters(4)
     assert answer.resolution.values["training.lora.rank"].origin == "set"
     assert answer.resolution.values["training.learning_rate"].origin == "recommended"
@@ -310,7 +311,7 @@ def test_a_second_forecast_after_the_probe_reads_nothing_again(tmp_path):
     assert second.forecast.phases[0].seconds.value == 33.0
     assert "probe" in second.forecast.source
     assert first.forecast.source != second.forecast.source
-    step = 16 * first.rows.count.row.total / 40
+    step = int(first.config["rows_per_update"]) * first.rows.count.row.total / 40
     assert default_run(second.request, 100, 5).value == pytest.approx(5 * step)
     assert default_run(second.request, 100, 6).value > 6 * step  # the first rung that is evaluated lies at 6
     longer = default_run(second.request, 100, 50).value - default_run(second.request, 100, 49).value
@@ -328,7 +329,9 @@ def test_a_run_is_as_long_as_the_search_would_make_it(tmp_path):
     assert _plan(tmp_path, options={"budget.trials": 2}, **slow).forecast.horizon_share == 1.0
     shares = [_plan(tmp_path, time=time, **slow).forecast.horizon_share for time in ("60s", "2m", "2h")]
     assert 0 < shares[0] < shares[1] < shares[2] == 1.0
-    assert _plan(tmp_path, time="4m", **slow).forecast.horizon_share == 1.0  # the default LoRA alone, whole
+    assert 0.7 < _plan(tmp_path, time="4m", **slow).forecast.horizon_share < 1.0
+    coarse = _plan(tmp_path, time="4m", options={"training.rows_per_update": 16}, **slow)
+    assert coarse.forecast.horizon_share == 1.0  # 15 steps have no early rung: one run alone, whole
 
 
 def _recorded_run(tmp_path, number, speed, ratio):

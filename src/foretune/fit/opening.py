@@ -232,9 +232,9 @@ def _paced(session: Session, opening: Opening) -> Opening:
     end = _end(session.plan, opening.prepared, Speeds.of(probe), opening.generation, spent_s)
     generation, refined = opening.generation, opening.refined
     common = _common(session, refined, opening.prepared, probe, end, generation, f"{SEARCH}-again")
-    if common.horizon.steps == horizon:
+    if _same_start(common, opening.common):
         common = _spent(common, -seen["train_s"])
-    elif not session.folder.journal.exists():  # they were steps of a longer or shorter schedule
+    elif not session.folder.journal.exists():  # they were steps of another schedule or configuration
         shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
     again_refined = replan(session.plan, measured(probe), spent_s)
     session.on_event("forecast", again_refined.forecast.to_json())
@@ -243,6 +243,11 @@ def _paced(session: Session, opening: Opening) -> Opening:
         f" {common.horizon.steps} steps instead of {horizon}."
     )
     return replace(opening, probe=probe, refined=again_refined, end=end, common=common, notes=(note,))
+
+
+def _same_start(one: Common, other: Common) -> bool:
+    """Whether the first run of both is the same, so that its first steps are steps of either."""
+    return one.horizon.steps == other.horizon.steps and one.first.baseline == other.first.baseline
 
 
 def _first_steps(session: Session, opening: Opening, pause_at: int) -> dict[str, Any]:
@@ -283,7 +288,7 @@ def _covered(session: Session, opening: Opening) -> Opening:
     used_s = session.once("left", "trials", lambda: {"used_s": session.clock.used()})["used_s"]
     end = _end(session.plan, opening.prepared, Speeds.of(opening.probe), opening.generation, used_s)
     left = _common(session, opening.refined, opening.prepared, opening.probe, end, opening.generation, f"{SEARCH}-left")
-    if left.horizon.steps != horizon and not session.folder.journal.exists():
+    if not _same_start(left, common) and not session.folder.journal.exists():
         shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
     return replace(opening, common=left, end=end)
 
