@@ -87,6 +87,7 @@ def test_a_plan_from_start_to_end(tmp_path):
     assert (answer.rows.train, answer.rows.validation, answer.rows.test) == (80, 10, 10)
     assert answer.config["lora.rank"] == 4
     assert answer.config["rows_per_update"] == 4  # of 80 rows, three times: 60 updates instead of 15
+    assert "60 steps; updates of 4 rows instead of 16" in answer.why
     assert answer.trainable == answer.model.shapes.lora_parameters(4)
     assert answer.resolution.values["training.lora.rank"].origin == "set"
     assert answer.resolution.values["training.learning_rate"].origin == "recommended"

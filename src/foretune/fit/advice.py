@@ -74,12 +74,15 @@ def advised_configuration(
     fixed = {**started, **chosen}
     method = str(fixed.get("method", "lora"))
     epochs = float(fixed.get("epochs", DEFAULT_LORA["epochs"]))
+    usual = rows = int(DEFAULT_LORA["rows_per_update"])
     if resolution.spec.budget.steps is None:  # where steps are counted, fewer rows would mean less training
-        fixed.setdefault("rows_per_update", rows_per_update(train_rows, epochs))
-    rows = int(fixed.get("rows_per_update", DEFAULT_LORA["rows_per_update"]))
+        rows = rows_per_update(train_rows, epochs)
+    smaller = rows < usual and "rows_per_update" not in fixed
+    rows = int(fixed.setdefault("rows_per_update", rows))
     steps = RunSettings(0, rows_per_update=rows, epochs=epochs).steps(train_rows)
     found = recommended(method, width=shapes.width, kind=shapes.kind, steps=steps, fixed=fixed)
-    return dict(found.config), "; ".join([found.why, *(rule.citation for rule in behind)])
+    said = [f"updates of {rows} rows instead of {usual}, so that there are more of them"] if smaller else []
+    return dict(found.config), "; ".join([found.why, *said, *(rule.citation for rule in behind)])
 
 
 def hints_of(advice: Advice, fixed: Mapping[str, Any]) -> tuple[Hint, ...]:
