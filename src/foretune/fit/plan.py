@@ -328,7 +328,7 @@ def _notes(
             " the time budget cuts them short"
         )
     elif request.budget.kind == "time" and answer.trials.value < 2:
-        notes.append("the time budget leaves no room for a second trial: the default LoRA is all that will run")
+        notes.append("the time budget leaves no room for a second trial: one configuration is all that will run")
     return tuple(note for note in notes if note)
 
 
