@@ -89,7 +89,7 @@ def test_a_fit_with_regularizers_reports_rates_and_cost(fast_fit: Any, tmp_path:
     from foretune.report.record import read_record
 
     words = "guided-dropout:0.2,l2-sp:0.5"
-    result = fast_fit(output=tmp_path / "run", options={"training.regularizer": words, "budget.steps": 16})
+    result = fast_fit(output=tmp_path / "run", options={"training.regularizer": words})
     record = read_record(result.folder)
     assert record.winner is not None and record.winner.config["regularizer"] == words
     assert record.winner.config["guided-dropout.high"] == 0.2

@@ -71,7 +71,8 @@ class ZeroShot:
     max_trials: int | None = None
     metric: str = "loss"
     alone: bool = False
-    """Whether the budget holds one run: the baseline, which is then the first of the portfolio"""
+    """Whether the budget holds one run: the baseline, which is then the first of the portfolio. Others follow where
+    something is left for them"""
     name: str = "zero-shot"
 
     def steps_of(self, config: Mapping[str, Any]) -> int:
@@ -296,6 +297,5 @@ def plan(
         length = replace(length, why=f"{length.why} Updates have {rows} rows, so that there are more of them.")
     one_trial = max_trials == 1 or (budget.kind == "trials" and budget.total == 1)
     if length.alone or (one_trial and not agrees(baseline, settings)):
-        lone = listed[0]
-        return ZeroShot(lone.config, (lone,), length.steps, settings, 1, metric, alone=True), length
+        return ZeroShot(listed[0].config, listed, length.steps, settings, max_trials, metric, alone=True), length
     return ZeroShot(baseline, listed, length.steps, settings, max_trials, metric), length
