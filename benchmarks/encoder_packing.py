@@ -76,9 +76,7 @@ def model_of(folder: str, labels: int, method: str, arguments: argparse.Namespac
     return get_peft_model(model, config).get_base_model()
 
 
-def update(
-    network: Network, rows: list[EncodedRow], chosen: list[int], way: dict[str, Any]
-) -> tuple[np.ndarray, float]:
+def update(network: Network, rows: list[EncodedRow], chosen: list[int], way: dict[str, Any]) -> tuple[Losses, float]:
     """The loss of every row of one update, and the processor seconds of its forward and backward pass."""
     losses = np.zeros(len(chosen))
     started = time.process_time()
@@ -113,10 +111,12 @@ def compared(source: str, method: str, folder: str, arguments: argparse.Namespac
     if largest > TOLERANCE:
         raise SystemExit(f"losses differ by {largest:.2g}: this is no comparison of speeds.")
     spent = {name: sum(values) for name, values in seconds.items()}
-    lengths = [len(row.ids) for row in rows]
+    lengths = np.array([len(row.ids) for row in rows]).reshape(-1, arguments.rows_per_update)
+    padded = lengths.max(axis=1).sum() * arguments.rows_per_update
     return {
         "data": source, "method": method, "seconds": seconds, "largest_loss_difference": largest,
-        "mean_tokens": float(np.mean(lengths)), "longest_tokens": max(lengths),
+        "mean_tokens": float(lengths.mean()), "longest_tokens": int(lengths.max()),
+        "padded_tokens_ratio": float(padded / lengths.sum()),
         "padded_ratio": spent["padded"] / spent["packed"],
         "padded_fours_ratio": spent["padded-fours"] / spent["packed"],
     }  # fmt: skip

@@ -15,7 +15,8 @@ Encoders with a fresh head follow Devlin et al. 2019 (appendix A.3: 2e-5 to 5e-5
 law, kept within those bounds before the method multiplies. Those are rates of long runs. Below `ENCODER_LONG_RUN` steps
 the rate rises with 1/sqrt(steps), as step sizes do in bounds on convergence, up to 2.5 times. In the 553 runs of MiniLM
 that ship (40 to 70 steps), three times the unraised rate has the lower validation loss on 10 of 12 tasks for LoRA and
-on 12 of 12 in full, ten times diverges; at 84 steps in full, 1e-4 was the best of five (`regularization:rate`).
+on 12 of 12 in full, ten times diverges (scripts/paired_changes.py); at 84 steps in full, 1e-4 was the best of five
+(`regularization:rate`).
 
 These are starting points, not results: the search tests them against the default LoRA on the user's rows.
 """
@@ -105,7 +106,7 @@ def learning_rate(
 def rows_per_update(train_rows: int, epochs: float) -> int:
     """Rows of an update for so much training: the default's, or fewer where there would be too few updates."""
     rows = int(DEFAULT_LORA["rows_per_update"])
-    while rows > SMALLEST_UPDATE and epochs * -(-train_rows // rows) < FEWEST_STEPS:
+    while rows > SMALLEST_UPDATE and math.ceil(epochs * -(-train_rows // rows)) < FEWEST_STEPS:
         rows //= 2
     return rows
 
@@ -116,26 +117,18 @@ def rounded(rate: float) -> float:
 
 
 def recommended(
-    method: str,
-    *,
-    width: int,
-    kind: ModelKind,
-    steps: int,
-    fixed: Mapping[str, Any] | None = None,
-    raised: bool = True,
+    method: str, *, width: int, kind: ModelKind, steps: int, fixed: Mapping[str, Any] | None = None
 ) -> Recommendation:
     """The configuration advised for a method before any measurement; ``fixed`` settings of the user win.
 
-    ``raised`` as in `learning_rate`. Raises `UsageError` when ``fixed`` does not fit the method.
+    Raises `UsageError` when ``fixed`` does not fit the method.
     """
     base = {name: value for name, value in DEFAULT_LORA.items() if not name.startswith("lora.")}
     config = resolve({**base, **(fixed or {}), "method": method})
     if "learning_rate" in (fixed or {}):
         return Recommendation(config, f"{method} with the learning rate that was set")
     rows = int(config["rows_per_update"])
-    config["learning_rate"] = learning_rate(
-        method, width=width, kind=kind, rows_per_update=rows, steps=steps, raised=raised
-    )
+    config["learning_rate"] = learning_rate(method, width=width, kind=kind, rows_per_update=rows, steps=steps)
     return Recommendation(
         config, f"{method} at {config['learning_rate']:.3g}, the rule's learning rate for width {width}, {steps} steps"
     )

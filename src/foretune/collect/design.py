@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from foretune.catalogue.models import ModelKind
-from foretune.catalogue.priors import recommended, rounded
+from foretune.catalogue.priors import learning_rate, recommended, rounded
 from foretune.catalogue.space import Space, Value
 from foretune.errors import UsageError
 from foretune.seeding import derive
@@ -156,13 +156,13 @@ def planned(draw: Draw, setting: Setting) -> Planned:
     epochs = max(round(steps * min(rows, setting.train_rows) / setting.train_rows, EPOCH_DIGITS), 10.0**-EPOCH_DIGITS)
     fixed = {**draw.settings, "rows_per_update": rows, "epochs": epochs}
     method = str(fixed.pop("method", "lora"))
+    width, kind = setting.width, setting.kind
     try:
-        config = dict(
-            recommended(
-                method, width=setting.width, kind=setting.kind, steps=steps, fixed=fixed, raised=setting.raised_rates
-            ).config
+        rule = learning_rate(
+            method, width=width, kind=kind, rows_per_update=rows, steps=steps, raised=setting.raised_rates
         )
+        fixed["learning_rate"] = min(rounded(rule * draw.rate), HIGHEST_RATE)
+        config = dict(recommended(method, width=width, kind=kind, steps=steps, fixed=fixed).config)
     except UsageError as error:
         raise UsageError(f"the design's configuration {draw.name}: {error.what}", remedy=error.remedy) from error
-    config["learning_rate"] = min(rounded(float(config["learning_rate"]) * draw.rate), HIGHEST_RATE)
     return Planned(config, steps)

@@ -89,34 +89,31 @@ def _tensor(values: np.ndarray | Sequence[int], kind: torch.dtype = torch.int64)
 def _packed(
     rows: Sequence[EncodedRow], chosen: Sequence[int], group: Sequence[int], head: int, pad_id: int
 ) -> MicroBatch:
-    first = rows[chosen[group[0]]]
-    ids = [first.ids[:head]]
-    positions = [np.arange(head)]
-    segments = [np.zeros(head, dtype=np.int64)]
-    targets, labels, owners, bounds = [], [], [], []
-    start = head
-    for document, number in enumerate(group, 1):
-        row = rows[chosen[number]]
-        own = row.ids[head:]
-        ids.append(own)
-        positions.append(np.arange(head, len(row.ids)))
-        segments.append(np.full(len(own), document))
-        scored = np.flatnonzero(row.target_mask) - head
-        targets.append(start + scored - 1)
-        labels.append(own[scored])
-        owners.append(np.full(len(scored), number))
-        bounds.append((start, start + len(own)))
-        start += len(own)
+    members = [rows[chosen[number]] for number in group]
+    ids, positions, segments, layout = _stream([row.ids for row in members], head)
+    scored = [np.flatnonzero(row.target_mask) for row in members]
+    starts = [start for start, _ in layout.bounds]
     return MicroBatch(
-        ids=_tensor(np.concatenate(ids))[None],
-        positions=_tensor(np.concatenate(positions))[None],
-        segments=_tensor(np.concatenate(segments))[None],
-        target_index=_tensor(np.concatenate(targets)),
-        labels=_tensor(np.concatenate(labels)),
-        row=_tensor(np.concatenate(owners)),
+        ids=ids,
+        positions=positions,
+        segments=segments,
+        target_index=_tensor(np.concatenate([start + at - head - 1 for start, at in zip(starts, scored, strict=True)])),
+        labels=_tensor(np.concatenate([row.ids[at] for row, at in zip(members, scored, strict=True)])),
+        row=_tensor(np.repeat(list(group), [len(at) for at in scored])),
         rows=tuple(chosen[number] for number in group),
-        layout=Layout(head, tuple(bounds)),
+        layout=layout,
     )
+
+
+def _stream(sequences: Sequence[np.ndarray], head: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Layout]:
+    """(1, stream) ids, positions and segments of sequences one after another, behind ``head`` tokens they share."""
+    lengths = [len(sequence) - head for sequence in sequences]
+    ends = (head + np.cumsum(lengths)).tolist()
+    ids = np.concatenate([sequences[0][:head], *(sequence[head:] for sequence in sequences)])
+    positions = np.concatenate([np.arange(head), *(np.arange(head, head + length) for length in lengths)])
+    segments = np.repeat(np.arange(len(sequences) + 1), [head, *lengths])
+    bounds = tuple((end - length, end) for end, length in zip(ends, lengths, strict=True))
+    return _tensor(ids)[None], _tensor(positions)[None], _tensor(segments)[None], Layout(head, bounds)
 
 
 def _grid(sequences: Sequence[np.ndarray], pad_id: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -156,20 +153,15 @@ def _labelled(
     labels = [row.label for row in members]
     real = any(isinstance(label, float) for label in labels)
     texts = [row.ids for row in members]
-    lengths = [len(text) for text in texts]
     layout = None
     if packing:
-        ends = np.cumsum(lengths)
-        layout = Layout(0, tuple((int(end) - length, int(end)) for end, length in zip(ends, lengths, strict=True)))
-        ids = _tensor(np.concatenate(texts))[None]
-        positions = _tensor(np.concatenate([np.arange(length) for length in lengths]))[None]
-        segments = _tensor(np.repeat(np.arange(1, len(group) + 1), lengths))[None]
+        ids, positions, segments, layout = _stream(texts)
     else:
         ids, positions, segments = _grid(texts, pad_id)
     types = None
     if any(row.pair_start for row in members):
         starts = _tensor([row.pair_start or len(row.ids) for row in members])
-        starts = starts.repeat_interleave(_tensor(lengths))[None] if packing else starts[:, None]
+        starts = starts[segments - 1] if packing else starts[:, None]
         types = ((positions >= starts) & (segments != PADDING)).long()
     return MicroBatch(
         ids=ids,

@@ -29,7 +29,6 @@ from foretune.catalogue.priors import (
     Recommendation,
     portfolio,
     recommended,
-    rows_per_update,
 )
 from foretune.files import fingerprint
 from foretune.search.budget import Budget
@@ -286,14 +285,14 @@ def plan(
         length = horizon(asked, budget, cost, baseline, [entry.config for entry in entries(asked, shared)])
         return baseline, entries(length.steps, shared), length
 
-    counted = budget.kind == "steps"  # fewer rows would then mean less training
-    epochs = float(settings.get("epochs", DEFAULT_LORA["epochs"]))
-    rows = int(DEFAULT_LORA["rows_per_update"]) if counted else rows_per_update(train_rows, epochs)
+    usual = rows = int(DEFAULT_LORA["rows_per_update"])
     baseline, listed, length = with_rows(rows)
-    while length.steps < FEWEST_STEPS and rows > SMALLEST_UPDATE and not counted and "rows_per_update" not in settings:
+    # where steps are counted, fewer rows would mean less training
+    given = "rows_per_update" in settings or budget.kind == "steps"
+    while length.steps < FEWEST_STEPS and rows > SMALLEST_UPDATE and not given:
         rows //= 2
         baseline, listed, length = with_rows(rows)
-    if rows < int(DEFAULT_LORA["rows_per_update"]) and "rows_per_update" not in settings:
+    if rows < usual:
         length = replace(length, why=f"{length.why} Updates have {rows} rows, so that there are more of them.")
     one_trial = max_trials == 1 or (budget.kind == "trials" and budget.total == 1)
     if length.alone or (one_trial and not agrees(baseline, settings)):

@@ -68,9 +68,9 @@ class PackedPlan:
         real = starts[:, None] + steps[None, :] <= last[:, None]
         return cls(layout.head, longest, gather.to(device), scatter.to(device), len(lengths), real.to(device))
 
-    def gathered(self, stream: torch.Tensor) -> torch.Tensor:
-        """(documents, longest, …) from (stream, …) without its head; padding repeats a document's last token."""
-        return stream.index_select(0, self.gather).view(self.documents, self.longest, *stream.shape[1:])
+    def gathered(self, stream: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        """``stream`` with its tokens along ``dim`` as (documents, longest); padding repeats a document's last token."""
+        return torch.unflatten(stream.index_select(dim, self.gather), dim, (self.documents, self.longest))
 
     def allowed(self, queries: int, keys: int, window: int | None, *, causal: bool) -> torch.Tensor:
         """bool, True where a query sees a key that is less than ``window`` keys away.
@@ -165,10 +165,8 @@ def packed_attention(
         raise ValueError("where attention goes both ways, documents share no head")
 
     def documents(tensor: torch.Tensor) -> torch.Tensor:
-        heads, width = tensor.shape[1], tensor.shape[3]
         stream = tensor[0, :, tensor.shape[2] - query.shape[2] :]
-        batch = stream.index_select(1, plan.gather).view(heads, plan.documents, plan.longest, width)
-        return batch.transpose(0, 1)
+        return plan.gathered(stream, 1).transpose(0, 1)
 
     document_key, document_value = documents(key), documents(value)
     if plan.head or earlier:
