@@ -51,12 +51,14 @@ Our own methods are peft tuners: `adapter_config.json` carries their type, and a
 `peft.PeftModel.from_pretrained` loads them. What each promises is checked by one contract on tiny Llama, Gemma, BERT
 and BART models; `foretune methods check NAME --plugin my_method.py` runs it on a method of your own.
 """
-NOT_BUILT = """## What is not built
+LAYERS = """## Which layers
 
-- Federated partial prompt tuning (Che et al. 2023, 2310.15080): scores of layers decide whose prompts clients send to a
-  server. The definition of the score was in no source that we could reach, so a score of ours could be held against
-  nothing, and Foretune trains on one machine. Layers are chosen with `--layers`; `foretune regularize rates` ranks a
-  base's places by Fisher information.
+`--layers last:8` adapts the upper eight layers; the frozen ones below are then computed once for every row. Any
+expression works: `--layers 'layers>=10 & attention'`. `foretune methods layers DATA --keep 8` scores a base model's
+layers on the rows of a data set, after federated partial prompt tuning (Che et al. 2023, 2310.15080; the score as in
+the authors' released code), and prints the expression of the highest. A layer scores high where the states of
+different rows are most alike. Whether layers chosen so do better than the last ones was not measured here, and no plan
+uses the scores. Sending adapters between clients and a server is not built: Foretune trains on one machine.
 """
 PLUGIN = """## A method of your own
 
@@ -142,7 +144,7 @@ def page() -> str:
             parts += [markdown_table(HEADING, map(_row, members)), ""]
             parts += _notes(members)
     refused = [f"- `{name}`: {why}." for name, why in REFUSED.items()]
-    return "\n".join([*parts, "## What peft has and Foretune refuses\n", *refused, "", NOT_BUILT, PLUGIN])
+    return "\n".join([*parts, "## What peft has and Foretune refuses\n", *refused, "", LAYERS, PLUGIN])
 
 
 def _row(item: Declaration) -> tuple[str, ...]:

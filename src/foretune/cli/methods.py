@@ -145,6 +145,37 @@ def _line(row: dict[str, Any]) -> str:
     return f"  {name} {count:>8}  {format_share(row['share']):>9}  {settings or 'as it is'}{changed}"
 
 
+@app.command("layers")
+def score_layers(
+    data: Annotated[str, typer.Argument(help="A file or data set: its training rows are looked at.")],
+    model: Annotated[str | None, typer.Option(help="The base model [default: the catalogue's].")] = None,
+    keep: Annotated[int, typer.Option(min=1, help="How many layers to choose.")] = 8,
+    rows: Annotated[int, typer.Option(min=2, help="Most rows to look at.")] = 64,
+    group: Annotated[int, typer.Option(min=2, help="Rows that are compared with each other.")] = 8,
+    context: Annotated[int, typer.Option(min=8, help="Longest row in tokens.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the rows that are drawn.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Score a base model's layers by how much alike they make a data set's rows, and say which to adapt.
+
+    After federated partial prompt tuning (Che et al. 2023): the highest are those whose states tell rows apart least.
+    """
+    from foretune.evaluation.probes.layer_scores import expression, highest
+    from foretune.fit.layers import score_layers as scores_of
+    from foretune.report.text import aligned
+
+    found = scores_of(data, model=model, rows=rows, group=group, seed=seed, context_tokens=context)
+    chosen = highest(found, keep)
+    if as_json:
+        scores = [{"layer": one.layer, "score": one.score} for one in found]
+        typer.echo(json.dumps({"scores": scores, "layers": chosen, "expression": expression(chosen)}))
+        return
+    typer.echo(aligned(["layer", "score", ""], [
+        [str(one.layer), f"{one.score:.4g}", "chosen" if one.layer in chosen else ""] for one in found
+    ]))  # fmt: skip
+    typer.echo(f"\n--layers '{expression(chosen)}'")
+
+
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="The method's name.")],

@@ -140,13 +140,13 @@ def run_selection(
     if not job.needs_model and loaded is None and job.model is None:
         request = job.request(None)
         return _carried_out(job, replace(request, on_progress=on_progress, stopped=stopped))
-    with _open_bench(job, loaded) as bench:
+    with open_bench(job, loaded) as bench:
         request = replace(job.request(bench), on_progress=on_progress, stopped=stopped)
         return _carried_out(job, request, workers)
 
 
 @contextmanager
-def _open_bench(job: SelectionJob, loaded: LoadedModel | None = None) -> Iterator[Bench]:
+def open_bench(job: SelectionJob, loaded: LoadedModel | None = None) -> Iterator[Bench]:
     """A bench in a folder of its own, whose splits are empty: selectors encode what they are given."""
     with TemporaryDirectory(prefix="foretune-select-") as folder:
         for split in SPLITS:
@@ -173,7 +173,7 @@ def rank_sources(
     job = SelectionJob(
         wanted, found.task, "random", Keep("rows", 0), model=model, seed=seed, context_tokens=context_tokens
     )
-    with _open_bench(job) as bench:
+    with open_bench(job) as bench:
         request = Request((), 0, seed=seed, bench=bench, folder=job.folder)
         return rank_tasks(
             wanted, pools, bench=bench, method=method, seed=seed, epochs=epochs, request=request  # type: ignore[arg-type]
