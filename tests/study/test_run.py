@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 from foretune.cli.main import app
 from foretune.errors import Interrupted, OutputError, TrainingError, UsageError
 from foretune.files import read_json, read_lines, write_json
+from foretune.study.folder import StudyFolder
+from foretune.study.grid_file import load_grid
 from foretune.study.run import run_study
 from tests.structure.source import REPOSITORY
 
@@ -334,6 +336,21 @@ def test_folders_and_sizes_that_cannot_be_used_are_refused(write_grid: WriteGrid
     assert run("report", places / "nowhere").exit_code != 0
     assert not (places / "nowhere").exists()
     assert "there is no study to run" in str(run("run").exception)
+
+
+def test_a_study_begun_before_a_setting_existed_goes_on(write_grid: WriteGrid, places: Path) -> None:
+    """What an earlier version wrote lacks the setting; it has its default then. Other values are another study."""
+    grid, folder = load_grid(write_grid()), StudyFolder(places / "study")
+    folder.begin(grid, "", "then")
+    written = read_json(folder.study)
+    del written["grid"]["tasks"]["near"]["on_bad_row"], written["grid"]["product"]
+    written["identity"] = "of-an-earlier-version"
+    write_json(folder.study, written)
+    assert folder.begin(grid, "", "now")["started"] == "then"
+    for changed in ({"seeds": 7}, {"gone": 1}):
+        write_json(folder.study, {**written, "grid": {**written["grid"], **changed}})
+        with pytest.raises(OutputError, match="another study"):
+            folder.begin(grid, "", "now")
 
 
 def test_a_paused_test_evaluation_is_taken_up_again(

@@ -16,6 +16,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from foretune.errors import OutputError, Place
 from foretune.files import read_json, remove_leftovers, write_json, write_text
 from foretune.fit.folder import RunFolder
@@ -98,7 +100,7 @@ class StudyFolder:
         if not self.ignored.exists():
             write_text(self.ignored, IGNORED)
         found: dict[str, Any] = read_json(self.study)
-        if found["identity"] != grid.identity:
+        if _identity(found) != grid.identity:
             raise OutputError(
                 f"another study was begun in this folder ({found['grid']['name']}, or the same one with other cells).",
                 place=Place(self.root),
@@ -133,3 +135,11 @@ def saved_grid(root: Path) -> GridSpec:
             "no study was begun here.", place=Place(root), remedy="Begin one with `foretune study run GRID --output`."
         )
     return GridSpec.model_validate(read_json(path)["grid"])
+
+
+def _identity(begun: dict[str, Any]) -> str:
+    """The identity of a study that was begun, read by this version: a setting that has come since has its default."""
+    try:
+        return GridSpec.model_validate(begun["grid"]).identity
+    except ValidationError:  # a setting that is gone: only the same words are the same study
+        return str(begun["identity"])
