@@ -36,7 +36,8 @@ from foretune.data.encode import EncodedRow
 from foretune.data.example import Example, conversation
 from foretune.data.layout import encode_texts
 from foretune.data.read import read
-from foretune.execution.bench import Bench, forget_peak, give_back_memory, peak_memory_bytes
+from foretune.execution.bench import Bench
+from foretune.execution.memory import forget_peak, give_back_memory, peak_memory_bytes
 from foretune.execution.types import TaskSpec
 from foretune.seeding import generator
 from foretune.selection.blocks import SerialBlocks

@@ -133,9 +133,8 @@ def test_translation_direction(tmp_path: Path) -> None:
     ("messages", "what"),
     [
         ([{"role": "user", "content": "q"}], "last turn is the user's"),
-        ([{"role": "user", "content": "q"}, {"role": "tool", "content": "x"}], "turn 2: role 'tool' is not supported"),
+        ([{"role": "user", "content": "q"}, {"role": "critic", "content": "x"}], "turn 2: role 'critic' is not"),
         ([{"role": "assistant", "content": "a"}], "turn 1: the assistant speaks before"),
-        ([{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [{}]}], "tool calls"),
         ([{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "a"}], "'image_url'"),
         (
             [{"role": "user", "content": "q"}, {"role": "assistant", "content": " "}],

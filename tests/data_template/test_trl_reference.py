@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 import template_tokenizers as made
 
 from foretune.data.encode import encode_rows
-from foretune.data.example import Example, Turn, conversation
+from foretune.data.example import Call, Example, Turn, conversation
 from foretune.data.layout import layout_of, messages_of
-from foretune.data.mask_check import check_encoding
+from foretune.data.mask_check import TOOLS_AS_TEXT, check_encoding
 from foretune.data.template import answer_text
+from foretune.data.tools import calling_turn
 from foretune.errors import ModelError
 
 trl_templates = pytest.importorskip("trl.chat_template_utils")
@@ -46,6 +48,42 @@ def test_a_published_template_gives_rows_that_pass_the_check(name):
     check_encoding([ONE, TWO], rows, tokenizer, **SETTINGS)
     answer = rows[0].ids[rows[0].prompt_length :].tolist()
     assert answer_text(answer, tokenizer, layout=layout_of(tokenizer)) == "two"
+
+
+LEFT = {"x": {"type": "integer", "description": "Left."}}
+TOOL = {"type": "function", "function": {"name": "add", "description": "Sum.", "parameters": {
+    "type": "object", "properties": LEFT, "required": ["x"]}}}  # fmt: skip
+CALLING = Example(
+    (Turn("user", "one more?"), calling_turn("", [Call("add", '{"x": 1}')]), Turn("tool", "two"),
+     Turn("assistant", "It is two.")),
+    targets=(1, 3), tools=json.dumps([TOOL]),
+)  # fmt: skip
+KNOW_TOOLS = {"qwen2_5", "qwen3", "qwen3_instruct_2507", "qwen3_5_think", "llama3_1", "llama3_2", "lfm2_2_5", "glm4moe",
+              "nemotron_3_nano"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OPENS_REASONING))
+def test_a_published_template_gives_rows_with_tools_that_pass_the_check(name):
+    """Where it knows tools, in the tokens of transformers' own call with tools; elsewhere as text."""
+    tokenizer = tokenizer_for(name)
+    layout = layout_of(tokenizer)
+    assert layout.tools or name not in KNOW_TOOLS
+    (row,) = encode_rows([CALLING], tokenizer, **{**SETTINGS, "context_tokens": 9999})
+    report = check_encoding([CALLING], [row], tokenizer, **{**SETTINGS, "context_tokens": 9999})
+    assert (TOOLS_AS_TEXT in report.notes) is not layout.tools
+    if not layout.tools:
+        return
+    call = {"id": "call00000", "type": "function", "function": {"name": "add", "arguments": {"x": 1}}}
+    messages = [
+        {"role": "user", "content": "one more?"}, {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "two", "name": "add", "tool_call_id": "call00000"},
+    ]  # fmt: skip
+    if layout.blocks:
+        messages = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
+    fed = tokenizer.apply_chat_template(
+        messages, tools=[TOOL], add_generation_prompt=True, return_dict=False, **layout.variables
+    )
+    assert row.ids[: row.prompt_length].tolist() == fed[len(fed) - row.prompt_length :]
 
 
 @pytest.mark.parametrize("name", sorted(OPENS_REASONING))

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 import foretune
 from foretune.cli.main import app
+from foretune.data.mask_check import TOOLS_AS_TEXT
 from foretune.errors import TrainingError
 from foretune.experience.past import past_runs
 from foretune.files import folder_damage, read_json, read_lines
@@ -49,6 +50,11 @@ def test_the_result_is_typed_and_its_files_agree(finished: Any) -> None:
     assert not (prompts[0] & prompts[2] or prompts[1] & prompts[2] or prompts[0] & prompts[1])
     report = (finished.folder / "report.html").read_text()
     assert record.winner.run in report and "<script src" not in report and "default-src 'none'" in report
+    encoded = record.data.encoding
+    assert encoded[0].startswith(f"train: {rows['train']} rows") and any(
+        line.startswith("validation: ") for line in encoded
+    )
+    assert "<h3>Tokens</h3>" in report and encoded[0] in report
     assert not list(finished.folder.glob("**/.*.part"))
 
 
@@ -218,6 +224,21 @@ def test_plain_text(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     result = fast_fit(data, output=tmp_path / "run", options=BRIEF)
     assert result.record.data.task == "language-modelling" and result.record.comparison.metric.startswith("loss")
     assert {system.role for system in result.record.comparison.systems} == {"base", "winner"}
+
+
+def test_calls_of_tools(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
+    """A template that knows no tools: they are written as text, which the report says, and calls are compared."""
+    tools = [{"name": "paint", "parameters": {"type": "object"}}]
+    rows = []
+    for row in tiny.questions(40):
+        call = {"function": {"name": "paint", "arguments": json.dumps({"to": row["answer"]})}}
+        turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "tool_calls": [call]}]
+        rows.append({"messages": turns, "tools": tools})
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    result = fast_fit(data, output=tmp_path / "run", options={**BRIEF, "data.context_tokens": 512})
+    assert result.record.comparison.metric == "tool_calls" and TOOLS_AS_TEXT in result.record.data.encoding
+    answers = read_json(tmp_path / "run" / "answers" / "test-winner.json")["answers"]
+    assert all(answer["reference"].startswith("<tool_call>") for answer in answers)
 
 
 def test_full_fine_tuning_leaves_a_whole_model(fast_fit: Callable[..., Any], tmp_path: Path) -> None:

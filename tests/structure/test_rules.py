@@ -29,7 +29,7 @@ MAY_WRITE = {
     ("study.parents", "vocabulary_of"): ASIDE,
     ("study.parent_training", "ParentTraining.save"): ASIDE,
     ("training.checkpoint", "save"): ASIDE,
-    ("execution.bench", "forget_peak"): "a switch of the kernel under /proc, no file",
+    ("execution.memory", "forget_peak"): "a switch of the kernel under /proc, no file",
     ("training.checkpoint", "_set_aside"): "renames a damaged checkpoint so that nobody takes it for a good one",
     ("experience.store", "set_aside"): "moves a whole store out of the way on the user's order",
     ("export.merge", "write_model"): ASIDE,

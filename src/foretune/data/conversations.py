@@ -1,12 +1,14 @@
 """Conversations as lists of turns: OpenAI's and TRL's ``role``/``content``, ShareGPT's ``from``/``value``.
 
 Every assistant turn is trained on, except those with ``"weight": 0`` (OpenAI's mark). The last turn must be the
-assistant's: a conversation that ends with a question has no answer to learn. Tool calls and parts that are not text
-are refused, because leaving them out would train on another conversation than the one in the file.
+assistant's: a conversation that ends with a question has no answer to learn. Calls of tools (``tool_calls``, the older
+``function_call``, ShareGPT's turns of that name) and their results are turns of their own kind (`foretune.data.tools`).
+Parts that are not text are refused, because leaving them out would train on another conversation than the file's.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,7 @@ from foretune.data.columns import columns_of
 from foretune.data.example import Role, Turn
 from foretune.data.problems import Refused
 from foretune.data.strict_json import described
+from foretune.data.tools import calling_turn, calls_of
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -26,8 +29,14 @@ ROLES: dict[str, Role] = {
     "model": "assistant",
     "bot": "assistant",
     "chatgpt": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
 }
 """Roles as data sets name them, and ours."""
+CALLING = ("function_call", "tool_call")
+"""Roles of ShareGPT's turns that hold nothing but calls."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Draft:
     turns: tuple[Turn, ...]
     targets: tuple[int, ...] = ()
     label: Any = None
+    tools: str = ""
 
 
 def turns_of(row: Mapping[str, Any], name: str) -> list[Any]:
@@ -68,6 +78,8 @@ def from_messages(messages: Sequence[Any], *, trained_from: int = 0) -> Draft:
                 raise Refused(f"turn {number}: the assistant speaks before any user turn")
             if number > trained_from and message.get("weight") != 0:
                 targets.append(number - 1)
+        if turn.role == "tool" and (not turns or turns[-1].role not in ("assistant", "tool")):
+            raise Refused(f"turn {number}: the result of a call that nobody made")
         turns.append(turn)
     if not turns:
         raise Refused("the conversation is empty")
@@ -84,15 +96,31 @@ def _turn(message: Any) -> Turn:
     name = message.get("role", message.get("from"))
     if name is None:
         raise Refused("has no role")
+    said = message["content"] if "content" in message else message.get("value")
+    if isinstance(name, str) and name.strip().lower() in CALLING:
+        return calling_turn("", calls_of(said))
     role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
     if role is None:
-        raise Refused(f"role {name!r} is not supported (system, user and assistant are)")
-    if message.get("tool_calls") or message.get("function_call"):
-        raise Refused("tool calls are not supported")
-    content = _content(message["content"] if "content" in message else message.get("value"))
+        raise Refused(f"role {name!r} is not supported (system, user, assistant and tool are)")
+    calls = message.get("tool_calls") or message.get("function_call")
+    if calls:
+        if role != "assistant":
+            raise Refused(f"the {role} calls a tool")
+        return calling_turn(_content(said), calls_of(calls))
+    if role == "tool":
+        return Turn(role, _result(said))
+    content = _content(said)
     if role != "system" and not content.strip():
         raise Refused(f"the {role}'s turn is empty")
     return Turn(role, content)
+
+
+def _result(value: Any) -> str:
+    """What a tool gave back: text, or the JSON text of what is none."""
+    parts = isinstance(value, list) and all(isinstance(part, Mapping) and "type" in part for part in value)
+    return (
+        _content(value) if value is None or isinstance(value, str) or parts else json.dumps(value, ensure_ascii=False)
+    )
 
 
 def _content(value: Any) -> str:

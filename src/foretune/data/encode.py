@@ -31,6 +31,7 @@ from foretune.data.example import Example, Turn
 from foretune.data.layout import TurnLayout, encode_texts, layout_of, single_bos
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, label_text, where
 from foretune.data.template import Rendered, prompt_ids, render_rows
+from foretune.data.tools import as_text
 from foretune.data.truncate import Prompt, parts_of, room
 from foretune.errors import DataError, UsageError
 
@@ -132,10 +133,11 @@ def inference_ids(
     `DataError` when not even the template's own tokens fit. ``layout`` saves probing the tokenizer again.
     """
     if kind != "causal":
+        example = as_text(example)
         limit = {} if context_tokens is None else {"truncation": True, "max_length": context_tokens}
         return _ids(tokenizer(*(example.pair or [example.prompt]), verbose=False, **limit)["input_ids"])
     layout = layout or layout_of(tokenizer, plain=plain)
-    example = as_conversation(example)
+    example = layout.told(as_conversation(example))
     if is_text(example):
         ids = [*layout.begin, *encode_texts(tokenizer, [example.turns[0].content])[0]]
         parts = Prompt(len(ids), len(layout.begin), 0, len(layout.begin))
@@ -196,7 +198,7 @@ def _causal(
     context: int,
 ) -> list[EncodedRow]:
     numbers = [label_number(example, first + i, task, labels) for i, example in enumerate(examples)]
-    rows = [as_conversation(example) if task in LABELLED else example for example in examples]
+    rows = [layout.told(as_conversation(example) if task in LABELLED else example) for example in examples]
     texts = [i for i, row in enumerate(rows) if is_text(row)]
     chats = [i for i, row in enumerate(rows) if not is_text(row)]
     placed = [replace(rows[i], place=where(rows[i], first + i)) for i in chats]
@@ -297,6 +299,7 @@ def _seq2seq(
     for i, example in enumerate(examples):
         if not example.targets and example.label is None:
             raise DataError("the row has no answer to train on.", place=where(example, first + i))
+    examples = [as_text(example) for example in examples]
     inputs = cut_inputs(tokenizer, examples, context)
     answers = [example.answer if example.targets else label_text(example.label) for example in examples]
     decoded = tokenizer(text_target=answers, padding=False, truncation=False, verbose=False)["input_ids"]

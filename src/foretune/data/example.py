@@ -16,9 +16,18 @@ from typing import Any, Literal
 from foretune.errors import Place
 from foretune.files import fingerprint
 
-Role = Literal["system", "user", "assistant", "text"]
+Role = Literal["system", "user", "assistant", "tool", "text"]
 Task = Literal["generation", "classification", "regression", "language-modelling"]
 TASKS: tuple[Task, ...] = ("generation", "classification", "regression", "language-modelling")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A function that an assistant calls."""
+
+    name: str
+    arguments: str
+    """JSON text of an object"""
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,8 @@ class Turn:
 
     role: Role
     content: str
+    calls: tuple[Call, ...] = ()
+    """Functions that an assistant's turn calls; its content ends with them as text (`foretune.data.tools`)"""
 
 
 @dataclass(frozen=True)
@@ -39,12 +50,15 @@ class Example:
     task: str | None = None
     group: str | None = None
     split: str | None = None
+    tools: str = ""
+    """JSON text of the functions that may be called (`foretune.data.tools`); empty where there are none"""
     place: Place | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str:
-        """A hash of what is trained on: turns, targets and label (not of group, split or place)."""
-        return fingerprint([[[t.role, t.content] for t in self.turns], list(self.targets), self.label])
+        """A hash of what is trained on: turns, targets, label and tools (not of group, split or place)."""
+        said = [[[t.role, t.content] for t in self.turns], list(self.targets), self.label]
+        return fingerprint([*said, self.tools] if self.tools else said)
 
     @property
     def prompt(self) -> str:
@@ -71,29 +85,40 @@ class Example:
     def to_json(self) -> dict[str, Any]:
         """A JSON form that `from_json` reads back exactly (without the place)."""
         return {
-            "turns": [[turn.role, turn.content] for turn in self.turns],
+            "turns": [_turn_json(turn) for turn in self.turns],
             "targets": list(self.targets),
             "label": self.label,
             "task": self.task,
             "group": self.group,
             "split": self.split,
+            **({"tools": self.tools} if self.tools else {}),
         }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Example:
         """The inverse of `to_json`."""
         return cls(
-            turns=tuple(Turn(role, content) for role, content in value["turns"]),
+            turns=tuple(_turn(*parts) for parts in value["turns"]),
             targets=tuple(value["targets"]),
             label=value["label"],
             task=value["task"],
             group=value["group"],
             split=value["split"],
+            tools=value.get("tools", ""),
         )
 
     def with_split(self, split: str) -> Example:
         """The same example assigned to ``split``."""
         return replace(self, split=split)
+
+
+def _turn_json(turn: Turn) -> list[Any]:
+    calls = [[call.name, call.arguments] for call in turn.calls]
+    return [turn.role, turn.content, calls] if calls else [turn.role, turn.content]
+
+
+def _turn(role: Role, content: str, calls: Iterable[Iterable[str]] = ()) -> Turn:
+    return Turn(role, content, tuple(Call(*call) for call in calls))
 
 
 def conversation(prompt: str, answer: str, **fields: Any) -> Example:

@@ -2,8 +2,8 @@
 
 `FORMATS` is the registry and its order is the order of detection: formats whose column names say the most come
 first, bare ``text`` last. Detection looks at a sample of rows and takes the layout that fits most of them, so one
-odd row decides nothing; names may be written in capitals. What a format cannot express (tools, images, preference
-pairs) is refused, never dropped.
+odd row decides nothing; names may be written in capitals. What a format cannot express (images, preference pairs) is
+refused, never dropped.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from foretune.data.conversations import Draft, from_messages, turns_of
 from foretune.data.example import Turn
 from foretune.data.problems import Refused
 from foretune.data.strict_json import described
+from foretune.data.tools import calling_turn, calls_of, looks_like_calls, offered, tool_column
 from foretune.errors import DataError, Place, UsageError
 
 Raw = Mapping[str, Any]
@@ -36,6 +37,7 @@ class Layout:
     pair: str | None = None
     label: str | None = None
     system: str | None = None
+    tools: str | None = None
 
     def named(self, own: Mapping[str, str]) -> Layout:
         """The same with columns by their names in the file, where ``own`` has them."""
@@ -46,6 +48,7 @@ class Layout:
         """The columns that are read."""
         names = (
             self.turns, self.prompt, self.context, self.answer, self.text, self.pair, self.label, self.system,
+            self.tools,
         )  # fmt: skip
         return {name for name in names if name is not None}
 
@@ -235,8 +238,11 @@ def _convert_pair(row: Raw, layout: Layout) -> Draft:
     ):
         return _with_system(from_messages([*prompt, *answer], trained_from=len(prompt)), row, layout)
     text = _prompt_with_context(row, layout)
-    draft = Draft((Turn("user", text), Turn("assistant", _answer(row, layout.answer))), targets=(1,))
-    return _with_system(draft, row, layout)
+    if layout.tools and looks_like_calls(answer):
+        said = calling_turn("", calls_of(answer))
+    else:
+        said = Turn("assistant", _answer(row, layout.answer))
+    return _with_system(Draft((Turn("user", text), said), targets=(1,)), row, layout)
 
 
 def _prompt_with_context(row: Raw, layout: Layout) -> str:
@@ -280,6 +286,8 @@ def _convert_text(row: Raw, layout: Layout) -> Draft:
 
 
 def _with_system(draft: Draft, row: Raw, layout: Layout) -> Draft:
+    if layout.tools:
+        draft = replace(draft, tools=offered(row.get(layout.tools), layout.tools))
     text = plain(row, layout.system, optional=True) if layout.system else ""
     if not text.strip() or draft.turns[0].role == "system":
         return draft
@@ -338,7 +346,8 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
         winner = votes.most_common(1)[0][0]
         systems = (_first(row, columns.system, SYSTEM_COLUMNS) for row in views)
         system = next((name for name in systems if name is not None), None)
-        return replace(winner, context=contexts.get(winner), system=system).named(own)
+        tools = tool_column(views) if winner.label is None and winner.text is None else None
+        return replace(winner, context=contexts.get(winner), system=system, tools=tools).named(own)
     raise _no_layout(rows, columns, named, place)
 
 

@@ -7,11 +7,14 @@ tokenizer, before any row is rendered. A template that cannot give an exact mask
 
 Models without a chat template (or ``plain=True``) use the plain layout of `foretune.data.template`.
 
-What this does not do: tools, images, or repairing a template.
+Whether a template knows tools is measured as well: it has to write the tools that are offered, a call and its result.
+
+What this does not do: images, or repairing a template.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2.exceptions import TemplateError
 
-from foretune.data.example import Turn
+from foretune.data.example import Call, Example, Turn
+from foretune.data.tools import as_text, calling_turn
+from foretune.data.tools import messages as with_calls
 from foretune.errors import ModelError
 
 if TYPE_CHECKING:
@@ -41,6 +46,12 @@ RENDER_ERRORS = (
 _QUESTION = "foretune question"
 _ANSWER = "foretune answer"
 _SYSTEM = "foretune system"
+_TOOL, _VALUE, _RESULT = "foretune_tool", "foretune value", "foretune result"
+_TOOLS = json.dumps([{"type": "function", "function": {
+    "name": _TOOL, "description": "Probe.",
+    "parameters": {"type": "object", "properties": {"key": {"type": "string", "description": "Any."}},
+                   "required": ["key"]},
+}}])  # fmt: skip
 _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _VARIANTS: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False}, {"thinking": False})
 """Template variables tried in turn: hybrid reasoning models may open a reasoning block in the inference prompt that
@@ -77,8 +88,14 @@ class TurnLayout:
     """Text that the template writes between the answer and ``end_id``, such as a space or an end of response."""
     tail: str = ""
     """All text that the template writes after the answer."""
+    tools: bool = False
+    """The template writes offered tools, calls and results; else they are put as text (`foretune.data.tools`)."""
     notes: tuple[str, ...] = ()
     """What a reader of the report should know."""
+
+    def told(self, example: Example) -> Example:
+        """A row as this layout takes it: with its tools as such, or as text."""
+        return example if self.tools else as_text(example)
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -109,16 +126,24 @@ def messages_of(turns: Sequence[Turn], layout: TurnLayout) -> list[dict[str, Any
     """The conversation as a chat template takes it."""
     if not layout.system_role and len(turns) > 1 and turns[0].role == "system" and turns[1].role == "user":
         turns = [Turn("user", f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]]
+    messages = with_calls(turns)
     if layout.blocks:
-        return [{"role": turn.role, "content": [{"type": "text", "text": turn.content}]} for turn in turns]
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
+        return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
+    return messages
 
 
-def render(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], layout: TurnLayout, *, prompt: bool) -> str:
+def given(layout: TurnLayout, tools: str) -> dict[str, Any]:
+    """What a template is given beside the conversation: its variables, and the row's tools where there are some."""
+    return {**layout.variables, **({"tools": json.loads(tools)} if tools else {})}
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], layout: TurnLayout, *, prompt: bool, tools: str = ""
+) -> str:
     """The template's text for ``turns``; with ``prompt`` it ends where the model begins to write."""
     return str(
         tokenizer.apply_chat_template(
-            messages_of(turns, layout), tokenize=False, add_generation_prompt=prompt, **layout.variables
+            messages_of(turns, layout), tokenize=False, add_generation_prompt=prompt, **given(layout, tools)
         )
     )
 
@@ -155,6 +180,7 @@ def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Tur
         lead=lead,
         closing="" if end is None else tail.partition(str(tokenizer.convert_ids_to_tokens(end)))[0],
         tail=tail,
+        tools=_knows_tools(tokenizer, layout, end),
         notes=tuple(_notes(tokenizer, template, layout, lead, end, system_role)),
     )
 
@@ -252,6 +278,28 @@ def _has_system_role(tokenizer: PreTrainedTokenizerBase, layout: TurnLayout) -> 
         return _SYSTEM in render(tokenizer, turns, layout, prompt=True)
     except RENDER_ERRORS:
         return False
+
+
+def _knows_tools(tokenizer: PreTrainedTokenizerBase, layout: TurnLayout, end: int | None) -> bool:
+    """Whether the template writes tools, a call and its result, the call behind the prompt that inference feeds.
+
+    A call has to end as an answer does: some templates end it with the opening of the result, which they write
+    themselves, so that a trained call would have no end.
+    """
+    call = calling_turn("", [Call(_TOOL, json.dumps({"key": _VALUE}))])
+    turns = [Turn("user", _QUESTION), call, Turn("tool", _RESULT), Turn("assistant", _ANSWER)]
+    try:
+        prompt = render(tokenizer, turns[:1], layout, prompt=True, tools=_TOOLS)
+        called = render(tokenizer, turns[:2], layout, prompt=False, tools=_TOOLS)
+        whole = render(tokenizer, turns, layout, prompt=False, tools=_TOOLS)
+    except RENDER_ERRORS:
+        return False
+    behind = called[len(prompt) :]
+    ended = end is None or end in encode_texts(tokenizer, [behind])[0]
+    return (
+        _TOOL in prompt and called.startswith(prompt) and _TOOL in behind and _VALUE in behind and ended
+        and _RESULT in whole and _ANSWER in whole
+    )  # fmt: skip
 
 
 def _notes(

@@ -20,10 +20,11 @@ import numpy as np
 from foretune.catalogue.models import ModelKind
 from foretune.data.coloured import coloured
 from foretune.data.encode import EncodedRow, inference_ids
-from foretune.data.example import Example
+from foretune.data.example import Example, Turn
 from foretune.data.layout import TurnLayout, control_texts, encode_texts, layout_of, single_bos
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, where
 from foretune.data.template import bare_answer
+from foretune.data.tools import as_text, parts_of_calls, said_before, uses_tools
 from foretune.errors import DataError
 from foretune.units import format_count, format_share
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 UNKNOWN_LIMIT = 0.01
 """Share of unknown tokens above which the report warns: the model cannot read that part of the data."""
+TOOLS_AS_TEXT = (
+    "the chat template has no place for tools where calls end as answers do: tools, calls and results are written as "
+    "text (offered in the system turn, results as the user's); serve the model with the same text"
+)
 _SHOWN_PROBLEMS = 5
 _SHOWN_CHARACTERS = 1500
 """Of a failing row, in an error: enough to see a template around a short text."""
@@ -75,7 +80,11 @@ class MaskReport:
         return {**asdict(self), "unknown_share": self.unknown_share}
 
     def lines(self) -> list[str]:
-        """The report for a reader: totals, then only what is worth knowing."""
+        """The report for a reader: what was counted, then notes."""
+        return self.counted() + self.notes
+
+    def counted(self) -> list[str]:
+        """Totals, then only those counts that are worth knowing."""
         said = [
             f"{format_count(self.rows)} rows, {format_count(self.tokens)} tokens, of which "
             f"{format_count(self.target_tokens)} are trained; longest row {format_count(self.longest)} tokens"
@@ -90,8 +99,7 @@ class MaskReport:
             (self.control, "prompts that hold a control token as text"),
             (self.untrained_turns, "earlier answers not trained: in later turns they are written differently"),
         )  # fmt: skip
-        said += [f"{format_count(number)} {text}" for number, text in counted if number]
-        return said + self.notes
+        return said + [f"{format_count(number)} {text}" for number, text in counted if number]
 
 
 def check_encoding(
@@ -124,6 +132,8 @@ def check_encoding(
     report = checker.report
     if layout is not None:
         report.notes += layout.notes
+        if not layout.tools and any(map(uses_tools, examples)):
+            report.notes.append(TOOLS_AS_TEXT)
     if report.unknown_share > UNKNOWN_LIMIT:
         report.notes.append(f"{format_share(report.unknown_share)} of the tokens are unknown to the tokenizer")
     return report
@@ -167,6 +177,7 @@ class _Checker:
     def problem(self, example: Example, index: int, row: EncodedRow) -> str | None:
         """What is wrong with a row, or None; counts it when nothing is."""
         labelled = as_conversation(example) if self.task in LABELLED and self.kind != "encoder" else example
+        labelled = as_text(labelled) if self.layout is None else self.layout.told(labelled)
         problem = self._shape(row) or self._label(example, index, row)
         if problem is None and self.kind == "causal" and self.layout is not None:
             problem = self._text(labelled, row) if is_text(labelled) else self._answer(labelled, row, self.layout)
@@ -229,7 +240,8 @@ class _Checker:
         if not layout.markers and not row.target_mask[start:].all():
             return "a token inside the answer is not trained."
         trained = [token for token, mask in zip(target, row.target_mask[start:], strict=False) if mask]
-        return self._same_text(example.answer, trained, row, layout)
+        problem = self._same_text(example.answer, trained, row, layout)
+        return None if problem and self._calls(example.turns[example.targets[-1]], trained) else problem
 
     def _earlier_answers(self, example: Example, row: EncodedRow, layout: TurnLayout) -> bool:
         """Whether every trained stretch of the prompt is an earlier answer with its end; counts what is not trained.
@@ -251,7 +263,8 @@ class _Checker:
             if ends and stretch[-1] != layout.end_id:
                 continue
             text = bare_answer(self._decode(stretch[:-1] if ends else stretch), layout)
-            if _bare(text) not in expected:
+            earlier = (example.turns[turn] for turn in example.targets[:-1])
+            if _bare(text) not in expected and not any(self._calls(turn, stretch) for turn in earlier):
                 return False
             found, stretch = found + 1, []
         if not row.truncated:
@@ -283,6 +296,11 @@ class _Checker:
             self.report.lossy += 1
             return None
         return f"what is trained reads {_short(text)!r}, but the answer is {_short(answer)!r}."
+
+    def _calls(self, turn: Turn, ids: Sequence[int]) -> bool:
+        """Whether the tokens hold a turn's calls in a template's own words: what it says, names, keys and values."""
+        text = _bare(self._decode(ids))
+        return bool(turn.calls) and all(_bare(part) in text for part in parts_of_calls(turn))
 
     def _text(self, example: Example, row: EncodedRow) -> str | None:
         """Plain text: everything but the first token is trained, and reads as the text."""
@@ -329,7 +347,7 @@ class _Checker:
         report.empty_answers += self.kind != "encoder" and row.answer_bytes == 0
         if unknown is not None and unknown != self.tokenizer.eos_token_id:
             report.unknown_tokens += int((every == unknown).sum())
-        prompt = "\n".join(turn.content for turn in example.turns)
+        prompt = "\n".join(said_before(turn) for turn in example.turns)
         report.control += any(text in prompt for text in self.control)
 
 

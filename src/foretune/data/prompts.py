@@ -72,4 +72,5 @@ def _find(path: Path, pair: str | None) -> tuple[str | None, str | None]:
 
 def _unanswered(row: Example) -> Example:
     turns = row.turns[: row.targets[-1]] if row.targets and row.turns[0].role != "text" else row.turns
-    return Example(tuple(Turn("user", turn.content) if turn.role == "text" else turn for turn in turns), task=row.task)
+    asked = tuple(Turn("user", turn.content) if turn.role == "text" else turn for turn in turns)
+    return Example(asked, task=row.task, tools=row.tools)

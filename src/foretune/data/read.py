@@ -258,7 +258,8 @@ def _finish(reading: _Reading, task: Task | None, found: Source) -> tuple[Task, 
 
 
 def _example(row: _Kept) -> Example:
-    return Example(row.draft.turns, row.draft.targets, label=row.draft.label, place=row.place, **row.extras)
+    draft = row.draft
+    return Example(draft.turns, draft.targets, label=draft.label, tools=draft.tools, place=row.place, **row.extras)
 
 
 def _set_aside(reading: _Reading, quarantine: Path | None, found: Source) -> Path | None:
@@ -281,6 +282,7 @@ def _layout_notes(layout: Layout) -> tuple[str, ...]:
         return (f"translated from {source!r} into {target!r}; the other way round: {other_way}.",)
     parts = {"prompt": layout.prompt, "context": layout.context, "answer": layout.answer}
     parts |= {"text": layout.text, "pair": layout.pair, "label": layout.label, "system": layout.system}
+    parts |= {"tools": layout.tools}
     said = ", ".join(f"{purpose} = {name!r}" for purpose, name in parts.items() if name)
     return (f"columns: {said}.",) if said else ()
 

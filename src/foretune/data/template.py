@@ -24,8 +24,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from foretune.data.example import Example, Turn
-from foretune.data.layout import RENDER_ERRORS, TurnLayout, encode_texts, layout_of, messages_of, render, single_bos
+from foretune.data.layout import (
+    RENDER_ERRORS,
+    TurnLayout,
+    encode_texts,
+    given,
+    layout_of,
+    messages_of,
+    render,
+    single_bos,
+)
 from foretune.data.row_label import asked, label_text, where
+from foretune.data.tools import as_text
 from foretune.errors import DataError, UsageError
 
 if TYPE_CHECKING:
@@ -119,8 +129,8 @@ def _chat_texts(
     pairs = []
     for target in example.targets:
         try:
-            prompt = render(tokenizer, example.turns[:target], layout, prompt=True)
-            full = render(tokenizer, example.turns[: target + 1], layout, prompt=False)
+            prompt = render(tokenizer, example.turns[:target], layout, prompt=True, tools=example.tools)
+            full = render(tokenizer, example.turns[: target + 1], layout, prompt=False, tools=example.tools)
         except RENDER_ERRORS as error:
             raise _refused(example, index, error) from error
         if not layout.end_in_template and layout.tail:
@@ -215,7 +225,7 @@ def _with_holes(
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
-            **layout.variables,
+            **given(layout, example.tools),
         )
         extra = len(full["input_ids"]) - len(single_bos(full["input_ids"], layout.bos))
         ids, mask = full["input_ids"][extra:], full["assistant_masks"][extra:]
@@ -255,7 +265,7 @@ def prompt_ids(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, 
                 tokenize=True,
                 add_generation_prompt=True,
                 return_dict=False,
-                **layout.variables,
+                **given(layout, example.tools),
             )
         except RENDER_ERRORS as error:
             raise _refused(example, index, error) from error
@@ -295,6 +305,7 @@ def prompt_with_examples(example: Example, shots: Sequence[Example]) -> Example:
 
     The shots are context, never trained on. Raises `UsageError` for a shot without an answer and for plain text.
     """
+    example, shots = as_text(example), [as_text(shot) for shot in shots]
     turns = list(example.turns)
     if any(row.turns and row.turns[0].role == "text" for row in (example, *shots)) and example.label is None:
         raise UsageError("plain text has no questions and answers to show in a prompt.")

@@ -6,11 +6,8 @@ the same between jobs (adapters leave no trace), which a hash checks where it is
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import gc
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -32,6 +29,7 @@ from foretune.errors import UsageError
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
+from foretune.execution.memory import forget_peak, give_back_memory
 from foretune.execution.orders import subset
 from foretune.execution.types import TaskSpec
 from foretune.files import cache_folder, read_lines
@@ -146,6 +144,14 @@ class Bench:
             self.mask_reports[name] = check_encoding(examples, rows, self.tokenizer, **self._encoding)
             self._splits[name] = Split(examples, rows)
         return self._splits[name]
+
+    def said_of(self, splits: Sequence[str]) -> list[str]:
+        """How the rows of these splits became tokens: lengths, what was cut, what the template does; a line each."""
+        for name in splits:
+            self.split(name)
+        reports = {name: self.mask_reports[name] for name in splits}
+        lines = [f"{name}: {line}" for name, report in reports.items() for line in report.counted()]
+        return [*lines, *dict.fromkeys(note for report in reports.values() for note in report.notes)]
 
     @property
     def _encoding(self) -> dict[str, Any]:
@@ -364,35 +370,3 @@ class Bench:
 def _counted(on_chunk: Callable[[int], bool], before: int, done: int) -> bool:
     """``on_chunk`` told of ``done`` rows beside those done ``before``."""
     return on_chunk(before + done)
-
-
-def give_back_memory() -> None:
-    """Return what the C library keeps of freed memory to the system, where it is glibc.
-
-    After three updates of SmolLM2-135M that is 0.7 GB, which the next job (a second model loaded to check an export)
-    would otherwise need on top.
-    """
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    if sys.platform == "linux":
-        with contextlib.suppress(AttributeError, OSError):
-            ctypes.CDLL(None).malloc_trim(0)
-
-
-def forget_peak() -> None:
-    """Count the process's peak from here on, where the system can: pages of the weight file mapped while loading are
-    not memory that a run needs."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The highest memory use so far: of the accelerator, or of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return 0

@@ -17,10 +17,11 @@ from foretune.data.update import Epochs
 from foretune.evaluation.base import Answer
 from foretune.evaluation.forgetting import general_text
 from foretune.evaluation.retrieval import retrieve
-from foretune.execution.bench import Bench, peak_memory_bytes
+from foretune.execution.bench import Bench
 from foretune.execution.blocks import carry_out
 from foretune.execution.final import load_checkpoint
 from foretune.execution.kept import kept
+from foretune.execution.memory import peak_memory_bytes
 from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.trial import Trial, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
@@ -99,6 +100,7 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
         "peak_bytes": peak_memory_bytes(bench.accelerator.device),
         "packed": bench.network.packs,
         "weights_hash": bench.weights_hash,
+        "encoding": bench.said_of(("train", "validation")),
         "seconds": time.perf_counter() - started,
     }
 

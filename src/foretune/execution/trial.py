@@ -23,9 +23,10 @@ from foretune.evaluation.gain import GAIN, gain
 from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.base_rates import ensure_rates
-from foretune.execution.bench import Bench, peak_memory_bytes
+from foretune.execution.bench import Bench
 from foretune.execution.final import answer_test, load_checkpoint, weights_of
 from foretune.execution.kept import Kept, kept
+from foretune.execution.memory import peak_memory_bytes
 from foretune.execution.orders import TrialOrder
 from foretune.execution.row_source import row_source
 from foretune.files import FolderLock

@@ -109,7 +109,7 @@ def record(outcome: Outcome) -> r.RunRecord:
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         command=outcome.command,
         model=_model(plan, prepared, outcome.probe),
-        data=_data(prepared),
+        data=_data(prepared, outcome.probe),
         budget=_budget(outcome),
         forecast=forecast_rows(outcome.seen),
         trials=tuple(_trial(run, outcome, winner) for run in outcome.runs),
@@ -165,7 +165,7 @@ def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelI
     )
 
 
-def _data(prepared: Prepared) -> r.DataInfo:
+def _data(prepared: Prepared, probe: Mapping[str, Any]) -> r.DataInfo:
     facts = prepared.facts
     return r.DataInfo(
         name=facts["name"],
@@ -180,6 +180,7 @@ def _data(prepared: Prepared) -> r.DataInfo:
         quarantined=facts["quarantined"],
         problems=tuple(facts["problems"]),
         split_report=(*facts["notes"], *facts["split"]),
+        encoding=tuple(probe.get("encoding", ())),
         profile=facts["profile"],
         languages=tuple(language for language in facts["profile"]["languages"] if language != "unknown"),
     )

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from foretune.catalogue.models import ModelKind
 from foretune.cost.operations import RowTokens
 from foretune.data.row_label import asked
+from foretune.data.tools import as_text
 from foretune.errors import ModelError, Place
 from foretune.seeding import generator
 
@@ -52,7 +53,7 @@ def count_tokens(
     """
     import numpy as np
 
-    sample = _sample(examples, seed)
+    sample = [as_text(example) for example in _sample(examples, seed)]
     prompts = [_prompt(example) for example in sample]
     answers = [example.answer if example.targets else "" for example in sample]
     head = 0.0

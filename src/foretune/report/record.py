@@ -82,6 +82,8 @@ class DataInfo:
     quarantined: int = 0
     problems: tuple[str, ...] = ()
     split_report: tuple[str, ...] = ()
+    encoding: tuple[str, ...] = ()
+    """How rows became tokens: lengths, what was cut, what the chat template changes."""
     profile: Mapping[str, Any] = field(default_factory=dict)
     languages: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from foretune.data.example import Example
+from foretune.data.tools import found_in
 from foretune.errors import UsageError
 from foretune.evaluation.base import Metric
 from foretune.evaluation.metrics import labels, numbers, text
@@ -21,6 +22,7 @@ METRICS: dict[str, Metric] = {
     "bleu": text.Bleu(),
     "json_validity": ShareMetric("json_validity", text.json_valid),
     "json_match": ShareMetric("json_match", text.json_equal),
+    "tool_calls": ShareMetric("tool_calls", text.same_calls),
     "accuracy": ShareMetric("accuracy", labels.same_class),
     "balanced_accuracy": labels.ClassMetric("balanced_accuracy"),
     "brier": labels.BrierMetric(),
@@ -37,6 +39,8 @@ ROW_LOSS_UNITS = {"classification": "nats per row", "regression": "squared error
 TASK_METRICS = {"classification": "accuracy", "regression": "spearman", "language-modelling": "loss"}
 SHORT_ANSWER_WORDS = 5
 """A median answer of at most this many words is right or wrong; a longer one is more or less right."""
+CALLING_SHARE = 0.5
+"""With this share of answers calling tools, what they call is the task."""
 JSON_SHARE = 0.9
 """With this share of answers being JSON objects or arrays, the task is taken to want JSON."""
 
@@ -69,6 +73,8 @@ def default_metric(task: str, examples: Sequence[Example], *, translation: bool 
         return "chrf"
     if not answers:
         return "loss"
+    if sum(bool(found_in(answer)) for answer in answers) >= CALLING_SHARE * len(answers):
+        return "tool_calls"
     values = [text.parsed(answer) for answer in answers]
     if sum(valid and isinstance(value, dict | list) for valid, value in values) >= JSON_SHARE * len(answers):
         return "json_validity"

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from foretune.data.tools import found_in
 from foretune.evaluation import aggregate
 from foretune.evaluation.base import Answer, Direction, MetricResult
 from foretune.evaluation.metrics.rows import from_rows, prediction_of, require_rows
@@ -118,6 +119,16 @@ def json_equal(prediction: str, reference: str) -> float:
     """1 when prediction and reference are the same JSON value: key order and white space do not count."""
     (valid, said), (wanted_valid, wanted) = parsed(prediction), parsed(reference)
     return float(valid and wanted_valid and _typed(said) == _typed(wanted))
+
+
+def same_calls(prediction: str, reference: str) -> float:
+    """1 when both call the same functions with the same arguments, in any order; none where none is expected.
+
+    Calls are found in whatever marks a template puts around them; what is said beside them does not count.
+    """
+    said, wanted = ([(call.name, _typed(json.loads(call.arguments))) for call in found_in(text)]
+                    for text in (prediction, reference))  # fmt: skip
+    return float(len(said) == len(wanted) and all(said.count(call) == wanted.count(call) for call in wanted))
 
 
 def _typed(value: Any) -> Any:

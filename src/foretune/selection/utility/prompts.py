@@ -25,6 +25,7 @@ from foretune.data.example import Example, Turn
 from foretune.data.layout import encode_texts
 from foretune.data.row_label import as_conversation
 from foretune.data.template import prompt_with_examples
+from foretune.data.tools import as_text
 from foretune.errors import UsageError
 from foretune.seeding import generator
 
@@ -118,9 +119,9 @@ class Prompts:
                 remedy="Choose a selector that reads rows by themselves (such as k-centre or longest).",
             )
         self.writer = writer
-        self.rows = rows
-        self.examples = examples
-        self.systems = [system_of(row, writer.template) for row in rows]
+        self.rows = [as_text(row) for row in rows]
+        self.examples = [as_text(row) for row in examples]
+        self.systems = [system_of(row, writer.template) for row in self.rows]
         self._heads: dict[tuple[int, str], Ids] = {}
 
     @cached_property
