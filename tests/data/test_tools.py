@@ -72,6 +72,13 @@ def test_every_usual_way_of_writing_them_gives_the_same_row(tmp_path: Path) -> N
     assert all(row == found[0] for row in found)
 
 
+def test_what_turns_hold_beside_what_is_read_is_said(tmp_path: Path) -> None:
+    thought = [CHAT[0], {**CHAT[3], "reasoning_content": "It must be warm.", "name": "bot", "audio": None}]
+    notes = reading(tmp_path, {"messages": thought}).notes
+    assert "keys of turns that are not used: reasoning_content." in notes
+    assert not any("not used" in note for note in reading(tmp_path, {"messages": CHAT, "tools": [WEATHER]}).notes)
+
+
 def test_a_question_with_calls_as_its_answer(tmp_path: Path) -> None:
     answers = json.dumps([{"name": "get_weather", "arguments": {"city": "Bern"}}])
     (row,) = reading(tmp_path, {"query": "Is it warm?", "tools": json.dumps([WEATHER]), "answers": answers}).examples

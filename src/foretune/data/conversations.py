@@ -9,7 +9,7 @@ Parts that are not text are refused, because leaving them out would train on ano
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,11 @@ ROLES: dict[str, Role] = {
 CALLING = ("function_call", "tool_call")
 """Roles of ShareGPT's turns that hold nothing but calls."""
 
+READ = {"role", "from", "content", "value", "weight", "tool_calls", "function_call"}
+"""Keys of a turn that are read."""
+NAMING = {"id", "name", "tool_call_id"}
+"""Keys that say what the order of turns says too."""
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -59,6 +64,12 @@ def turns_of(row: Mapping[str, Any], name: str) -> list[Any]:
     if not value:
         raise Refused(f"{name!r} is an empty list")
     return value
+
+
+def unread(turns: Iterable[Any]) -> list[str]:
+    """Keys with a value that turns have and nothing reads, such as a model's reasoning, in order of appearance."""
+    keys = (key for turn in turns if isinstance(turn, Mapping) for key, value in turn.items() if value)
+    return [key for key in dict.fromkeys(keys) if key not in READ | NAMING]
 
 
 def from_messages(messages: Sequence[Any], *, trained_from: int = 0) -> Draft:

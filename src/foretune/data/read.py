@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foretune.data.columns import FOUND, Columns, check_named, value_of
-from foretune.data.conversations import Draft
+from foretune.data.conversations import Draft, unread
 from foretune.data.example import Example, Task
 from foretune.data.formats import FORMATS, Layout, check_format, find_layout
 from foretune.data.labels import check_task, decide, drift, kind_of
@@ -294,4 +294,8 @@ def _unused(
     used |= {name for name in (columns.group, columns.task, split_column) if name}
     names = dict.fromkeys(name for row in rows for name in row)
     left = [name for name in names if name not in used]
-    return (f"columns that are not used: {', '.join(left)}.",) if left else ()
+    notes = (f"columns that are not used: {', '.join(left)}.",) if left else ()
+    if layout.turns is None:
+        return notes
+    dropped = unread(turn for row in rows for turn in value_of(row, layout.turns) or ())
+    return (*notes, f"keys of turns that are not used: {', '.join(dropped)}.") if dropped else notes
