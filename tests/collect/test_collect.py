@@ -22,6 +22,8 @@ from foretune.experience.store import Store
 from tests import tiny
 from tests.inline import InlineExecutor
 
+pytestmark = pytest.mark.alone
+
 SMALL = Block(
     name="small",
     about="a design of five runs",

@@ -19,6 +19,8 @@ from foretune.execution.types import Event, Job, TaskSpec
 
 from ..whole_fits import *  # noqa: F403
 
+pytestmark = pytest.mark.alone
+
 MEMBER = """
 import json, os, sys, time
 rank = int(os.environ["RANK"])

@@ -16,6 +16,8 @@ from foretune.experience.past import past_runs
 from tests.collect.test_collect import write_list
 from tests.inline import InlineExecutor
 
+pytestmark = pytest.mark.alone
+
 RUNS = 10
 
 

@@ -20,6 +20,8 @@ from foretune.experience.parquet import EXPORTED, export
 from foretune.experience.records import RunRecord
 from foretune.experience.store import Store, default_path, set_aside
 
+pytestmark = pytest.mark.alone
+
 
 class Clock:
     now = 1_000_000.0

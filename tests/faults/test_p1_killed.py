@@ -16,6 +16,8 @@ from foretune.files import folder_damage, read_json, read_lines
 
 from .lives import DIED, count_changes, die_at, live
 
+pytestmark = pytest.mark.alone
+
 SEED = 20
 DEATHS = 10
 LONGER = 1.05

@@ -25,6 +25,8 @@ from foretune.files import read_json
 from ..whole_fits import Ground
 from .test_p1_killed import outcome
 
+pytestmark = pytest.mark.alone
+
 PROBE_STEPS = 3
 DEFAULT_RATE = 0.0002
 

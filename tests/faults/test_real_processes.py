@@ -18,6 +18,8 @@ from foretune.files import read_json, read_lines
 from ..whole_fits import SETTINGS, Ground
 from .test_p1_killed import check_no_partial_files, outcome
 
+pytestmark = pytest.mark.alone
+
 PATIENCE_S = 180.0
 
 

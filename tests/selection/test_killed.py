@@ -22,6 +22,8 @@ from foretune.selection.took import SUFFIX
 from ..faults.lives import live
 from .conftest import rows
 
+pytestmark = pytest.mark.alone
+
 KILLS = 5
 ASKED = {"method": "ifd:50%+k-centre", "budget": "20%", "context_tokens": 96, "device": "cpu", "dtype": "float32"}
 

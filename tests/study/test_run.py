@@ -27,6 +27,8 @@ from tests.structure.source import REPOSITORY
 from ..inline import InlineExecutor
 from .conftest import committed
 
+pytestmark = pytest.mark.alone
+
 KILL_PATIENCE_S = 300.0
 WriteGrid = Callable[..., Path]
 
