@@ -3,9 +3,10 @@
     python scripts/selection_tables.py FOLDER… [--docs]
 
 FOLDERs are those of `foretune study run selection` and its relatives, finished or under way. For every task and test
-set: each arm against random rows of the same number, paired over seeds, with Student's 95 % interval, Holm's correction
-and the smallest effect that so many pairs find with probability 0.8; beside it the seconds of choosing and of training.
-What is not finished is said. With ``--docs`` the tables go into the page.
+set, and every share of rows that is kept: each arm against random rows of the same number, paired over seeds, with
+Student's 95 % interval, Holm's correction over the arms of the table, and the smallest effect that so many pairs find
+with probability 0.8; beside it the seconds of choosing and of training. Arms that keep all rows stand with the largest
+share. What is not finished is said. With ``--docs`` the tables go into the page.
 """
 
 from __future__ import annotations
@@ -18,31 +19,52 @@ from typing import Any
 
 from foretune.files import write_text
 from foretune.report.text import markdown_table
-from foretune.study.outputs import read_study
+from foretune.study.grid import GridSpec
+from foretune.study.outputs import material_of, narrowed, results_of
 from foretune.study.statistics import Difference
 from foretune.study.summary import BlockResult, Summary
 from foretune.study.tables import SMALLEST_P
 
 PAGE = Path(__file__).parents[1] / "docs" / "selection.md"
 START, END = "<!-- study:start -->", "<!-- study:end -->"
+MANY = 2
+"""Shares of rows with a random arm each, from which on a study has a table for each"""
 HEADING = ("arm", "pairs", "loss", "minus control", "95 % interval", "p (Holm)", "smallest detectable", "verdict",
            "choosing s", "training s", "both s")  # fmt: skip
 
 
-def section(summary: Summary) -> list[str]:
+def section(folder: Path) -> list[str]:
     """The Markdown of one study."""
-    state = "" if summary.complete else f" **Not finished: {summary.runs} of {summary.expected} runs.**"
-    failed = f" {len(summary.failed)} runs failed." if summary.failed else ""
-    out = [f"### {summary.name}", "", f"{summary.about}. Learning rates: {summary.rates}.{state}{failed}", ""]
-    for block in summary.blocks:
-        if block.control_mean is not None:
-            out += table(summary, block)
+    material = material_of(folder)
+    whole = results_of(material).summary
+    state = "" if whole.complete else f" **Not finished: {whole.runs} of {whole.expected} runs.**"
+    failed = f" {len(whole.failed)} runs failed." if whole.failed else ""
+    out = [f"### {whole.name}", "", f"{whole.about}. Learning rates: {whole.rates}.{state}{failed}", ""]
+    parts = [results_of(narrowed(material, *part)).summary for part in by_share(material.grid)]
+    for summary in parts or [whole]:
+        for block in summary.blocks:
+            if block.control_mean is not None:
+                out += table(summary, block)
     return out
+
+
+def by_share(grid: GridSpec) -> list[tuple[str, list[str]]]:
+    """(control, arms) of every share of rows for which there are random rows; empty where there is one share only."""
+    kept = {name: float(arm.get("keep", 1.0)) for name, arm in grid.arms.items()}
+    random = {kept[name]: name for name, arm in grid.arms.items() if arm.get("selection") == "random"}
+    if len(random) < MANY:
+        return []
+    largest = max(random)
+    return [
+        (control, [name for name in kept if kept[name] == share or (share == largest and kept[name] not in random)])
+        for share, control in sorted(random.items(), reverse=True)
+    ]
 
 
 def table(summary: Summary, block: BlockResult) -> list[str]:
     """Every arm of one task and test set; the control first."""
-    where = f"{block.task}, tested on {block.tested_on or 'its own rows'} ({block.test_rows} rows)"
+    tested = f"tested on {block.tested_on or 'its own rows'} ({block.test_rows} rows)"
+    where = f"{block.task}, {tested}, against {summary.control}"
     base = "" if block.base is None else f" The untouched base has {block.base:.3f}."
     part = "" if block.complete else f" {block.runs} of {block.expected} runs."
     costs = {
@@ -87,7 +109,7 @@ def main() -> int:
     parser.add_argument("studies", nargs="+", type=Path, help="folders of studies")
     parser.add_argument("--docs", action="store_true", help=f"write into {PAGE.name}")
     arguments = parser.parse_args()
-    tables = "\n".join(line for folder in arguments.studies for line in section(read_study(folder)))
+    tables = "\n".join(line for folder in arguments.studies for line in section(folder))
     if arguments.docs:
         write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), tables.rstrip("\n")))
     else:

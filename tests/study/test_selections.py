@@ -18,6 +18,7 @@ from foretune.files import read_json, read_lines
 from foretune.study.design import steps_of
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import load_grid
+from foretune.study.outputs import material_of, narrowed, results_of
 from foretune.study.pools import duplicated, shuffled
 from foretune.study.run import run_study
 from foretune.study.tables import markdown
@@ -54,7 +55,7 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     assert lines["ifd-25", 0]["selection"]["cpu_seconds"] in ranked and lines["full", 0]["train_cpu_s"] > 0
     assert "what choosing and training took" in (folder / "report.html").read_text()
     tables = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "selection_tables.py"))
-    text = "\n".join(tables["section"](result.summary))
+    text = "\n".join(tables["section"](folder))
     cost = costs["ifd-25"]
     seconds = f"| {cost['selection_s']:.0f} | {cost['training_s']:.0f} | {cost['total_s']:.0f} |"
     assert all(f"| {arm} " in text for arm in ARMS) and "Not finished" not in text
@@ -64,6 +65,19 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     before = (folder / "results.jsonl").read_text()
     assert run_study(None, folder, resume=True).summary.complete
     assert (folder / "results.jsonl").read_text() == before
+
+    # some arms, compared with another one: the same pairs, the other way round
+    part = results_of(narrowed(material_of(folder), "ifd-50", ["ifd-50", "random-50"])).summary
+    ((turned,),) = ([one for one in block.differences] for block in part.blocks)
+    (own,) = [one for one in result.summary.blocks[0].differences if one.arm == "ifd-50"]
+    assert part.complete and (part.control, turned.arm) == ("ifd-50", "random-50")
+    assert (turned.mean, turned.pairs) == (pytest.approx(-own.mean), own.pairs)
+    arms = {**ARMS, "random-25": {"selection": "random", "keep": 0.25}}
+    grid = load_grid(write_grid(**{**SELECTING, "arms": arms}))
+    assert dict(tables["by_share"](grid)) == {
+        "random-50": ["full", "random-50", "ifd-50"], "random-25": ["ifd-25", "k-centre-25", "random-25"],
+    }  # fmt: skip
+    assert tables["by_share"](material_of(folder).grid) == [], "one share of random rows: one table"
 
 
 def test_rankings_travel_with_a_study_and_are_not_made_again(write_grid, places, inline, monkeypatch):

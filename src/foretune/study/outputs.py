@@ -6,8 +6,8 @@ finished, under way or was copied from elsewhere; only the bootstrap over test r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +161,18 @@ def provenance(found: Results) -> dict[str, Any]:
         "results_sha256": sha256_file(results) if results.is_file() else "",
         "not_resolved": list(found.ruling.unresolved),
     }
+
+
+def narrowed(material: Material, control: str, arms: Collection[str]) -> Material:
+    """What a study holds of some of its ``arms``, compared with another ``control`` among them."""
+    grid = material.grid.model_copy(
+        update={"control": control, "arms": {name: arm for name, arm in material.grid.arms.items() if name in arms}}
+    )
+    tasks = {
+        key: replace(task, arms={name: arm for name, arm in task.arms.items() if name in arms})
+        for key, task in material.tasks.items()
+    }
+    return replace(material, grid=grid, tasks=tasks, lines=tuple(one for one in material.lines if one["arm"] in arms))
 
 
 def read_study(root: Path) -> Summary:

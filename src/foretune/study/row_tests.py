@@ -50,8 +50,8 @@ def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Blo
         else:
             continue
         found[block, arm] = Comparison(**fresh[key])  # type: ignore[arg-type]
-    if fresh != known:
-        write_json(path, fresh)
+    if not fresh.items() <= known.items():
+        write_json(path, {**known, **fresh})
     return found
 
 
