@@ -322,7 +322,17 @@ def test_a_second_forecast_after_the_probe_reads_nothing_again(tmp_path):
     )
     said = after_probe(second.forecast.to_json())
     assert said.startswith("after the probe: whole run ")
-    assert "953.7 MiB" in said
+    assert "953.7 MiB" in said and "; the default LoRA " in said
+
+
+def test_one_configuration_alone_is_called_so(tmp_path):
+    from foretune.cli.plan import lines
+
+    one, several = (_plan(tmp_path, options={"budget.trials": trials}) for trials in (1, 3))
+    text, other = "\n".join(lines(one)), "\n".join(lines(several))
+    assert "trials     1: one configuration" in text and "  the one run " in text and "default LoRA" not in text
+    assert "; the one run " in after_probe(one.forecast.to_json())
+    assert "the default LoRA included" in other and "  default LoRA " in other
 
 
 def test_a_run_is_as_long_as_the_search_would_make_it(tmp_path):

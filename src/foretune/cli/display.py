@@ -206,12 +206,13 @@ def sentence(kind: str, payload: Mapping[str, Any], rules: Sequence[str] = ()) -
 
 
 def after_probe(forecast: Mapping[str, Any]) -> str:
-    """The second forecast: the whole run, a run of the default LoRA, and the peak memory."""
+    """The second forecast: the whole fit, a run of the default LoRA or the only one, and the peak memory."""
     phases = {phase["name"]: phase["seconds"] for phase in forecast["phases"]}
-    default = _between(phases["default LoRA"], format_duration)
+    first = "the one run" if round(forecast["trials"][-1]) == 1 else "the default LoRA"
     return (
-        f"after the probe: whole run {_between(forecast['seconds'], format_duration)}; the default LoRA {default}"
-        f" for {forecast['steps_per_run']} steps; memory {_between(forecast['memory_bytes'], format_bytes)}"
+        f"after the probe: whole run {_between(forecast['seconds'], format_duration)}; {first}"
+        f" {_between(phases['default LoRA'], format_duration)} for {forecast['steps_per_run']} steps;"
+        f" memory {_between(forecast['memory_bytes'], format_bytes)}"
     )
 
 

@@ -68,6 +68,16 @@ def _between(interval: Interval, show: Callable[[float], str]) -> str:
     return value if low == high else f"{value} ({low} to {high})"
 
 
+def _trials(count: Interval) -> str:
+    if _alone(count):
+        return "1: one configuration, and nothing to compare it with but the base"
+    return f"{_between(count, '{:.0f}'.format)}, the default LoRA included"
+
+
+def _alone(count: Interval) -> bool:
+    return round(count.high) == 1
+
+
 def lines(answer: Plan) -> list[str]:
     """The plan as plain text, one fact a line."""
     shapes, layout, forecast = answer.model.shapes, answer.placement.layout, answer.forecast
@@ -95,11 +105,12 @@ def lines(answer: Plan) -> list[str]:
         f"speed      {_between(forecast.units.train_tokens_per_s, '{:.0f}'.format)} tokens/s trained,"
         f" {_between(forecast.units.score_tokens_per_s, '{:.0f}'.format)} scored",
         f"           from {forecast.source}",
-        f"trials     {_between(forecast.trials, '{:.0f}'.format)}, the default LoRA included;"
-        f" a full run is {format_count(forecast.steps_per_run)} steps",
+        f"trials     {_trials(forecast.trials)}; a full run is {format_count(forecast.steps_per_run)} steps",
         "",
     ]
-    text += [f"  {phase.name:<18} {_between(phase.seconds, format_duration)}" for phase in forecast.phases]
+    for phase in forecast.phases:
+        name = "the one run" if _alone(forecast.trials) and phase.name == "default LoRA" else phase.name
+        text.append(f"  {name:<18} {_between(phase.seconds, format_duration)}")
     text += ["", f"recommended  {answer.why}"]
     text += [f"  {name:<18} {value}{_chosen(answer, name)}" for name, value in answer.config.items()]
     text.append(
