@@ -223,6 +223,8 @@ def sample() -> RunRecord:
                 "No split was given: 1,448 rows in 1,391 duplicate clusters were split 81 : 8 : 10.",
                 "80 validation rows detect a difference of 6 points; 240 more would detect 3.",
             ),
+            encoding=("train: 1,178 rows, 61,256 tokens, of which 5,890 are trained; longest row 173 tokens",),
+            template=("the template writes the date: it is fixed to 01 Jan 2026",),
             profile={
                 "prompt_tokens": {"median": 31, "p95": 58, "longest": 141.0},
                 "answer_tokens": {"median": 3, "p95": 7, "longest": 19.0},

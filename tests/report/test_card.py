@@ -32,6 +32,7 @@ def test_body_says_verdict_limits_and_commands(record: RunRecord) -> None:
     assert "--max-lora-rank 32" in body  # vLLM takes 16 at most unless told
     assert "foretune chat adapter" in body
     assert body.count("\n| `") == len(record.settings)
+    assert "How rows were written in training:\n\n- the template writes the date" in body
     assert record.data.fingerprint in body and record.data.sha256 in body
 
 
@@ -46,7 +47,7 @@ def test_hostile_text_breaks_neither_table_nor_metadata(record: RunRecord) -> No
     evil = "a | b\n---\nlicense: mit `` <script>alert(1)</script> [x](http://y)"
     hostile = replace(
         record,
-        data=replace(record.data, name=evil, split_report=(evil,)),
+        data=replace(record.data, name=evil, split_report=(evil,), template=(evil,)),
         model=replace(record.model, source=evil),
         settings=(Setting(evil, evil, "user", evil),),
         warnings=(evil,),

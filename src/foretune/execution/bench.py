@@ -145,13 +145,13 @@ class Bench:
             self._splits[name] = Split(examples, rows)
         return self._splits[name]
 
-    def said_of(self, splits: Sequence[str]) -> list[str]:
-        """How the rows of these splits became tokens: lengths, what was cut, what the template does; a line each."""
+    def said_of(self, splits: Sequence[str]) -> tuple[list[str], list[str]]:
+        """How the rows of these splits became tokens, a line each: lengths and what was cut; what the template does."""
         for name in splits:
             self.split(name)
         reports = {name: self.mask_reports[name] for name in splits}
         lines = [f"{name}: {line}" for name, report in reports.items() for line in report.counted()]
-        return [*lines, *dict.fromkeys(note for report in reports.values() for note in report.notes)]
+        return lines, list(dict.fromkeys(note for report in reports.values() for note in report.notes))
 
     @property
     def _encoding(self) -> dict[str, Any]:

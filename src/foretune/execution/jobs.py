@@ -88,6 +88,7 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
         generated = len(answers)
     answer_s = time.perf_counter() - answering
     row_tokens = [_row_tokens(row) for row in rows]
+    encoded, remarks = bench.said_of(("train", "validation"))
     return {
         "base_loss": loss_of(scores).value,
         "score_rows_per_s": count / score_s,
@@ -100,7 +101,8 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
         "peak_bytes": peak_memory_bytes(bench.accelerator.device),
         "packed": bench.network.packs,
         "weights_hash": bench.weights_hash,
-        "encoding": bench.said_of(("train", "validation")),
+        "encoding": encoded,
+        "template": remarks,
         "seconds": time.perf_counter() - started,
     }
 

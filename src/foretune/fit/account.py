@@ -181,6 +181,7 @@ def _data(prepared: Prepared, probe: Mapping[str, Any]) -> r.DataInfo:
         problems=tuple(facts["problems"]),
         split_report=(*facts["notes"], *facts["split"]),
         encoding=tuple(probe.get("encoding", ())),
+        template=tuple(probe.get("template", ())),
         profile=facts["profile"],
         languages=tuple(language for language in facts["profile"]["languages"] if language != "unknown"),
     )

@@ -149,6 +149,8 @@ def _usage(record: RunRecord) -> str:
         language = "python" if "import " in command else "bash"
         fence = "`" * max(3, max((len(run) for run in re.findall(r"`+", command)), default=0) + 1)
         blocks.append(f"{title}:\n\n{fence}{language}\n{command}\n{fence}")
+    if record.data.template:
+        blocks.append("How rows were written in training:\n\n" + _bullets(list(record.data.template)))
     return "## Use\n\n" + "\n\n".join(blocks) if blocks else ""
 
 

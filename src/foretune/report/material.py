@@ -131,7 +131,8 @@ def data(record: RunRecord) -> Section:
         ("SHA-256", tag("code", item.sha256, class_="hash")),
     ]
     body = [definitions(pairs)]
-    for title, lines in (("Split", item.split_report), ("Problems", item.problems), ("Tokens", item.encoding)):
+    tokens = (*item.encoding, *item.template)
+    for title, lines in (("Split", item.split_report), ("Problems", item.problems), ("Tokens", tokens)):
         if lines:
             body += [tag("h3", title), tag("ul", *(tag("li", clipped(entry)) for entry in lines))]
     if record.selection is not None:

@@ -83,7 +83,9 @@ class DataInfo:
     problems: tuple[str, ...] = ()
     split_report: tuple[str, ...] = ()
     encoding: tuple[str, ...] = ()
-    """How rows became tokens: lengths, what was cut, what the chat template changes."""
+    """How rows became tokens: lengths, what was cut."""
+    template: tuple[str, ...] = ()
+    """What the chat template does to rows, and what serving has to do as well."""
     profile: Mapping[str, Any] = field(default_factory=dict)
     languages: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
