@@ -5,8 +5,8 @@
 FOLDERs are those of `foretune study run selection` and its relatives, finished or under way. For every task and test
 set, and every share of rows that is kept: each arm against random rows of the same number, paired over seeds, with
 Student's 95 % interval, Holm's correction over the arms of the table, and the smallest effect that so many pairs find
-with probability 0.8; beside it the seconds of choosing and of training. Arms that keep all rows stand with the largest
-share. What is not finished is said. With ``--docs`` the tables go into the page.
+with probability 0.8; beside it the seconds of choosing and of training. Arms of a share without random rows (all rows,
+say) stand with the study's own control. What is not finished is said. With ``--docs`` the tables go into the page.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from foretune.study.tables import SMALLEST_P
 
 PAGE = Path(__file__).parents[1] / "docs" / "selection.md"
 START, END = "<!-- study:start -->", "<!-- study:end -->"
-MANY = 2
-"""Shares of rows with a random arm each, from which on a study has a table for each"""
 HEADING = ("arm", "pairs", "loss", "minus control", "95 % interval", "p (Holm)", "smallest detectable", "verdict",
            "choosing s", "training s", "both s")  # fmt: skip
 
@@ -40,25 +38,21 @@ def section(folder: Path) -> list[str]:
     state = "" if whole.complete else f" **Not finished: {whole.runs} of {whole.expected} runs.**"
     failed = f" {len(whole.failed)} runs failed." if whole.failed else ""
     out = [f"### {whole.name}", "", f"{whole.about}. Learning rates: {whole.rates}.{state}{failed}", ""]
-    parts = [results_of(narrowed(material, *part)).summary for part in by_share(material.grid)]
-    for summary in parts or [whole]:
+    for control, arms in by_share(material.grid).items():
+        summary = results_of(narrowed(material, control, arms)).summary
         for block in summary.blocks:
             if block.control_mean is not None:
                 out += table(summary, block)
     return out
 
 
-def by_share(grid: GridSpec) -> list[tuple[str, list[str]]]:
-    """(control, arms) of every share of rows for which there are random rows; empty where there is one share only."""
-    kept = {name: float(arm.get("keep", 1.0)) for name, arm in grid.arms.items()}
-    random = {kept[name]: name for name, arm in grid.arms.items() if arm.get("selection") == "random"}
-    if len(random) < MANY:
-        return []
-    largest = max(random)
-    return [
-        (control, [name for name in kept if kept[name] == share or (share == largest and kept[name] not in random)])
-        for share, control in sorted(random.items(), reverse=True)
-    ]
+def by_share(grid: GridSpec) -> dict[str, list[str]]:
+    """The arms that each control is compared with, itself included: random rows of their share, or the study's own."""
+    random = {arm["keep"]: name for name, arm in grid.arms.items() if arm.get("selection") == "random"}
+    found: dict[str, list[str]] = {}
+    for name, arm in grid.arms.items():
+        found.setdefault(random.get(arm.get("keep"), grid.control), []).append(name)
+    return found
 
 
 def table(summary: Summary, block: BlockResult) -> list[str]:

@@ -101,6 +101,11 @@ def test_a_column_of_tools_that_are_no_functions_is_no_tool_column(tmp_path: Pat
         (CHAT[:3], [], "last turn is the tool's"),
         ([{"role": "user", "content": "q", "tool_calls": [{"name": "f"}]}, CHAT[3]], [], "the user calls a tool"),
         (CHAT, [{"description": "no name"}], "entry 1 is no function with a name"),
+        (
+            [CHAT[0], {"role": "assistant", "tool_calls": [{"name": "f", "arguments": '{"a": 1, "a": 2}'}]}],
+            [],
+            "call 1: its arguments are text",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_its_turn(tmp_path: Path, turns: Any, tools: Any, what: str) -> None:

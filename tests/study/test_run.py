@@ -349,9 +349,9 @@ def test_a_study_begun_before_a_setting_existed_goes_on(write_grid: WriteGrid, p
     written["identity"] = "of-an-earlier-version"
     write_json(folder.study, written)
     assert folder.begin(grid, "", "now")["started"] == "then"
-    for changed in ({"seeds": 7}, {"gone": 1}):
+    for changed, what in (({"seeds": 7}, "another study"), ({"gone": 1}, "another version, with a setting .*gone")):
         write_json(folder.study, {**written, "grid": {**written["grid"], **changed}})
-        with pytest.raises(OutputError, match="another study"):
+        with pytest.raises(OutputError, match=what):
             folder.begin(grid, "", "now")
 
 

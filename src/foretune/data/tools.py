@@ -24,7 +24,7 @@ from typing import Any
 
 from foretune.data.example import Call, Example, Turn
 from foretune.data.problems import Refused
-from foretune.data.strict_json import described
+from foretune.data.strict_json import Reader, described
 
 TOOL_COLUMNS = ("tools", "functions")
 """Columns that hold the tools of a row."""
@@ -48,7 +48,7 @@ def offered(value: Any, column: str) -> str:
         inner = item.get("function", item) if isinstance(item, Mapping) else None
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
             raise Refused(f"{column!r}: entry {number} is no function with a name")
-        tools.append({"type": "function", "function": without_nulls(inner)})
+        tools.append({"type": "function", "function": _without_nulls(inner)})
     return _json(tools)
 
 
@@ -189,11 +189,11 @@ def found_in(text: str) -> list[Call]:
     return calls
 
 
-def without_nulls(value: Any) -> Any:
+def _without_nulls(value: Any) -> Any:
     """A value without the keys that have none."""
     if isinstance(value, Mapping):
-        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
-    return [without_nulls(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _arguments(value: Any, number: int) -> str:
@@ -202,17 +202,19 @@ def _arguments(value: Any, number: int) -> str:
         return "{}"
     if not isinstance(given, Mapping):
         raise Refused(f"call {number}: its arguments are {described(given)}, not an object")
-    return _json(given if isinstance(value, str) else without_nulls(given))
+    return _json(given if isinstance(value, str) else _without_nulls(given))
 
 
 def _unpacked(value: Any) -> Any:
-    """The value that JSON text stands for; anything else as it is."""
+    """The value that JSON text stands for; anything else, and JSON that a row may not be, as it is."""
     if not isinstance(value, str) or value.strip()[:1] not in ("{", "["):
         return value
+    text = value.strip()
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
+        found, end, flaw = Reader().value_at(text, 0)
+    except Refused:
         return value
+    return value if flaw is not None or end < len(text) else found
 
 
 def _block(calls: Sequence[Call]) -> str:

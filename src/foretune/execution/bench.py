@@ -145,7 +145,7 @@ class Bench:
             self._splits[name] = Split(examples, rows)
         return self._splits[name]
 
-    def said_of(self, splits: Sequence[str]) -> tuple[list[str], list[str]]:
+    def encoding_report(self, splits: Sequence[str]) -> tuple[list[str], list[str]]:
         """How the rows of these splits became tokens, a line each: lengths and what was cut; what the template does."""
         for name in splits:
             self.split(name)

@@ -88,7 +88,7 @@ def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
         generated = len(answers)
     answer_s = time.perf_counter() - answering
     row_tokens = [_row_tokens(row) for row in rows]
-    encoded, remarks = bench.said_of(("train", "validation"))
+    encoded, remarks = bench.encoding_report(("train", "validation"))
     return {
         "base_loss": loss_of(scores).value,
         "score_rows_per_s": count / score_s,

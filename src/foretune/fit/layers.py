@@ -6,11 +6,10 @@ from pathlib import Path
 
 from foretune.catalogue.selection import Keep
 from foretune.data.batches import lay_out
-from foretune.errors import DataError, Place, UsageError
+from foretune.errors import DataError, Place
 from foretune.evaluation.probes.layer_scores import LayerScore, by_layer
 from foretune.fit.select import SelectionJob, open_bench, read_pool
 from foretune.seeding import generator
-from foretune.training.prefix import blocks_of
 
 ROWS, GROUP = 64, 8
 
@@ -42,11 +41,6 @@ def score_layers(
         context_tokens=context_tokens,
     )  # fmt: skip
     with open_bench(job) as bench:
-        if bench.kind == "seq2seq" or blocks_of(bench.model) is None:
-            raise UsageError(
-                "layers are scored where a model has one stack of blocks; this one has none or several.",
-                remedy="Choose layers with an expression, like --layers 'decoder & last:4'.",
-            )
         encoded = bench.encode(job.examples)
         groups = [
             lay_out(

@@ -100,7 +100,7 @@ class StudyFolder:
         if not self.ignored.exists():
             write_text(self.ignored, IGNORED)
         found: dict[str, Any] = read_json(self.study)
-        if _identity(found) != grid.identity:
+        if saved_grid(self.root).identity != grid.identity:  # a setting that has come since has its default
             raise OutputError(
                 f"another study was begun in this folder ({found['grid']['name']}, or the same one with other cells).",
                 place=Place(self.root),
@@ -134,12 +134,13 @@ def saved_grid(root: Path) -> GridSpec:
         raise OutputError(
             "no study was begun here.", place=Place(root), remedy="Begin one with `foretune study run GRID --output`."
         )
-    return GridSpec.model_validate(read_json(path)["grid"])
-
-
-def _identity(begun: dict[str, Any]) -> str:
-    """The identity of a study that was begun, read by this version: a setting that has come since has its default."""
     try:
-        return GridSpec.model_validate(begun["grid"]).identity
-    except ValidationError:  # a setting that is gone: only the same words are the same study
-        return str(begun["identity"])
+        return GridSpec.model_validate(read_json(path)["grid"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise OutputError(
+            f"this study was begun by another version, with a setting that is not known here "
+            f"({'.'.join(map(str, first['loc']))}: {first['msg']}).",
+            place=Place(path),
+            remedy="Go on with the version that began it, or begin it anew in another --output.",
+        ) from None

@@ -175,11 +175,6 @@ def narrowed(material: Material, control: str, arms: Collection[str]) -> Materia
     return replace(material, grid=grid, tasks=tasks, lines=tuple(one for one in material.lines if one["arm"] in arms))
 
 
-def read_study(root: Path) -> Summary:
-    """The summary of a study, finished or under way. Raises `OutputError` when there is none."""
-    return results_of(material_of(root)).summary
-
-
 def use_rules(found: Results) -> Path:
     """Put the rules of a study beside the experience store, in place of earlier ones of the same name; the path.
 

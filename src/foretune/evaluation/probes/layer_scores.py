@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from foretune.data.update import MicroBatch
+from foretune.errors import UsageError
 from foretune.training.forward import Network
 from foretune.training.prefix import blocks_of
 
@@ -55,11 +56,14 @@ def cosines(states: torch.Tensor) -> NDArray[np.float64]:
 def by_layer(network: Network, groups: Sequence[MicroBatch]) -> list[LayerScore]:
     """The score of every layer over padded micro-batches, each a group of at least two rows, in the model's order.
 
-    Raises `ValueError` for a model without one stack of blocks.
+    Raises `UsageError` for a model without one stack of blocks, as an encoder–decoder is.
     """
-    blocks = blocks_of(network.model)
+    blocks = None if network.kind == "seq2seq" else blocks_of(network.model)
     if blocks is None:
-        raise ValueError("the model has no single stack of blocks")
+        raise UsageError(
+            "layers are scored where a model has one stack of blocks; this one has none or several.",
+            remedy="Choose layers with an expression, like --layers 'decoder & last:4'.",
+        )
     total = np.zeros(len(blocks))
     with torch.no_grad(), network.mode(packing=False, training=False), _states(list(blocks)) as seen:
         for group in groups:
