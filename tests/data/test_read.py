@@ -333,7 +333,9 @@ def test_gzip_by_content_and_truncated_gzip(tmp_path: Path) -> None:
         read(tmp_path / "flipped.jsonl.gz")
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n  \n", b"\xef\xbb\xbf", b"[]", b'{"data": []}', gzip.compress(b"")])
+@pytest.mark.parametrize(
+    "content", [b"", b"\n\n  \n", b"\xef\xbb\xbf", b"[]", b'{"data": []}', gzip.compress(b"", mtime=0)]
+)
 def test_empty_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
