@@ -35,12 +35,12 @@ def _written(tmp_path, rows, model, **changes):
 
 def test_fits_are_compared_once_and_a_failure_stays(tmp_path, ground, monkeypatch):  # noqa: F811
     monkeypatch.setattr(foretune.fit.job, "LocalExecutor", InlineExecutor)
-    monkeypatch.setenv("FORETUNE_STORE", "untouched")
+    monkeypatch.setenv("FORETUNE_STORE", untouched := str(tmp_path / "untouched.sqlite"))
     said = []
     path = _written(tmp_path, ground.rows, ground.llama)
     summary = live.run(path, tmp_path / "out", on_event=lambda kind, payload: said.append(payload["line"]))
     lines = {line["arm"]: line for line in read_lines(tmp_path / "out" / "results.jsonl")}
-    assert os.environ["FORETUNE_STORE"] == "untouched"
+    assert os.environ["FORETUNE_STORE"] == untouched
     assert "earlier runs" in lines["none"]["error"] and summary["failed"]  # quick-tune without experience
     assert {"base", "winner", "default"} <= set(lines["full"]["systems"])
     assert lines["full"]["systems"]["base"] == lines["rule"]["systems"]["base"]  # the same test rows
