@@ -69,7 +69,8 @@ def table(summary: Summary, block: BlockResult) -> list[str]:
     control = [f"{summary.control} (control)", str(block.control_runs), f"{block.control_mean:.4f}", *[""] * 5]
     rows = [control + cost_cells(costs.get(summary.control))]
     rows += [row(found) + cost_cells(costs.get(found.arm)) for found in block.differences]
-    return [f"**{where}.**{base}{part}", "", markdown_table(HEADING, rows), ""]
+    clock = f" Seconds are {next(iter(costs.values()))['clock']} seconds." if costs else ""
+    return [f"**{where}.**{base}{part}{clock}", "", markdown_table(HEADING, rows), ""]
 
 
 def row(found: Difference) -> list[str]:

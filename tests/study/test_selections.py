@@ -18,6 +18,7 @@ from foretune.files import read_json, read_lines
 from foretune.study.design import steps_of
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import load_grid
+from foretune.study.costs import arm_costs
 from foretune.study.outputs import material_of, narrowed, results_of
 from foretune.study.pools import duplicated, shuffled
 from foretune.study.run import run_study
@@ -78,6 +79,36 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
         "random-50": ["full", "random-50", "ifd-50"], "random-25": ["ifd-25", "k-centre-25", "random-25"],
     }  # fmt: skip
     assert tables["by_share"](material_of(folder).grid) == {"random-50": list(ARMS)}, "one share of random rows"
+
+
+def test_seconds_are_compared_on_one_machine():
+    def run(arm, machine, train_s, chosen=None, chosen_on=None):
+        block = {"model": "m", "task": "t", "size": "all", "status": "finished", "rows": 9, "tokens": 100}
+        line = {**block, "arm": arm, "machine": machine, "train_s": train_s, "train_cpu_s": train_s / 2}
+        if chosen is None:
+            return line
+        facts = {"machine": chosen_on, "kept": 3, "answer_tokens": 5.0, "seconds": chosen, "cpu_seconds": chosen / 2}
+        return {**line, "selection": {**facts, "cpu_seconds": None} if chosen_on == "gpu" else facts}
+
+    lines = [
+        run("full", "cpu", 100.0),
+        run("full", "cpu", 100.0),
+        run("full", "gpu", 4.0),
+        run("delift", "cpu", 80.0, 60.0, "gpu"),  # chosen on one machine, trained on another: no sum says anything
+        run("delift", "gpu", 3.0, 60.0, "gpu"),
+        run("less", "cpu", 90.0, 1000.0, "cpu"),
+        run("less", "gpu", 3.0, 50.0, "gpu"),
+        run("ifd", "cpu", 90.0, 20.0, "cpu"),
+        run("k-centre", "gpu", 2.0, 1.0, "gpu"),
+    ]
+    costs = {one["arm"]: one for one in arm_costs(lines)}
+    assert {arm: (one["selection_s"], one["training_s"], one["runs"]) for arm, one in costs.items()} == {
+        "full": (0.0, 4.0, 1), "delift": (60.0, 3.0, 1), "less": (50.0, 3.0, 1),
+        "k-centre": (1.0, 2.0, 1),
+    }  # fmt: skip
+    assert {one["clock"] for one in costs.values()} == {"wall"}
+    (alone,) = arm_costs([run("ifd", "cpu", 90.0, 20.0, "cpu")])
+    assert (alone["selection_s"], alone["training_s"], alone["clock"]) == (10.0, 45.0, "processor")
 
 
 def test_rankings_travel_with_a_study_and_are_not_made_again(write_grid, places, inline, monkeypatch):
