@@ -15,10 +15,10 @@ from foretune.data.example import Example, conversation
 from foretune.errors import Interrupted, UsageError
 from foretune.execution.orders import subset
 from foretune.files import read_json, read_lines
+from foretune.study.costs import arm_costs
 from foretune.study.design import steps_of
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import load_grid
-from foretune.study.costs import arm_costs
 from foretune.study.outputs import material_of, narrowed, results_of
 from foretune.study.pools import duplicated, shuffled
 from foretune.study.run import run_study

@@ -190,7 +190,8 @@ def _machines(lines: Sequence[Line]) -> list[str]:
     """A warning where runs, or the choice of their rows, come from several machines."""
     told = [part.get("machine") for entry in lines for part in (entry, entry.get("selection") or {})]
     count = len({machine for machine in told if machine})
-    return [f"runs and rankings come from {count} machines: what arms cost is told for one of them"] if count > 1 else []
+    said = f"runs and rankings come from {count} machines: what arms cost is told for one of them"
+    return [said] if count > 1 else []
 
 
 def _order(grid: GridSpec, block: Block) -> tuple[int, ...]:
