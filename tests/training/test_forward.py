@@ -8,9 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
+from foretune.regularization.places.attention import IMPLEMENTATION, noisy_attention
+from foretune.training.agreement import of_attention
 from foretune.training.forward import Network
 from foretune.training.prefix import blocks_of
 from tests.training.rows import random_rows
@@ -325,6 +329,26 @@ def test_packed_texts_of_an_encoder_give_the_loss_and_gradient_of_separate_ones(
         assert losses == pytest.approx(found[0][1], rel=1e-4)
         torch.testing.assert_close(gradient, found[0][2], rtol=1e-3, atol=2e-5)
     assert not blocks_of(model)[-1]._forward_hooks
+
+
+@pytest.mark.parametrize("name", PACKED_ENCODERS)
+def test_what_one_number_of_a_fresh_head_can_be_computed_by_is_no_matter_of_luck(name: str) -> None:
+    """Three scores of a fresh head lie closer together than bfloat16 tells numbers apart."""
+
+    def halved(module: Any, query: Any, key: Any, value: Any, attention_mask: Any, **given: Any) -> Any:
+        attended, weights = noisy_attention(module, query, key, value, attention_mask, **given)
+        return attended / 2, weights
+
+    ALL_ATTENTION_FUNCTIONS.register("halved", halved)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("halved", ALL_MASK_ATTENTION_FUNCTIONS[IMPLEMENTATION])
+    for seed in range(8):
+        kind, config = encoders()[name]
+        config.num_labels = 1
+        torch.manual_seed(seed)
+        network = Network(kind(config).to(torch.bfloat16), "encoder")
+        assert network.packs is PACKED_ENCODERS[name]
+        attends = [of_attention(network.model, network, given) for given in (IMPLEMENTATION, "halved")]
+        assert attends == [True, False]
 
 
 def test_an_encoder_s_attention_never_sees_the_neighbouring_text() -> None:

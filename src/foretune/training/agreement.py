@@ -17,6 +17,7 @@ from foretune.data.update import PADDING, MicroBatch
 from foretune.training.prefix import FrozenPrefix, blocks_of
 
 if TYPE_CHECKING:
+    from foretune.regularization.base import Runner
     from foretune.training.forward import Network
 
 PROBE_TOKENS = 12
@@ -38,12 +39,53 @@ def of_packing(network: Network) -> bool:
     stream, separate = probe_layouts(_ids(network.model, 3), network.kind)
     try:
         with network.mode(packing=True, training=False), network.answering_for(None):
-            together = network.scores(stream)
+            together = _before_head(network.model, lambda: network.scores(stream))
     except FAILURES:
         return False
     with network.mode(packing=False, training=False), network.answering_for(None):
-        apart = network.scores(separate)
+        apart = _before_head(network.model, lambda: network.scores(separate))
     return _close(together, apart)
+
+
+@torch.no_grad()
+def of_attention(model: Any, runner: Runner, implementation: str) -> bool:
+    """Whether a model computes padded rows alike with an attention function of transformers' table and with its own."""
+    ids = _ids(model, 1).view(2, PROBE_TOKENS // 2)
+    mask = torch.ones_like(ids)
+    mask[1, -2:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = ids
+    before = runner.training_attention
+    try:
+        with runner.mode(packing=False, training=False):
+            own = _before_head(model, lambda: model(**inputs).logits)
+            model.set_attn_implementation(implementation)
+            other = _before_head(model, lambda: model(**inputs).logits)
+    except FAILURES:
+        return False
+    finally:
+        runner.training_attention = before
+    seen = mask.bool() if own.ndim == 3 and own.shape[:2] == mask.shape else ...
+    return _close(other[seen], own[seen])
+
+
+def _before_head(model: Any, run: Callable[[], torch.Tensor]) -> torch.Tensor:
+    """What a pass of ``model`` is compared by: what ``run`` returns, or for a classifier its last linear layer's input.
+
+    The scores of a fresh head lie close together, all the more where there is one a text: rounding would look like a
+    difference, and a difference like rounding.
+    """
+    linear = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    if not linear or linear[-1].out_features != getattr(model.config, "num_labels", None):
+        return run()
+    read: list[torch.Tensor] = []
+    hook = linear[-1].register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    try:
+        returned = run()
+    finally:
+        hook.remove()
+    return read[-1] if read else returned
 
 
 @torch.no_grad()
@@ -83,6 +125,7 @@ def _ids(model: Any, rows: int) -> torch.Tensor:
 
 
 def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two passes differ by accumulated rounding only."""
     tolerance = RELATIVE_TOLERANCE.get(one.dtype, RELATIVE_TOLERANCE[torch.float32])
     difference = (one.float() - other.float()).pow(2).mean().sqrt()
     return bool(difference <= tolerance * other.float().std())

@@ -81,28 +81,3 @@ def noisy_attention(
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, noisy_attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)
-
-
-def agrees(model: Any, runner: Any) -> bool:
-    """Whether the model computes the same with `noisy_attention` as with its own, by trial on a few tokens."""
-    device = model.device
-    vocabulary = model.get_input_embeddings().weight.shape[0]
-    ids = ((torch.arange(12) * 7 + 11) % vocabulary).to(device).view(2, 6)
-    mask = torch.tensor([[1] * 6, [1] * 4 + [0] * 2], device=device)
-    inputs = {"input_ids": ids, "attention_mask": mask}
-    if getattr(model.config, "is_encoder_decoder", False):
-        inputs["decoder_input_ids"] = ids
-    before = runner.training_attention
-    try:
-        with torch.no_grad(), runner.mode(packing=False, training=False):
-            own = model(**inputs).logits.float()
-            model.set_attn_implementation(IMPLEMENTATION)
-            other = model(**inputs).logits.float()
-    except (ValueError, TypeError, RuntimeError, KeyError, AttributeError):
-        return False
-    finally:
-        runner.training_attention = before
-    seen = mask.bool() if own.ndim == 3 and own.shape[:2] == mask.shape else ...
-    tolerance = 0.05 if model.dtype != torch.float32 else 1e-4
-    difference = (own[seen] - other[seen]).pow(2).mean().sqrt()
-    return bool(difference <= tolerance * own[seen].std().clamp_min(1e-6))
