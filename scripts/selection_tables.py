@@ -5,8 +5,8 @@
 FOLDERs are those of `foretune study run selection` and its relatives, finished or under way. For every task and test
 set, and every share of rows that is kept: each arm against random rows of the same number, paired over seeds, with
 Student's 95 % interval, Holm's correction over the arms of the table, and the smallest effect that so many pairs find
-with probability 0.8; beside it the seconds of choosing and of training. Arms of a share without random rows (all rows,
-say) stand with the study's own control. What is not finished is said. With ``--docs`` the tables go into the page.
+with probability 0.8; beside it the seconds of choosing and of training. What is not finished is said. With ``--docs``
+the tables go into the page.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from typing import Any
 
 from foretune.files import write_text
 from foretune.report.text import markdown_table
-from foretune.study.grid import GridSpec
-from foretune.study.outputs import material_of, narrowed, results_of
+from foretune.study.outputs import material_of, results_of
 from foretune.study.statistics import Difference
 from foretune.study.summary import BlockResult, Summary
 from foretune.study.tables import SMALLEST_P
@@ -38,27 +37,16 @@ def section(folder: Path) -> list[str]:
     state = "" if whole.complete else f" **Not finished: {whole.runs} of {whole.expected} runs.**"
     failed = f" {len(whole.failed)} runs failed." if whole.failed else ""
     out = [f"### {whole.name}", "", f"{whole.about}. Learning rates: {whole.rates}.{state}{failed}", ""]
-    for control, arms in by_share(material.grid).items():
-        summary = results_of(narrowed(material, control, arms)).summary
-        for block in summary.blocks:
-            if block.control_mean is not None:
-                out += table(summary, block)
+    for block in whole.blocks:
+        if block.control_mean is not None:
+            out += table(whole, block)
     return out
-
-
-def by_share(grid: GridSpec) -> dict[str, list[str]]:
-    """The arms that each control is compared with, itself included: random rows of their share, or the study's own."""
-    random = {arm["keep"]: name for name, arm in grid.arms.items() if arm.get("selection") == "random"}
-    found: dict[str, list[str]] = {}
-    for name, arm in grid.arms.items():
-        found.setdefault(random.get(arm.get("keep"), grid.control), []).append(name)
-    return found
 
 
 def table(summary: Summary, block: BlockResult) -> list[str]:
     """Every arm of one task and test set; the control first."""
     tested = f"tested on {block.tested_on or 'its own rows'} ({block.test_rows} rows)"
-    where = f"{block.task}, {tested}, against {summary.control}"
+    where = f"{block.task}, {tested}, against {block.control}"
     base = "" if block.base is None else f" The untouched base has {block.base:.3f}."
     part = "" if block.complete else f" {block.runs} of {block.expected} runs."
     costs = {
@@ -66,8 +54,8 @@ def table(summary: Summary, block: BlockResult) -> list[str]:
         for one in summary.costs
         if (one["model"], one["task"], one["size"]) == (block.model, block.task, block.size)
     }
-    control = [f"{summary.control} (control)", str(block.control_runs), f"{block.control_mean:.4f}", *[""] * 5]
-    rows = [control + cost_cells(costs.get(summary.control))]
+    control = [f"{block.control} (control)", str(block.control_runs), f"{block.control_mean:.4f}", *[""] * 5]
+    rows = [control + cost_cells(costs.get(block.control))]
     rows += [row(found) + cost_cells(costs.get(found.arm)) for found in block.differences]
     clock = f" Seconds are {next(iter(costs.values()))['clock']} seconds." if costs else ""
     return [f"**{where}.**{base}{part}{clock}", "", markdown_table(HEADING, rows), ""]

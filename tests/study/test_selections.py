@@ -19,7 +19,7 @@ from foretune.study.costs import arm_costs
 from foretune.study.design import steps_of
 from foretune.study.grid import GridSpec
 from foretune.study.grid_file import load_grid
-from foretune.study.outputs import material_of, narrowed, results_of
+from foretune.study.outputs import material_of, results_of
 from foretune.study.pools import duplicated, shuffled
 from foretune.study.run import run_study
 from foretune.study.tables import markdown
@@ -67,18 +67,22 @@ def test_arms_are_ranked_once_and_their_cost_is_told(write_grid, places, inline)
     assert run_study(None, folder, resume=True).summary.complete
     assert (folder / "results.jsonl").read_text() == before
 
-    # some arms, compared with another one: the same pairs, the other way round
-    part = results_of(narrowed(material_of(folder), "ifd-50", ["ifd-50", "random-50"])).summary
-    ((turned,),) = ([one for one in block.differences] for block in part.blocks)
-    (own,) = [one for one in result.summary.blocks[0].differences if one.arm == "ifd-50"]
-    assert part.complete and (part.control, turned.arm) == ("ifd-50", "random-50")
-    assert (turned.mean, turned.pairs) == (pytest.approx(-own.mean), own.pairs)
-    arms = {**ARMS, "random-25": {"selection": "random", "keep": 0.25}}
-    grid = load_grid(write_grid(**{**SELECTING, "arms": arms}))
-    assert tables["by_share"](grid) == {
-        "random-50": ["full", "random-50", "ifd-50"], "random-25": ["ifd-25", "k-centre-25", "random-25"],
-    }  # fmt: skip
-    assert tables["by_share"](material_of(folder).grid) == {"random-50": list(ARMS)}, "one share of random rows"
+    # an arm that is compared with another one than all others: the same runs, another table
+    arms = {**ARMS, "k-centre-25": {**ARMS["k-centre-25"], "control": "ifd-25"}}
+    turned = run_study(write_grid(**{**SELECTING, "arms": arms}), folder, resume=True)
+    assert (folder / "results.jsonl").read_text() == before
+    both = {block.control: block for block in turned.summary.blocks}
+    assert list(both) == ["random-50", "ifd-25"] and turned.summary.complete
+    assert [one.arm for one in both["random-50"].differences] == ["full", "ifd-50", "ifd-25"]
+    (found,) = both["ifd-25"].differences
+    seeds = [seed for arm, seed in lines if arm == "ifd-25"]
+    loss = {key: entry["scores"]["test"]["loss"][0] for key, entry in lines.items()}
+    expected = [loss["k-centre-25", seed] - loss["ifd-25", seed] for seed in seeds]
+    assert found.mean == pytest.approx(sum(expected) / len(expected)) and found.pairs == len(seeds) == 2
+    assert found.p_holm == found.p_value and found.rows is not None, "alone in its family"
+    assert "near, all rows, against ifd-25: loss" in (folder / "table.md").read_text()
+    assert "Every arm against random-50 or ifd-25" in (folder / "report.html").read_text()
+    assert [block.control for block in results_of(material_of(folder)).summary.blocks] == list(both), "it is kept"
 
 
 def test_seconds_are_compared_on_one_machine():

@@ -13,10 +13,10 @@ under 100 steps, same source). Encoder–decoders use the same law.
 
 Encoders with a fresh head follow Devlin et al. 2019 (appendix A.3: 2e-5 to 5e-5 full): 3e-5 at width 768, same width
 law, kept within those bounds before the method multiplies. Those are rates of long runs. Below `ENCODER_LONG_RUN` steps
-the rate rises with 1/sqrt(steps), as step sizes do in bounds on convergence, up to 2.5 times. In the 1,020 runs of MiniLM
-that ship (40 to 70 steps), three times the unraised rate has the lower validation loss on 10 of 12 tasks for LoRA and
-on 12 of 12 in full, ten times diverges (scripts/paired_changes.py); at 84 steps in full, 1e-4 was the best of five
-(`regularization:rate`).
+the rate rises with 1/sqrt(steps), as step sizes do in bounds on convergence, up to 2.5 times. In the 1,020 runs of
+MiniLM that ship (40 to 70 steps), three times the unraised rate has the lower validation loss on 10 of 12 tasks for
+LoRA and on 12 of 12 in full, ten times diverges (scripts/paired_changes.py); at 84 steps in full, 1e-4 was the best of
+five (`regularization:rate`).
 
 These are starting points, not results: the search tests them against the default LoRA on the user's rows.
 """

@@ -1,26 +1,40 @@
 """The arms of a study: written out, or multiplied from factors; and what each one is on a given model.
 
 An arm is the base configuration with settings of its own. Beside those it may name a share of the parameters to train
-(``trainable: 0.5%``); the knob of its method is then set for each model. ``factors`` is short for a product (or a list
-of several): every combination of their values is an arm, named after them. A combination that a model cannot have is
-left out of the product with the reason; one that was written out as an arm is an error.
+(``trainable: 0.5%``; the knob of its method is then set for each model), the tasks that it is for, and the arm that it
+is compared with. ``factors`` is short for a product (or a list of several): every combination of their values is an
+arm, named after them. A combination that a model cannot have is left out of the product with the reason; one that was
+written out as an arm is an error.
 """
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
 
-from foretune.catalogue.methods import declaration
+from foretune.catalogue.methods import config_space, declaration
 from foretune.catalogue.rules import TRAINABLE
+from foretune.config.load import nearest
+from foretune.config.spec import flat_settings
 from foretune.cost.shapes import ModelShapes
 from foretune.errors import UsageError
 from foretune.methods.share import with_share
 from foretune.methods.trainable import count, countable
 from foretune.units import parse_share
 
+GOVERNED = {
+    "epochs": "`horizon` says how long every arm trains",
+    "learning_rate": "`learning_rate` at the top of the grid is for all arms; one arm's own goes into the arm",
+}
+TASKS = "tasks"
+"""The tasks that an arm is for, where it is not for all."""
+CONTROL = "control"
+"""The arm that an arm is compared with, where it is not the one of all."""
+ABOUT_ARMS = (TRAINABLE, TASKS, CONTROL)
+"""What an arm may say beside settings of a run."""
 _JOINT = "-"
 
 
@@ -50,6 +64,40 @@ def written_share(value: Any) -> float:
     if share <= 0:
         raise UsageError("a share of nothing trains nothing.", remedy="Write a share such as 0.5%.")
     return share
+
+
+def checked_settings(key: str, settings: Any) -> dict[str, Any]:
+    """The settings of ``base`` or of an arm, flat, each one a setting that runs have. Raises `ValueError`."""
+    if not isinstance(settings, Mapping):
+        raise ValueError(f"{key}: settings are a group of key: value lines")
+    tasks = settings.get(TASKS) if key != "base" else None
+    if tasks is not None and (not isinstance(tasks, list) or not tasks):
+        raise ValueError(f"{key}.{TASKS}: write the names of the tasks as a list")
+    control = settings.get(CONTROL) if key != "base" else None
+    if control is not None and not isinstance(control, str):
+        raise ValueError(f"{key}.{CONTROL}: write the name of an arm")
+    about = {TASKS: list(tasks or ()), CONTROL: control}
+    flat = flat_settings({name: value for name, value in settings.items() if not about.get(name)})
+    try:
+        share = {TRAINABLE: written_share(flat.pop(TRAINABLE))} if TRAINABLE in flat and key != "base" else {}
+    except UsageError as error:
+        raise ValueError(f"{key}.{TRAINABLE}: {error.paragraph()}") from error
+    space = config_space()
+    for name in flat:
+        if name in GOVERNED and (name == "epochs" or key == "base"):
+            raise ValueError(f"{key}.{name}: {GOVERNED[name]}")
+        if name not in space.names():
+            raise ValueError(f"{key}.{name}: it is not a setting of a run. {nearest(name, space.names())}")
+    try:
+        return {**space.check(flat), **share, **{name: value for name, value in about.items() if value}}
+    except UsageError as error:
+        raise ValueError(f"{key}.{error.paragraph()}") from error
+
+
+def nearest_key(key: str, known: list[str]) -> str:
+    """The known key that was probably meant, or all of them."""
+    close = difflib.get_close_matches(key, [name.rpartition(".")[2] for name in known], n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(name.rpartition('.')[2] for name in known)}."
 
 
 def multiplied(factors: Any) -> dict[str, dict[str, Any]]:

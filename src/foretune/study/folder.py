@@ -91,6 +91,7 @@ class StudyFolder:
     def begin(self, grid: GridSpec, text: str, started: str) -> dict[str, Any]:
         """Write down which study this is, or check that it is the one begun here; returns ``study.json``.
 
+        Which arm another is compared with may be said otherwise than when the study was begun.
         Raises `OutputError` for a folder with another study.
         """
         if not self.study.exists():
@@ -107,6 +108,11 @@ class StudyFolder:
                 remedy=f"Continue it with `foretune study run --output {self.root} --resume`, or choose another "
                 "--output.",
             )
+        arms = grid.model_dump(mode="json")["arms"]
+        if found["grid"]["arms"] != arms:  # another control decides no result; a margin stays as it was fixed
+            found["grid"]["arms"] = arms
+            write_text(self.root / "grid.yaml", text)
+            write_json(self.study, found)
         return found
 
     def check_free(self) -> None:

@@ -8,7 +8,6 @@ What depends on data or model (how many rows there are, how many steps that make
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,15 +15,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from foretune.catalogue.methods import applicable, config_space, resolve
+from foretune.catalogue.methods import applicable, resolve
 from foretune.catalogue.models import DEFAULT_MODEL
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.catalogue.rules import TRAINABLE
-from foretune.config.load import nearest
-from foretune.config.spec import Count, DataSettings, ModelSettings, Section, flat_settings
+from foretune.config.spec import Count, DataSettings, ModelSettings, Section
 from foretune.errors import UsageError
 from foretune.files import fingerprint
-from foretune.study.arms import multiplied, written_share
+from foretune.study.arms import ABOUT_ARMS, CONTROL, TASKS, checked_settings, multiplied, nearest_key
 from foretune.study.before import BeforeSettings
 from foretune.study.pools import PoolSettings
 from foretune.study.test_sets import FurtherTest
@@ -33,15 +31,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,31}")
 """Names of studies, tasks and models: they become folders, columns and entries of the experience."""
 ARM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}")
 """Names of arms: columns and entries of the experience."""
-GOVERNED = {
-    "epochs": "`horizon` says how long every arm trains",
-    "learning_rate": "`learning_rate` at the top of the grid is for all arms; one arm's own goes into the arm",
-}
 LIKELIHOODS = ("loss", "loss_per_byte")
-TASKS = "tasks"
-"""The tasks that an arm is for, where it is not for all."""
-ABOUT_ARMS = (TRAINABLE, TASKS)
-"""What an arm may say beside settings of a run."""
 ALL = "all"
 
 
@@ -250,8 +240,8 @@ class GridSpec(Section):
     base: dict[str, Any] = Field(default_factory=dict)
     """Settings of the trial configuration that all arms share; the default LoRA where nothing is said."""
     arms: Annotated[dict[str, dict[str, Any]], _names("an arm", ARM_NAME)] = Field(min_length=2)
-    """What is compared: by name, the settings in which an arm differs from the base; `trainable` (a share) and `tasks`
-    (a list, where it is not for all)."""
+    """What is compared: by name, the settings in which an arm differs from the base; `trainable` (a share), `tasks`
+    (a list, where it is not for all) and `control` (where it is compared with another arm than all others)."""
     product: tuple[str, ...] = ()
     """Arms that came out of `factors`: these may be left out where a method cannot reach a share."""
     control: str
@@ -281,7 +271,7 @@ class GridSpec(Section):
         """Nested settings of base and arms become flat ones, each checked."""
         if not isinstance(value, Mapping):
             return value
-        base = _checked("base", value.get("base") or {})
+        base = checked_settings("base", value.get("base") or {})
         arms, factors = value.get("arms"), value.get("factors")
         if arms is not None and not isinstance(arms, Mapping):
             return {**value, "base": base}
@@ -289,7 +279,7 @@ class GridSpec(Section):
         made = multiplied(factors) if factors is not None else {}
         if twice := set(written) & set(made):
             raise ValueError(f"arms.{min(twice)}: `factors` make an arm of this name too")
-        checked = {name: _checked(f"arms.{name}", item or {}) for name, item in {**written, **made}.items()}
+        checked = {name: checked_settings(f"arms.{name}", item or {}) for name, item in {**written, **made}.items()}
         rest = {key: item for key, item in value.items() if key != "factors"}
         if "product" not in rest and made:
             rest["product"] = list(made)
@@ -308,7 +298,14 @@ class GridSpec(Section):
                 if task not in self.tasks:
                     hint = nearest_key(task, list(self.tasks))
                     raise ValueError(f"arms.{name}.tasks: there is no task {task!r}. {hint}")
-        everywhere = [self.control, *self.learning_rate.of]
+            other = arm.get(CONTROL, self.control)
+            if other not in self.arms:
+                hint = nearest_key(other, list(self.arms))
+                raise ValueError(f"arms.{name}.control: there is no arm {other!r}. {hint}")
+            if CONTROL in arm and name in (other, self.control):
+                raise ValueError(f"arms.{name}.control: this arm is what others are compared with; leave it out")
+        everywhere = [self.control, *(arm[CONTROL] for arm in self.arms.values() if CONTROL in arm)]
+        everywhere += self.learning_rate.of
         for name in everywhere:
             if name not in self.arms:
                 hint = nearest_key(name, list(self.arms))
@@ -348,6 +345,15 @@ class GridSpec(Section):
         """The share of the parameters that an arm is to train, where it says one."""
         return self.arms[arm].get(TRAINABLE)
 
+    @property
+    def families(self) -> dict[str, tuple[str, ...]]:
+        """By control, itself and the arms that are compared with it; the study's own control first."""
+        against = {name: arm.get(CONTROL, self.control) for name, arm in self.arms.items()}
+        return {
+            control: (control, *(name for name in self.arms if against[name] == control and name != control))
+            for control in dict.fromkeys((self.control, *against.values()))
+        }
+
     def arms_on(self, task: str) -> tuple[str, ...]:
         """The arms that are compared on a task: all but those that are for other tasks only."""
         return tuple(name for name, arm in self.arms.items() if task in arm.get(TASKS, (task,)))
@@ -356,6 +362,7 @@ class GridSpec(Section):
     def identity(self) -> str:
         """A hash of what decides the results: a folder holds one study. Where on a disk files lie does not count."""
         value = self.model_dump(mode="json", exclude={"about", "pilot", "margin"})
+        value["arms"] = {name: {k: v for k, v in arm.items() if k != CONTROL} for name, arm in value["arms"].items()}
         groups = [*value["tasks"].values(), *value["model"].values()]
         for group in groups:
             group |= {key: _elsewhere(item) for key, item in group.items()}
@@ -367,32 +374,3 @@ def _elsewhere(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _elsewhere(item) for key, item in value.items()}
     return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
-
-
-def _checked(key: str, settings: Any) -> dict[str, Any]:
-    if not isinstance(settings, Mapping):
-        raise ValueError(f"{key}: settings are a group of key: value lines")
-    tasks = settings.get(TASKS) if key != "base" else None
-    if tasks is not None and (not isinstance(tasks, list) or not tasks):
-        raise ValueError(f"{key}.{TASKS}: write the names of the tasks as a list")
-    flat = flat_settings({name: value for name, value in settings.items() if name != TASKS or tasks is None})
-    try:
-        share = {TRAINABLE: written_share(flat.pop(TRAINABLE))} if TRAINABLE in flat and key != "base" else {}
-    except UsageError as error:
-        raise ValueError(f"{key}.{TRAINABLE}: {error.paragraph()}") from error
-    space = config_space()
-    for name in flat:
-        if name in GOVERNED and (name == "epochs" or key == "base"):
-            raise ValueError(f"{key}.{name}: {GOVERNED[name]}")
-        if name not in space.names():
-            raise ValueError(f"{key}.{name}: it is not a setting of a run. {nearest(name, space.names())}")
-    try:
-        return {**space.check(flat), **share, **({TASKS: list(tasks)} if tasks else {})}
-    except UsageError as error:
-        raise ValueError(f"{key}.{error.paragraph()}") from error
-
-
-def nearest_key(key: str, known: list[str]) -> str:
-    """The known key that was probably meant, or all of them."""
-    close = difflib.get_close_matches(key, [name.rpartition(".")[2] for name in known], n=1, cutoff=0.5)
-    return f"Did you mean {close[0]}?" if close else f"Known: {', '.join(name.rpartition('.')[2] for name in known)}."

@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from foretune.config.load import load_tree
 from foretune.config.spec import Section
 from foretune.errors import Place, UsageError
-from foretune.study.grid import GridSpec, TaskSettings, nearest_key
+from foretune.study.arms import nearest_key
+from foretune.study.grid import GridSpec, TaskSettings
 
 PRESETS = Path(__file__).parent / "presets"
 Spec = TypeVar("Spec", bound=Section)

@@ -6,8 +6,8 @@ finished, under way or was copied from elsewhere; only the bootstrap over test r
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,7 @@ def results_of(material: Material) -> Results:
         said += chosen_rates(grid, material.swept, deciding(grid, material.tasks.values()))[1]
     summary = summarise(
         grid, lines, base=material.base, arms=arms_of(material), notes=said, used_s=material.used_s,
-        tests=row_tests(list(views(lines)), grid.control, material.folder.root),
+        tests=row_tests(list(views(lines)), grid.families, material.folder.root),
     )  # fmt: skip
     return Results(material, summary, {name: _seen(material, summary, name) for name in _test_sets(grid)})
 
@@ -121,8 +121,9 @@ def _test_sets(grid: GridSpec) -> list[str]:
 
 def _seen(material: Material, summary: Summary, tested_on: str) -> Seen:
     lines = tuple(entry for entry in views(material.lines) if entry["tested_on"] == tested_on)
-    blocks = [block for block in summary.blocks if block.tested_on == tested_on]
-    pooled = next((one.over_seeds for one in summary.pooled if one.tested_on == tested_on), ())
+    mark = (tested_on, summary.control)
+    blocks = [block for block in summary.blocks if (block.tested_on, block.control) == mark]
+    pooled = next((one.over_seeds for one in summary.pooled if (one.tested_on, one.control) == mark), ())
     comparison = pooled or (blocks[0].differences if len(blocks) == 1 else ())
     return Seen(lines, material.base.get(tested_on, {}), ruling(material.grid, lines, comparison))
 
@@ -161,18 +162,6 @@ def provenance(found: Results) -> dict[str, Any]:
         "results_sha256": sha256_file(results) if results.is_file() else "",
         "not_resolved": list(found.ruling.unresolved),
     }
-
-
-def narrowed(material: Material, control: str, arms: Collection[str]) -> Material:
-    """What a study holds of some of its ``arms``, compared with another ``control`` among them."""
-    grid = material.grid.model_copy(
-        update={"control": control, "arms": {name: arm for name, arm in material.grid.arms.items() if name in arms}}
-    )
-    tasks = {
-        key: replace(task, arms={name: arm for name, arm in task.arms.items() if name in arms})
-        for key, task in material.tasks.items()
-    }
-    return replace(material, grid=grid, tasks=tasks, lines=tuple(one for one in material.lines if one["arm"] in arms))
 
 
 def use_rules(found: Results) -> Path:

@@ -135,7 +135,8 @@ def _comparisons(summary: Summary) -> Section:
         others = [Column(name, number=place > 0) for place, name in enumerate(heading)]
         body.append(folded(caption, table(caption, others, rows)))
     body += [folded(caption, table(caption, costs, rows)) for caption, rows in cost_tables(summary)]
-    lead = f"Every arm against {summary.control}, in pairs of the same rows, order and seed."
+    controls = " or ".join(dict.fromkeys([summary.control, *(block.control for block in summary.blocks)]))
+    lead = f"Every arm against {controls}, in pairs of the same rows, order and seed."
     return Section("Comparisons", lead, tuple(body))
 
 

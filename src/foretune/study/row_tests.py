@@ -1,4 +1,4 @@
-"""Arms against the control over test rows: a paired bootstrap that keeps the runs of all seeds of a row together.
+"""Arms against their control over test rows: a paired bootstrap that keeps the runs of all seeds of a row together.
 
 Seeds answer whether a difference repeats when training is repeated; rows answer whether it repeats on other test rows.
 Both are needed for a claim about the task, so each block's differences carry both. One test covers all seeds of a
@@ -10,7 +10,7 @@ What was compared is kept in ``row-tests.json``, so that a report of an unchange
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from foretune.evaluation.base import Direction
@@ -25,11 +25,14 @@ RowTests = Mapping[tuple[Block, str], Comparison]
 """By block and arm"""
 
 
-def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Block, str], Comparison]:
-    """Every arm against ``control`` in every block where both have scores of the same seeds.
+def row_tests(
+    lines: Sequence[Line], families: Mapping[str, Collection[str]], root: Path
+) -> dict[tuple[Block, str], Comparison]:
+    """Every arm against its control in every block where both have scores of the same seeds.
 
-    ``lines`` are `results.views`: every test set is a block of its own. ``root`` is the study's folder; its cache is
-    extended. Runs whose row scores were lost have no such tests.
+    ``families`` holds the arms of every control (`GridSpec.families`). ``lines`` are `results.views`: every test set is
+    a block of its own. ``root`` is the study's folder; its cache is extended. Runs whose row scores were lost have no
+    such tests.
     """
     path = root / FILE
     known: dict[str, dict[str, object]] = read_json(path) if path.is_file() else {}
@@ -37,7 +40,9 @@ def row_tests(lines: Sequence[Line], control: str, root: Path) -> dict[tuple[Blo
     scores = RowScores(root)
     found: dict[tuple[Block, str], Comparison] = {}
     fresh: dict[str, dict[str, object]] = {}
-    for block, arm in dict.fromkeys((block, arm) for block, arm, _ in runs if arm != control):
+    against = {arm: control for control, arms in families.items() for arm in arms if arm != control}
+    for block, arm in dict.fromkeys((block, arm) for block, arm, _ in runs if arm in against):
+        control = against[arm]
         seeds = [s for b, a, s in runs if (b, a) == (block, arm) and (block, control, s) in runs]
         pairs = [(runs[block, arm, seed], runs[block, control, seed]) for seed in seeds]
         if not pairs:

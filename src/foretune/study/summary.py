@@ -12,9 +12,10 @@ from typing import Any
 
 from foretune.evaluation.base import Direction
 from foretune.evaluation.metrics import METRICS
+from foretune.study.arms import TASKS
 from foretune.study.costs import arm_costs
 from foretune.study.design import rate_label
-from foretune.study.grid import TASKS, GridSpec
+from foretune.study.grid import GridSpec
 from foretune.study.results import FINISHED, Line, block_of, outcomes, views
 from foretune.study.row_tests import RowTests
 from foretune.study.statistics import (
@@ -33,7 +34,7 @@ Base = Mapping[str, Mapping[tuple[str, str], Mapping[str, Sequence[float]]]]
 
 @dataclass(frozen=True)
 class BlockResult:
-    """One model, task, size and test set."""
+    """One model, task, size and test set, and the arms that are compared with one control."""
 
     model: str
     task: str
@@ -45,6 +46,8 @@ class BlockResult:
     test_rows: int
     base: float | None
     """The untouched base model on the same test rows"""
+    control: str
+    """The arm that the others in ``differences`` are compared with"""
     control_mean: float | None
     control_runs: int
     differences: tuple[Difference, ...]
@@ -68,9 +71,10 @@ class BlockResult:
 
 @dataclass(frozen=True)
 class Pooled:
-    """Every arm against the control over all tasks, on one test set."""
+    """Arms against their control over all tasks, on one test set."""
 
     tested_on: str
+    control: str
     over_seeds: tuple[Difference, ...]
     """Task × seed as repetitions"""
     over_tasks: tuple[Difference, ...]
@@ -79,7 +83,11 @@ class Pooled:
     def to_json(self) -> dict[str, Any]:
         """A JSON form."""
         parts = {name: getattr(self, name) for name in ("over_seeds", "over_tasks")}
-        return {"tested_on": self.tested_on, **{name: [d.to_json() for d in found] for name, found in parts.items()}}
+        return {
+            "tested_on": self.tested_on,
+            "control": self.control,
+            **{name: [d.to_json() for d in found] for name, found in parts.items()},
+        }
 
 
 @dataclass(frozen=True)
@@ -119,7 +127,8 @@ class Summary:
     @property
     def complete_blocks(self) -> int:
         """Models × tasks × sizes of which every run has ended."""
-        return sum(block.complete for block in self.blocks if block.tested_on == OWN)
+        own = [block for block in self.blocks if block.tested_on == OWN]
+        return len({(block.model, block.task, block.size) for block in own if block.complete})
 
     def to_json(self) -> dict[str, Any]:
         """A JSON form."""
@@ -148,11 +157,13 @@ def summarise(
     ended = Counter(block_of(entry)[:3] for entry in lines)
     blocks = tuple(
         replace(
-            _block(grid, block, [e for e in seen if block_of(e) == block], base, tests or {}),
+            _block(grid, block, control, [e for e in seen if block_of(e) == block], base, tests or {}),
             runs=ended[block[:3]],
             expected=arms[block[:2]] * len(grid.seeds),
         )
         for block in sorted(values, key=lambda block: _order(grid, block))
+        for control, family in grid.families.items()
+        if control == grid.control or any(arm in values[block] for arm in family)
     )
     pooled, note = _pooled(grid, values, blocks)
     primaries = list(dict.fromkeys(block.primary for block in blocks))
@@ -204,19 +215,21 @@ def _order(grid: GridSpec, block: Block) -> tuple[int, ...]:
 def _block(
     grid: GridSpec,
     block: Block,
+    control: str,
     lines: Sequence[Line],
     base: Base,
     tests: RowTests,
 ) -> BlockResult:
     model, task, size, tested_on = block
+    arms = [arm for arm in grid.arms_on(task) if arm in grid.families[control]]
     primary, direction = lines[0]["primary"], lines[0]["direction"]
 
     def compared(metric: str, direction: Direction) -> tuple[Difference, ...]:
         values = outcomes(lines, metric)[block]
-        ordered = {arm: values.get(arm, {}) for arm in grid.arms_on(task)}
-        return compare_arms(ordered, grid.control, direction, expected=len(grid.seeds))
+        ordered = {arm: values.get(arm, {}) for arm in arms}
+        return compare_arms(ordered, control, direction, expected=len(grid.seeds))
 
-    own = list(outcomes(lines)[block].get(grid.control, {}).values())
+    own = list(outcomes(lines)[block].get(control, {}).values())
     others = dict.fromkeys(name for entry in lines for name in entry["scores"].get("test", {}) if name != primary)
     measured = base.get(tested_on, {}).get((model, task), {}).get(primary)
     rows = max((entry["scores"]["test"][primary][2] for entry in lines if primary in entry["scores"].get("test", {})),
@@ -230,6 +243,7 @@ def _block(
         direction=direction,
         test_rows=int(rows),
         base=None if measured is None else float(measured[0]),
+        control=control,
         control_mean=sum(own) / len(own) if own else None,
         control_runs=len(own),
         differences=tuple(
@@ -249,14 +263,16 @@ def _pooled(
     found = []
     for tested_on in dict.fromkeys(block.tested_on for block in blocks):
         own = [block for block in whole if block.tested_on == tested_on]
-        if len(own) < 2:
+        keys = dict.fromkeys((b.model, b.task, b.size, b.tested_on) for b in own)
+        if len(keys) < 2:
             continue
-        part = {key: values[key] for b in own if (key := (b.model, b.task, b.size, b.tested_on)) in values}
-        pooled = pooled_values(part, grid.control)
-        ordered = {arm: pooled.get(arm, {}) for arm in grid.arms if TASKS not in grid.arms[arm]}
         tasks, direction = len({block.task for block in own}), own[0].direction
-        over_seeds = compare_arms(ordered, grid.control, direction, expected=len(grid.seeds) * tasks)
-        found.append(Pooled(tested_on, over_seeds, compare_over_tasks(ordered, grid.control, direction, tasks)))
+        for control, arms in grid.families.items():
+            pooled = pooled_values({key: values[key] for key in keys if key in values}, control)
+            ordered = {arm: pooled.get(arm, {}) for arm in arms if TASKS not in grid.arms[arm]}
+            over_seeds = compare_arms(ordered, control, direction, expected=len(grid.seeds) * tasks)
+            over_tasks = compare_over_tasks(ordered, control, direction, tasks)
+            found.append(Pooled(tested_on, control, over_seeds, over_tasks))
     note = (
         "One repetition is a task × seed; its difference is averaged over sizes and models first, because they share "
         "rows. The interval speaks of these tasks."

@@ -57,7 +57,12 @@ def _where(summary: Summary, block: BlockResult) -> str:
     """A block in words: which model and task, how many rows, tested on what."""
     where = f"{block.model} · {block.task}" if len(summary.models) > 1 else block.task
     rows = "all rows" if block.size == "all" else f"{block.size} rows"
-    return f"{where}, {rows}{tested(block.tested_on)}"
+    return f"{where}, {rows}{tested(block.tested_on)}{_against(summary, block.control)}"
+
+
+def _against(summary: Summary, control: str) -> str:
+    """Words for a control that is not the one of all arms."""
+    return "" if control == summary.control else f", against {control}"
 
 
 def tested(name: str) -> str:
@@ -68,7 +73,7 @@ def tested(name: str) -> str:
 def _block_table(summary: Summary, block: BlockResult) -> Table:
     caption = f"{_where(summary, block)}: {block.primary} ({block.direction} is better) on {block.test_rows} test rows"
     base = [["untouched base", "", _number(block.base), *[""] * (len(HEADING) - 3)]] if block.base is not None else []
-    control = _control_row(summary.control, block.control_mean, block.control_runs)
+    control = _control_row(block.control, block.control_mean, block.control_runs)
     return caption, [*base, control, *map(_row, block.differences)]
 
 
@@ -76,7 +81,7 @@ def tables(summary: Summary) -> list[Table]:
     """Every table of a summary."""
     found = [_block_table(summary, block) for block in summary.blocks]
     for pooled in summary.pooled:
-        where = f"over all tasks{tested(pooled.tested_on)}"
+        where = f"over all tasks{tested(pooled.tested_on)}{_against(summary, pooled.control)}"
         found.append((f"{where}: {summary.primary}", [_row(difference) for difference in pooled.over_seeds]))
         if pooled.over_tasks:
             caption = f"{where}, tasks as repetitions: {summary.primary}"
@@ -96,7 +101,7 @@ def beside_tables(summary: Summary) -> list[tuple[str, list[str], list[list[str]
         arms = [difference.arm for difference in block.differences]
         by_arm = {(metric, d.arm): d for metric, differences in block.beside.items() for d in differences}
         control = [_control_mean(differences) for differences in block.beside.values()]
-        rows = [[f"{summary.control} (control)", *control]]
+        rows = [[f"{block.control} (control)", *control]]
         rows += [[arm, *(_beside(by_arm[metric, arm]) for metric in block.beside)] for arm in arms]
         caption = f"{_where(summary, block)}: mean (minus control ± half of its 95 % interval) of other metrics"
         found.append((caption, ["arm", *block.beside], rows))
@@ -119,6 +124,8 @@ def cost_tables(summary: Summary) -> list[Table]:
     """What the arms of every block cost, where rows are selected; rows under `costs.HEADING`."""
     found = []
     for block in summary.blocks:
+        if block.control != summary.control:
+            continue  # its runs are in the table of all arms
         rows = cost_rows(summary.costs, block.model, block.task, block.size)
         if rows:
             unit = f"{summary.costs[0]['clock']} seconds, means over runs"
