@@ -288,6 +288,9 @@ def test_one_trial_is_of_the_settings_that_were_fixed(fast_fit: Callable[..., An
     assert trial.config["lora.rank"] == 4 and not trial.is_default
     assert "the budget holds no comparison" in trial.why
     assert {system.role for system in record.comparison.systems} == {"base", "winner", "examples"}
+    timed = {row.quantity: row.measured for row in record.forecast if "run" in row.quantity}
+    assert set(timed) == {"the one run", "the one run, after the probe", "whole run", "whole run, after the probe"}
+    assert timed["the one run"] == timed["the one run, after the probe"] > 0
 
 
 def test_a_budget_that_held_the_default_alone_says_that_fixed_settings_were_not_tried(

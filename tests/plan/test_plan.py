@@ -374,7 +374,7 @@ def test_what_earlier_runs_measured_makes_the_next_forecast_tighter_and_better(t
     assert width[1] < 0.6 * width[0]
     uncorrected = _plan(tmp_path, options={"budget.trials": 1}, history=history)
     ratio = [
-        next(p.seconds.value for p in answer.forecast.phases if p.name == "default LoRA")
+        next(p.seconds.value for p in answer.forecast.phases if p.name == "the one run")
         for answer in (after, uncorrected)
     ]
     assert ratio[0] / ratio[1] == pytest.approx(1.3 ** (6 / 8), rel=0.01)  # shrunk by two runs' worth

@@ -207,11 +207,14 @@ def sentence(kind: str, payload: Mapping[str, Any], rules: Sequence[str] = ()) -
 
 def after_probe(forecast: Mapping[str, Any]) -> str:
     """The second forecast: the whole fit, a run of the default LoRA or the only one, and the peak memory."""
+    from foretune.cost.forecast import DEFAULT_RUN, SEARCH_PHASES
+
     phases = {phase["name"]: phase["seconds"] for phase in forecast["phases"]}
-    first = "the one run" if round(forecast["trials"][-1]) == 1 else "the default LoRA"
+    first, seconds = next((name, phases[name]) for name in SEARCH_PHASES if name in phases)
+    first = f"the {first}" if first == DEFAULT_RUN else first
     return (
         f"after the probe: whole run {_between(forecast['seconds'], format_duration)}; {first}"
-        f" {_between(phases['default LoRA'], format_duration)} for {forecast['steps_per_run']} steps;"
+        f" {_between(seconds, format_duration)} for {forecast['steps_per_run']} steps;"
         f" memory {_between(forecast['memory_bytes'], format_bytes)}"
     )
 

@@ -69,13 +69,11 @@ def _between(interval: Interval, show: Callable[[float], str]) -> str:
 
 
 def _trials(count: Interval) -> str:
-    if _alone(count):
+    from foretune.cost.forecast import one_alone
+
+    if one_alone(count):
         return "1: one configuration, and nothing to compare it with but the base"
     return f"{_between(count, '{:.0f}'.format)}, the default LoRA included"
-
-
-def _alone(count: Interval) -> bool:
-    return round(count.high) == 1
 
 
 def lines(answer: Plan) -> list[str]:
@@ -108,9 +106,7 @@ def lines(answer: Plan) -> list[str]:
         f"trials     {_trials(forecast.trials)}; a full run is {format_count(forecast.steps_per_run)} steps",
         "",
     ]
-    for phase in forecast.phases:
-        name = "the one run" if _alone(forecast.trials) and phase.name == "default LoRA" else phase.name
-        text.append(f"  {name:<18} {_between(phase.seconds, format_duration)}")
+    text += [f"  {phase.name:<18} {_between(phase.seconds, format_duration)}" for phase in forecast.phases]
     text += ["", f"recommended  {answer.why}"]
     text += [f"  {name:<18} {value}{_chosen(answer, name)}" for name, value in answer.config.items()]
     text.append(

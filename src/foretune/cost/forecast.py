@@ -25,7 +25,8 @@ DEFAULT_RUN_SHARE = 0.35
 MEMORY = "memory_bytes"
 """The quantity under which a forecast peak and its truth are remembered."""
 
-SEARCH_PHASES = ("default LoRA", "other trials")
+DEFAULT_RUN, ONLY_RUN, OTHER_RUNS = "default LoRA", "the one run", "other trials"
+SEARCH_PHASES = (DEFAULT_RUN, ONLY_RUN, OTHER_RUNS)
 """The phases that train; the others of the time budget are reserved from it."""
 
 _TRIAL_SHARE = Interval(0.35, 0.6, 1.0)  # of a full run: bad configurations stop at an early rung
@@ -83,9 +84,9 @@ def forecast(request: ForecastRequest, placement: Placement) -> Forecast:
     share = _horizon_share(request, first, full_steps, before, after)
     steps = max(1, int(full_steps * share + _ROUNDING))
     run_s = run_seconds(request, first, steps)
-    default = Phase(SEARCH_PHASES[0], run_s)
     trials, others = _search(request, steps, run_s, run_seconds(request, units, steps), before, after)
-    phases = (*before, default, Phase(SEARCH_PHASES[1], others), *after)
+    first_run = Phase(ONLY_RUN if one_alone(trials) else DEFAULT_RUN, run_s)
+    phases = (*before, first_run, Phase(OTHER_RUNS, others), *after)
     whole = total(phase.seconds for phase in phases)
     if request.budget.kind == "time":
         whole = _stopped_by_clock(request, phases, whole)
@@ -104,6 +105,11 @@ def forecast(request: ForecastRequest, placement: Placement) -> Forecast:
         money=money,
         source="a probe with the weights loaded" if request.measured is not None else request.rates.source,
     )
+
+
+def one_alone(trials: Interval) -> bool:
+    """Whether a single configuration is trained, which need not be the default LoRA."""
+    return round(trials.high) == 1
 
 
 def minimum_seconds(request: ForecastRequest, units: UnitTimes) -> float:

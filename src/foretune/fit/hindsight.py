@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.cost.correction import Correction
-from foretune.cost.forecast import MEMORY
+from foretune.cost.forecast import DEFAULT_RUN, MEMORY, ONLY_RUN
 from foretune.cost.interval import Interval
 from foretune.cost.phases import RUN_SECONDS, unit_times
 from foretune.fit.history import SPEED
@@ -34,6 +34,8 @@ class Seen:
 
 
 AFTER_PROBE = ", after the probe"
+DEFAULT_ARM = "default"
+DEFAULT_RUN_NAME = f"{DEFAULT_RUN} run"
 
 
 def forecast_rows(seen: Seen) -> tuple[ForecastRow, ...]:
@@ -47,9 +49,8 @@ def forecast_rows(seen: Seen) -> tuple[ForecastRow, ...]:
         ("scoring speed", "tokens/s", units.score_tokens_per_s, float(probe["score_tokens_per_s"])),
     ]
     for made, suffix in ((plan, ""), (seen.refined, AFTER_PROBE)):
-        found = _default_run(made, seen.runs)
-        if found is not None:
-            quantities.append((f"default LoRA run{suffix}", "s", *found))
+        for name, run in _first_runs(seen.runs):
+            quantities.append((f"{name}{suffix}", "s", *_seconds(made, run)))
         quantities.append((f"whole run{suffix}", "s", made.forecast.seconds, seen.used_s))
     quantities.append((f"peak memory{AFTER_PROBE}", "bytes", seen.refined.forecast.memory_bytes, peak))
     return tuple(
@@ -58,11 +59,15 @@ def forecast_rows(seen: Seen) -> tuple[ForecastRow, ...]:
     )
 
 
-def _default_run(plan: Plan, runs: Sequence[Run]) -> tuple[Interval, float] | None:
-    """Forecast and measured seconds of the default LoRA as far as it was trained; None where it was not."""
-    run = next((run for run in runs if run.arm == "default" and run.step), None)
-    if run is None or run.train_s + run.eval_s <= 0:
-        return None
+def _first_runs(runs: Sequence[Run]) -> list[tuple[str, Run]]:
+    """The run whose seconds were forecast, by what it is called: the default LoRA, or the only one; or none."""
+    timed = [run for run in runs if run.step and run.train_s + run.eval_s > 0]
+    default = [(DEFAULT_RUN_NAME, run) for run in timed if run.arm == DEFAULT_ARM]
+    return default[:1] or [(ONLY_RUN, run) for run in timed if len(runs) == 1]
+
+
+def _seconds(plan: Plan, run: Run) -> tuple[Interval, float]:
+    """Forecast and measured seconds of the first run as far as it was trained."""
     return default_run(plan.request, run.horizon, run.step), run.train_s + run.eval_s
 
 
@@ -85,8 +90,9 @@ def learnt_rows(seen: Seen) -> dict[str, tuple[float, float, float, float]]:
     whole = rows["whole run"]
     keep("seconds", Interval(whole.low, whole.value, whole.high), whole.measured)
     uncorrected = replace(seen.refined, request=replace(seen.refined.request, correction=Correction()))
-    if (found := _default_run(uncorrected, seen.runs)) is not None:
-        keep(RUN_SECONDS, *found)
+    for name, run in _first_runs(seen.runs):
+        if name == DEFAULT_RUN_NAME:  # another method's seconds say nothing of it
+            keep(RUN_SECONDS, *_seconds(uncorrected, run))
     for work, name in (("train", "training speed"), ("score", "scoring speed")):
         row, factor = rows[name], operations_per_token(plan, work)
         measured = None if row.measured is None else row.measured * factor
