@@ -16,6 +16,7 @@ from foretune.study.findings import findings
 from foretune.study.grid import GridSpec
 from foretune.study.outputs import write_outputs
 from foretune.study.rules import ruling
+from foretune.study.statistics import compare_arms
 
 LANGUAGES = {"sv": 0.1, "de": 0.15, "es": 0.19, "hu": 0.38, "cs": 0.42, "ja": 0.45, "tr": 0.52, "ko": 0.4}
 SHARES = {"0.1pct": 0.001, "1pct": 0.01, "8pct": 0.08}
@@ -141,3 +142,16 @@ def test_rules_about_rates_that_were_not_swept_are_not_put_to_use(
 def test_published_rules_are_listed() -> None:
     shown = CliRunner().invoke(app, ["study", "rules"])
     assert shown.exit_code == 0 and "2205.11277" in shown.stdout and "larger-parent" in shown.stdout
+
+
+def test_an_arm_that_is_better_than_another_arm_than_all_is_no_advice() -> None:
+    """Better than random rows of a tenth says nothing against all rows."""
+    lines = [line("small", "de", "full", SIZES[0], 0, 1.0)]
+    noisy = {"full": {seed: 1.0 + 0.01 * seed for seed in range(5)}, "ifd": {s: 0.5 + 0.011 * s for s in range(5)}}
+    for control, advice in (("full", {"keep": 0.1, "selection": "ifd"}), ("random", {})):
+        arms = {"full": {"method": "full"}, "random": {"keep": 0.1, "selection": "random"}}
+        own = {"keep": 0.1, "selection": "ifd", **({"control": control} if control != "full" else {})}
+        spec = grid(arms={**arms, "ifd": own}, factors=None)
+        values = {control: noisy["full"], "ifd": noisy["ifd"]}
+        (rule,) = ruling(spec, lines, compare_arms(values, control, "lower", expected=5)).rules
+        assert rule.statement == f"ifd against {control}: better" and rule.advice == advice

@@ -121,10 +121,10 @@ def _test_sets(grid: GridSpec) -> list[str]:
 
 def _seen(material: Material, summary: Summary, tested_on: str) -> Seen:
     lines = tuple(entry for entry in views(material.lines) if entry["tested_on"] == tested_on)
-    mark = (tested_on, summary.control)
-    blocks = [block for block in summary.blocks if (block.tested_on, block.control) == mark]
-    pooled = next((one.over_seeds for one in summary.pooled if (one.tested_on, one.control) == mark), ())
-    comparison = pooled or (blocks[0].differences if len(blocks) == 1 else ())
+    blocks = [block for block in summary.blocks if block.tested_on == tested_on]
+    pooled = [one for group in summary.pooled if group.tested_on == tested_on for one in group.over_seeds]
+    alone = len({(block.model, block.task, block.size) for block in blocks}) == 1
+    comparison = pooled or [one for block in blocks for one in block.differences if alone]
     return Seen(lines, material.base.get(tested_on, {}), ruling(material.grid, lines, comparison))
 
 

@@ -5,7 +5,7 @@ Four families of statements are tried, each for every efficient method of the gr
 - budget: the gap to full tuning by log10 of the trained share, by distance, and by their product;
 - rows: how the gap changes with the training rows, and the number of rows at which full tuning overtakes;
 - parents: the larger model with an efficient method against the smaller one tuned in full;
-- arms: an arm that is better or worse than the control over all tasks.
+- arms: an arm that is better or worse than its control over all tasks.
 
 A rule is emitted only when its interval excludes zero *and* its p-value holds after Holm's correction over all
 statements that the study tried. Its scope is the range of what was run (models and their sizes, tasks, rows), no more.
@@ -20,6 +20,7 @@ from typing import Any
 
 from foretune.catalogue.rules import TRAINABLE, TRANSLATION, Measured, Rule, When
 from foretune.evaluation.paired import holm
+from foretune.study.arms import CONTROL
 from foretune.study.design import CONFOUNDED, rate_label
 from foretune.study.effects import CONFIDENCE, BudgetFit, Crossing, Effect, crossing, fit_budget, mean_effect
 from foretune.study.gaps import (
@@ -324,14 +325,15 @@ def _arms(
             difference.arm, difference.mean, difference.low, difference.high, difference.p_value,
             difference.pairs - 1, difference.pairs, difference.detectable or 0.0, 1 - difference.confidence,
         )  # fmt: skip
-        about = f"{difference.arm} against {grid.control}"
+        control = grid.arms[difference.arm].get(CONTROL, grid.control)
+        about = f"{difference.arm} against {control}"
+        own = grid.arms[difference.arm] if control == grid.control else {}  # better than another arm is no reason yet
 
-        def make(m: Measured, arm: str = difference.arm, about: str = about) -> Rule:
+        def make(m: Measured, arm: str = difference.arm, about: str = about, own: Mapping[str, Any] = own) -> Rule:
             better = (m.value < 0) == (direction == "lower")
-            own = grid.arms[arm if better else grid.control]
             return Rule(
                 id=f"{grid.name}:{arm}", statement=f"{about}: {'better' if better else 'worse'}", when=scope,
-                advice=own if better else {}, strength="measured", source=_source(grid), measured=m,
+                advice=dict(own) if better else {}, strength="measured", source=_source(grid), measured=m,
             )  # fmt: skip
 
         statements.append(Statement(f"arm:{difference.arm}", about, effect, unit, 2 * difference.pairs, make))
