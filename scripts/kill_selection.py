@@ -3,9 +3,10 @@
     python scripts/kill_selection.py    # 3,000 translations, k-centre (MiniLM), then delift (SmolLM2): 6 minutes a core
     python scripts/kill_selection.py --data foldoc --method delift-se --set delift-se.embedder=all-MiniLM-L6-v2
 
-Carries the selection out once undisturbed, then in another store with `KILLS` times ``kill -9`` at random moments, and
-compares every file of scores, the kept rows and their scores. Prints one line of JSON; ends with 1 where anything
-differs. The suite holds the same on few rows (tests/selection/test_killed.py); run this by hand on a real model.
+Carries the selection out once undisturbed, then in another store with `KILLS` times ``kill -9`` at random points of the
+work, and compares every file of scores, the kept rows and their scores. Prints one line of JSON; ends with 1 where
+anything differs, or where a life ended by itself. The suite holds the same on few rows (tests/selection/test_killed.py);
+run this by hand on a real model.
 """
 
 from __future__ import annotations
@@ -27,8 +28,7 @@ from foretune.fit.select import read_pool
 from foretune.seeding import generator
 
 KILLS = 5
-EARLIEST, LATEST = 0.1, 0.5
-"""When a life may end, as shares of the undisturbed time: early enough that five lives do not reach the end."""
+POLL_S = 0.05
 
 
 def command(arguments: argparse.Namespace, data: Path, folder: Path) -> list[str]:
@@ -54,16 +54,25 @@ def chosen(folder: Path) -> tuple[Any, ...]:
     return (folder / "kept.jsonl").read_bytes(), manifest["indices"], manifest["scores"]
 
 
-def one_life(words: list[str], seconds: float) -> bool:
-    """Run the command for so long, then kill it with all its children; whether it was killed before its end."""
+def finished(folder: Path) -> int:
+    """How many blocks of scores there are."""
+    return sum(not path.name.startswith(".") for path in (folder / "store").rglob("*.safetensors"))
+
+
+def one_life(words: list[str], folder: Path, until: int, wait_s: float) -> bool:
+    """Run the command until so many blocks are there, wait, kill it with all its children; whether it was alive then.
+
+    By blocks and not by the clock: under another load a life would reach the end, or all end before the first block.
+    """
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, start_new_session=True)
-    try:
-        process.wait(timeout=seconds)
-    except subprocess.TimeoutExpired:
+    while process.poll() is None and finished(folder) < until:
+        time.sleep(POLL_S)
+    time.sleep(wait_s)
+    alive = process.poll() is None
+    if alive:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        return True
-    return False
+    process.wait()
+    return alive
 
 
 def main() -> int:
@@ -89,7 +98,7 @@ def main() -> int:
         write_rows(data, [pool[int(i)] for i in taken])
         found = compared(arguments, data, root)
     print(json.dumps(found))
-    return 0 if found["equal_blocks"] and found["equal_rows"] else 1
+    return 0 if found["equal_blocks"] and found["equal_rows"] and found["kills"] == KILLS else 1
 
 
 def compared(arguments: argparse.Namespace, data: Path, root: Path) -> dict[str, Any]:
@@ -97,18 +106,18 @@ def compared(arguments: argparse.Namespace, data: Path, root: Path) -> dict[str,
     started = time.monotonic()
     subprocess.run(command(arguments, data, root / "whole"), check=True, stdout=subprocess.DEVNULL)
     whole_s = time.monotonic() - started
-    draw, words, kills, seen = random.Random(arguments.seed), command(arguments, data, root / "killed"), 0, [0]
-    while kills < KILLS:
-        limit_s = whole_s * draw.uniform(EARLIEST, LATEST)
-        if not one_life(words, limit_s):
-            break
-        kills += 1
-        seen.append(len(blocks(root / "killed")))
+    draw, words, folder = random.Random(arguments.seed), command(arguments, data, root / "killed"), root / "killed"
+    total = finished(root / "whole")
+    seen = []
+    for share in sorted(draw.random() for _ in range(KILLS)):
+        wait_s = draw.uniform(0, 2 * whole_s / total)  # into the middle of a block as well
+        if one_life(words, folder, int(share * total), wait_s):
+            seen.append(finished(folder))
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     one, other = blocks(root / "whole"), blocks(root / "killed")
     return {
-        "rows": arguments.rows, "method": arguments.method, "model": arguments.model, "kills": kills,
-        "blocks": len(one), "blocks_after_each_kill": seen[1:], "equal_blocks": one == other,
+        "rows": arguments.rows, "method": arguments.method, "model": arguments.model, "kills": len(seen),
+        "blocks": len(one), "blocks_after_each_kill": seen, "equal_blocks": one == other,
         "equal_rows": chosen(root / "whole") == chosen(root / "killed"), "undisturbed_s": round(whole_s, 1),
     }  # fmt: skip
 
