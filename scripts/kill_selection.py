@@ -5,8 +5,8 @@
 
 Carries the selection out once undisturbed, then in another store with `KILLS` times ``kill -9`` at random points of the
 work, and compares every file of scores, the kept rows and their scores. Prints one line of JSON; ends with 1 where
-anything differs, or where a life ended by itself. The suite holds the same on few rows (tests/selection/test_killed.py);
-run this by hand on a real model.
+anything differs, or where a life ended by itself. The suite holds the same on few rows
+(tests/selection/test_killed.py); run this by hand on a real model.
 """
 
 from __future__ import annotations
