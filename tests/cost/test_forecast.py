@@ -190,7 +190,8 @@ def test_budgets_in_trials_and_steps():
     assert steps.steps_per_run == 10 and steps.trials.value == 1
     shared = _forecast(_request(budget=Budget("steps", 100), horizon_steps=35))
     assert shared.steps_per_run == 35
-    default, others = (next(p.seconds for p in shared.phases if p.name == name) for name in SEARCH_PHASES)
+    assert [p.name for p in one.phases if p.name in SEARCH_PHASES] == ["the one run", "other trials"]
+    default, others = (p.seconds for p in shared.phases if p.name in SEARCH_PHASES)
     assert others.value == pytest.approx(default.value * 65 / 35, rel=0.02), "all steps are trained"
     assert (shared.trials.low, shared.trials.value, shared.trials.high) == (2, 4, 6)
 

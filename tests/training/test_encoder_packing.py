@@ -13,8 +13,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
-from foretune.regularization.places.attention import IMPLEMENTATION, noisy_attention
-from foretune.training.agreement import of_attention
+from foretune.regularization.places.attention import IMPLEMENTATION, agrees, noisy_attention
 from foretune.training.forward import Network
 from foretune.training.prefix import blocks_of
 from tests.training.rows import random_rows
@@ -125,7 +124,7 @@ def test_what_one_number_of_a_fresh_head_can_be_computed_by_is_no_matter_of_luck
         torch.manual_seed(seed)
         network = Network(kind(config).to(torch.bfloat16), "encoder")
         assert network.packs is PACKED_ENCODERS[name]
-        attends = [of_attention(network.model, network, given) for given in (IMPLEMENTATION, "halved")]
+        attends = [agrees(network.model, network, given) for given in (IMPLEMENTATION, "halved")]
         assert attends == [True, False]
 
 

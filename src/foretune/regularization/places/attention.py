@@ -18,6 +18,8 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, eager_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from foretune.models.passes import FAILURES, before_head, close
+
 IMPLEMENTATION = "foretune_noisy"
 PLACE = "foretune_place"
 """The attribute of an attention module that holds its `Multiply`."""
@@ -81,3 +83,27 @@ def noisy_attention(
 
 ALL_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, noisy_attention)
 ALL_MASK_ATTENTION_FUNCTIONS.register(IMPLEMENTATION, eager_mask)
+
+
+@torch.no_grad()
+def agrees(model: Any, runner: Any, implementation: str = IMPLEMENTATION) -> bool:
+    """Whether the model computes padded rows alike with `noisy_attention` and with its own, by trial on few tokens."""
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    ids = ((torch.arange(12) * 7 + 11) % vocabulary).to(model.device).view(2, 6)
+    mask = torch.ones_like(ids)
+    mask[1, -2:] = 0
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = ids
+    before = runner.training_attention
+    try:
+        with runner.mode(packing=False, training=False):
+            own = before_head(model, lambda: model(**inputs).logits)
+            model.set_attn_implementation(implementation)
+            other = before_head(model, lambda: model(**inputs).logits)
+    except FAILURES:
+        return False
+    finally:
+        runner.training_attention = before
+    seen = mask.bool() if own.ndim == 3 and own.shape[:2] == mask.shape else ...
+    return close(other[seen], own[seen])

@@ -9,11 +9,10 @@ import torch
 from foretune.data.update import MicroBatch
 from foretune.errors import ModelError
 from foretune.regularization.base import Context, Plan, Regularizer
-from foretune.regularization.places.attention import IMPLEMENTATION
+from foretune.regularization.places.attention import IMPLEMENTATION, agrees
 from foretune.regularization.places.edit import Edit
 from foretune.regularization.places.find import Site, find_sites
 from foretune.regularization.row_noise import Noise
-from foretune.training import agreement
 
 NO_ATTENTION = (
     "the attention of this architecture cannot be computed with noise on its probabilities (soft-capping, sinks or "
@@ -47,7 +46,7 @@ class Dropping(Regularizer):
         if isinstance(rates, str):
             return Plan(self.name, refusal=rates)
         runner = context.runner if _drops_attention(sites, rates) else None
-        if runner is not None and not agreement.of_attention(context.model, runner, IMPLEMENTATION):
+        if runner is not None and not agrees(context.model, runner):
             return Plan(self.name, refusal=NO_ATTENTION)
         return Plan(self.summary(rates), sites=tuple(site.name for site in sites), extra={"rates": rates})
 

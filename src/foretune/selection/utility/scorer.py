@@ -29,8 +29,8 @@ from foretune.data.encode import EncodedRow
 from foretune.data.update import Layout, MicroBatch
 from foretune.errors import UsageError
 from foretune.models.cache import cached
+from foretune.models.passes import RELATIVE_TOLERANCE
 from foretune.selection.utility.prompts import Ids, joined
-from foretune.training.agreement import RELATIVE_TOLERANCE
 from foretune.training.attention import PackedPlan
 from foretune.training.forward import Network, Scored
 
