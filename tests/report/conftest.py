@@ -271,7 +271,7 @@ def sample() -> RunRecord:
             _systems(),
             transitions=Transitions(89, 2, 4, 55),
         ),
-        forgetting=Forgetting("a general English sample", 3.412, 3.449, 0.037, 0.012, 0.062, 64),
+        forgetting=Forgetting("general text", 3.412, 3.449, 0.037, 0.012, 0.062, 64),
         examples=tuple(AnswerPair(*row) for row in _ANSWERS),
         settings=(
             Setting("budget.time", "30m", "user", "--time 30m"),

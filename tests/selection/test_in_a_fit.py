@@ -11,6 +11,7 @@ from foretune.cli.setting_options import selection_options
 from foretune.errors import UsageError
 from foretune.execution.kept import BLOCKS, RANKING, SELECTIONS, kept
 from foretune.files import read_json
+from foretune.fit.schedule import PREVIOUS_ROWS
 from foretune.report.html import REPORT
 from foretune.selection.base import SelectionStopped
 
@@ -120,3 +121,22 @@ def test_a_plan_forecasts_the_selection(ground):
     assert made.request.data.train_rows < whole.request.data.train_rows
     assert "selection" not in {phase.name for phase in whole.forecast.phases}
     json.dumps(made.to_json())
+
+
+def test_rows_beyond_earlier_ones_come_with_what_was_lost_of_those(fast_fit, ground, tmp_path):
+    earlier = tmp_path / "earlier.jsonl"
+    lines = ground.rows.read_text().splitlines()
+    earlier.write_text("\n".join(2 * lines))
+    options = {
+        "training.selection": "delift-se", "training.keep": 0.5,
+        "data.previous": str(earlier), "budget.steps": None, "budget.trials": 1, "training.epochs": 1,
+    }  # fmt: skip
+    finished = fast_fit(output=tmp_path / "run", options=options)
+    lost = finished.record.forgetting_previous
+    assert lost is not None and lost.rows == PREVIOUS_ROWS and lost.sample == "earlier rows"
+    told = [read_json(finished.folder / "answers" / f"test-{role}.json")["previous"] for role in ("base", "winner")]
+    before, after = (sum(nll for nll, _ in part) / sum(tokens for _, tokens in part) for part in told)
+    assert (lost.before, lost.after) == (pytest.approx(before), pytest.approx(after))
+    assert lost.low <= lost.difference <= lost.high
+    assert "earlier rows" in (finished.folder / REPORT).read_text()
+    assert set(finished.record.data.rows) == {"train", "validation", "test"}

@@ -144,7 +144,7 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
     """Score one system on the ``rows`` (indices) of a split and write its answers to ``payload["output"]``.
 
     The system is the base, the base with ``shots`` retrieved examples in the prompt, or the checkpoint of a run.
-    ``forgetting`` adds the losses on the general text sample.
+    ``forgetting`` adds the losses on the general text sample, ``previous`` those on these of the earlier rows.
     """
     started = time.perf_counter()
 
@@ -164,10 +164,13 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
             network, split, chosen, generation=bool(payload["generation"]), shots=shots, on_chunk=on_chunk
         )
         general = _general_losses(bench, network, on_chunk) if payload.get("forgetting") else None
+        earlier = [int(row) for row in payload.get("previous", ())]
+        known = bench.answers(network, "previous", earlier, generation=False, on_chunk=on_chunk) if earlier else []
         return {
             "answers": [answer.to_json() for answer in answers],
             "wanted": len(chosen),
             "general": general,
+            "previous": [[one.nll, float(one.tokens)] for one in known] if len(known) == len(earlier) else [],
             "complete": not stopped(),
         }
 

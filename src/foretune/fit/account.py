@@ -15,7 +15,8 @@ from foretune.evaluation.compare import Comparison as Compared
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS, loss_unit
 from foretune.evaluation.metrics.labels import calibration
-from foretune.fit.finals import System, differences, general_loss, metric_names, results
+from foretune.execution.types import SPLITS
+from foretune.fit.finals import System, differences, loss_elsewhere, metric_names, results
 from foretune.fit.hindsight import Seen, forecast_rows
 from foretune.fit.method_choice import trainable_parameters
 from foretune.fit.plan import Plan
@@ -118,7 +119,8 @@ def record(outcome: Outcome) -> r.RunRecord:
             for c in outcome.candidates
         ),
         comparison=_comparison(outcome, names, scored),
-        forgetting=_forgetting(outcome.systems),
+        forgetting=_forgetting("general text", {system.role: system.general for system in outcome.systems}),
+        forgetting_previous=_forgetting("earlier rows", {system.role: system.previous for system in outcome.systems}),
         examples=_examples(outcome, scored),
         settings=_settings(plan, outcome.runs, winner["run"]),
         exports=tuple(outcome.exported),
@@ -173,7 +175,7 @@ def _data(prepared: Prepared, probe: Mapping[str, Any]) -> r.DataInfo:
         fingerprint=facts["profile"]["fingerprint"],
         format=facts["format"],
         task=facts["task"],
-        rows=dict(prepared.rows),
+        rows={name: prepared.rows[name] for name in SPLITS},
         labels=prepared.task.labels,
         translation="-".join(prepared.task.model.languages or ()),
         read=facts["read"],
@@ -303,14 +305,13 @@ def _transitions(before: MetricResult, after: MetricResult) -> r.Transitions | N
     return r.Transitions(count[0.0, 1.0], count[1.0, 0.0], count[1.0, 1.0], count[0.0, 0.0])
 
 
-def _forgetting(systems: Sequence[System]) -> r.Forgetting | None:
-    by_role = {system.role: general_loss(system) for system in systems}
-    before, after = by_role.get("base"), by_role.get("winner")
-    if before is None or after is None:
+def _forgetting(sample: str, losses: Mapping[str, Sequence[tuple[float, float]]]) -> r.Forgetting | None:
+    before, after = (loss_elsewhere(losses.get(role, ())) for role in ("base", "winner"))
+    if before is None or after is None or len(before.per_row) != len(after.per_row):
         return None
     compared = compare(after, before, direction="lower")
     return r.Forgetting(
-        "general text",
+        sample,
         before.value,
         after.value,
         compared.difference,

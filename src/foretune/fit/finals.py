@@ -7,7 +7,7 @@ compared on the same rows; where time ends early, on the rows that all of them a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.errors import Place, StoreError, TrainingError
@@ -21,7 +21,7 @@ from foretune.files import read_json
 from foretune.fit.choice import Judged, remembering
 from foretune.fit.folder import RunFolder
 from foretune.fit.prepare import Prepared
-from foretune.fit.schedule import FINALISTS, End
+from foretune.fit.schedule import FINALISTS, PREVIOUS_ROWS, End
 from foretune.search.fidelity import first_rows
 from foretune.search.ranking import Finalist
 from foretune.training import checkpoint
@@ -155,6 +155,8 @@ class System:
     name: str
     answers: tuple[Answer, ...]
     general: tuple[tuple[float, float], ...] = ()
+    previous: tuple[tuple[float, float], ...] = ()
+    """Its losses on rows that the model was trained on before, where such were given"""
 
 
 def answer_test_rows(
@@ -166,9 +168,12 @@ def answer_test_rows(
     """
     common = {"split": "test", "rows": list(evaluator.rows("test", end.test_rows)), "generation": generation}
     tuned = checkpoint_of(evaluator.folder, winner, winner_step)
+    elsewhere: dict[str, Any] = {"forgetting": end.general}
+    if end.general and "previous" in evaluator.prepared.rows:
+        elsewhere["previous"] = list(evaluator.rows("previous", PREVIOUS_ROWS))
     wanted: list[tuple[str, str, dict[str, Any]]] = [
-        ("base", "untouched base model", {**common, "forgetting": end.general}),
-        ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, "forgetting": end.general}),
+        ("base", "untouched base model", {**common, **elsewhere}),
+        ("winner", f"fine-tuned ({winner.id})", {**common, **tuned, **elsewhere}),
     ]
     if default is not None and default.run.id != winner.id and _readable(evaluator, default):
         trained = checkpoint_of(evaluator.folder, default.run, default.step)
@@ -180,8 +185,10 @@ def answer_test_rows(
         content = evaluator.answers(f"test-{role}", payload)
         answers = tuple(Answer(**value) for value in content["answers"])
         complete = tuple(a for a in answers if a.prediction is not None) if generation else answers
-        general = tuple((nll, tokens) for nll, tokens in content["general"] or ())
-        found.append(System(role, name, complete, general))
+        general, previous = (
+            tuple((nll, tokens) for nll, tokens in content.get(part) or ()) for part in ("general", "previous")
+        )
+        found.append(System(role, name, complete, general, previous))
     return _on_common_rows(found)
 
 
@@ -194,7 +201,7 @@ def _on_common_rows(systems: Sequence[System]) -> list[System]:
             remedy="Run `foretune fit --resume` with more --time to finish the comparison.",
         )
     rows = set.intersection(*({answer.row for answer in system.answers} for system in kept))
-    return [System(s.role, s.name, tuple(a for a in s.answers if a.row in rows), s.general) for s in kept]
+    return [replace(s, answers=tuple(answer for answer in s.answers if answer.row in rows)) for s in kept]
 
 
 def metric_names(primary: str, kind: str, task: str) -> list[str]:
@@ -229,10 +236,9 @@ def differences(
     ]
 
 
-def general_loss(system: System) -> MetricResult | None:
-    """Loss on the general text sample, or None where it was not measured."""
-    rows = general_answers(system.general)
-    return METRICS["loss"].score(rows) if rows else None
+def loss_elsewhere(losses: Sequence[tuple[float, float]]) -> MetricResult | None:
+    """Loss on the general text sample or on earlier rows, or None where it was not measured."""
+    return METRICS["loss"].score(general_answers(losses)) if losses else None
 
 
 def general_answers(general: Sequence[tuple[float, float]]) -> tuple[Answer, ...]:

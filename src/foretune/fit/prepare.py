@@ -42,7 +42,7 @@ class Prepared:
 
     task: TaskSpec
     rows: Mapping[str, int]
-    """Rows of each split"""
+    """Rows of each split, and of a target and previous rows where there are such"""
     facts: Mapping[str, Any]
     """What was read and how it was split, as JSON for the report"""
 
@@ -107,10 +107,10 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     )
     for split_name in SPLITS:
         write_split(folder.task / f"{split_name}.jsonl", instructed(splits.of(split_name), prefix))
-    write_others(spec, found, splits, folder.task, prefix)
+    others = write_others(spec, found, splits, folder.task, prefix)
     facts = {**_facts(spec, found, splits), "instruction": prefix}
     write_json(folder.task / FACTS, facts)
-    return Prepared(task, {split_name: len(splits.of(split_name)) for split_name in SPLITS}, facts)
+    return Prepared(task, {**{name: len(splits.of(name)) for name in SPLITS}, **others}, facts)
 
 
 def instruction(spec: FitSpec, model: ModelFacts) -> str:

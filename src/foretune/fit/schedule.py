@@ -33,6 +33,8 @@ SHOT_FACTOR = 1.0
 """A retrieved example costs about as much as the question it stands before."""
 GENERAL_ROWS = 64
 """Rows of the general text sample, in units of a row of the task."""
+PREVIOUS_ROWS = 64
+"""The most rows that the model was trained on before, by which is told what of them was lost"""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def plan_end(
 
     def seconds(tests: int, examples: int, general: bool = True) -> float:
         row_s = 1 / speeds.score_rows_per_s
-        systems = 3 * tests * (row_s + answer_s) + general * (2 + FINALISTS) * GENERAL_ROWS * row_s
+        elsewhere = (2 + FINALISTS) * GENERAL_ROWS + 2 * min(PREVIOUS_ROWS, rows.get("previous", 0))
+        systems = 3 * tests * (row_s + answer_s) + general * elsewhere * row_s
         shown = tests * (row_s + answer_s) * (1 + SHOT_FACTOR * examples) if examples else 0.0
         return FINALISTS * validation * row_s + systems + shown + EXPORT_S
 
@@ -94,7 +97,7 @@ def plan_end(
         most = LEFT_SHARE * (time_s - used_s)
         if seconds(test, shots) > most:
             general = False
-            note += "What was forgotten of general text was not measured: the time budget does not hold it. "
+            note += "What was forgotten was not measured: the time budget does not hold it. "
         while seconds(test, shots, general) > most and test > FEWEST_AT_ALL:
             test = max(FEWEST_AT_ALL, int(0.8 * test))
         if test < min(rows["test"], most_rows):

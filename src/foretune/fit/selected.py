@@ -57,11 +57,12 @@ def selection_work(config: Mapping[str, Any], rows: PlannedRows, width: int) -> 
     return None if taken == SelectionWork() else taken
 
 
-def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path, prefix: str = "") -> None:
+def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path, prefix: str = "") -> dict[str, int]:
     """Write ``target.jsonl`` and ``previous.jsonl`` beside the splits, with ``prefix`` before their prompts.
 
-    Raises `DataError` with file and line.
+    Returns how many rows each has. Raises `DataError` with file and line.
     """
+    counts = {}
     for name in ("target", "previous"):
         source = getattr(spec.data, name)
         if source is None:
@@ -71,6 +72,8 @@ def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path,
         rows = splits.validation if own else other_rows(source, found.task, columns)
         written = (json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in instructed(rows, prefix))
         write_text(folder / f"{name}.jsonl", "".join(written))
+        counts[name] = len(rows)
+    return counts
 
 
 def other_rows(source: str | Path | None, task: str, columns: Columns = FOUND) -> tuple[Example, ...]:

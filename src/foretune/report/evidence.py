@@ -12,7 +12,7 @@ from foretune.report.charts import (
 )
 from foretune.report.curves import curves_chart
 from foretune.report.markup import Markup, join, tag
-from foretune.report.record import Comparison, MetricInfo, RunRecord, SystemResult
+from foretune.report.record import Comparison, Forgetting, MetricInfo, RunRecord, SystemResult
 from foretune.report.tables import Column, Section, folded, table
 from foretune.report.wording import (
     FEW_SEEDS,
@@ -58,7 +58,8 @@ def comparison(record: RunRecord) -> Section | None:
         else None,
         _differences(compared),
         _transitions(compared),
-        _forgetting(record),
+        _forgetting(record.forgetting),
+        _forgetting(record.forgetting_previous),
         *_calibration(compared),
     ]
     return Section("Comparison", lead, tuple(body))
@@ -129,13 +130,12 @@ def _transitions(compared: Comparison) -> Markup | None:
     return tag("p", *parts)
 
 
-def _forgetting(record: RunRecord) -> Markup | None:
-    item = record.forgetting
+def _forgetting(item: Forgetting | None) -> Markup | None:
     if item is None:
         return None
     about = f"Loss on {item.sample}" + (f" ({counted(item.rows, 'row')})" if item.rows else "")
-    values = f"{item.before:.3f} → {item.after:.3f} nats per token, difference {forgetting_text(record)}."
-    return join([tag("h3", "Forgetting"), tag("p", f"{about}: {values} Lower is better.")])
+    values = f"{item.before:.3f} → {item.after:.3f} nats per token, difference {forgetting_text(item)}."
+    return join([tag("h3", f"Forgetting: {item.sample}"), tag("p", f"{about}: {values} Lower is better.")])
 
 
 def _calibration(compared: Comparison) -> list[Markup | None]:

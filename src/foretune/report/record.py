@@ -268,7 +268,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Forgetting:
-    """Loss on a general text sample, before and after: nats per token, with the paired difference's interval."""
+    """Loss on general text or on earlier rows, before and after: nats per token, the paired difference's interval."""
 
     sample: str
     before: float
@@ -342,6 +342,8 @@ class RunRecord:
     """The untouched base model on the validation rows, the line every curve starts from."""
     selection: SelectionInfo | None = None
     """Which rows were trained on, where not all"""
+    forgetting_previous: Forgetting | None = None
+    """On rows that the model was trained on before, where such were given"""
     version: int = VERSION
 
     @property

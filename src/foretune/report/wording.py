@@ -19,6 +19,7 @@ from foretune.report.record import (
     Comparison,
     Difference,
     ForecastRow,
+    Forgetting,
     Measure,
     MetricInfo,
     RunRecord,
@@ -216,10 +217,8 @@ def qualifications(record: RunRecord) -> list[str]:
                 sentences.append(_against(comparison, name, difference))
     if record.winner is not None and record.winner.is_default:
         sentences.append("The search found nothing better than the default LoRA, which is what was exported.")
-    forgetting = record.forgetting
-    if forgetting is not None:
-        sentences.append(_forgetting(forgetting.low, forgetting.high, forgetting_text(record)))
-    return sentences
+    forgotten = (record.forgetting, record.forgetting_previous)
+    return sentences + [_forgetting(item) for item in forgotten if item is not None]
 
 
 def _against(comparison: Comparison, name: str, difference: Difference) -> str:
@@ -229,23 +228,21 @@ def _against(comparison: Comparison, name: str, difference: Difference) -> str:
     return f"{difference.verdict.capitalize()} than {name}: {facts}."
 
 
-def forgetting_text(record: RunRecord) -> str:
-    """The change of the loss on general text, with its interval."""
-    forgetting = record.forgetting
-    if forgetting is None:
-        return NOT_MEASURED
+def forgetting_text(forgetting: Forgetting) -> str:
+    """The change of the loss, with its interval."""
     change = Difference(
         "loss", "base", forgetting.difference, forgetting.low, forgetting.high, "no evidence"
     )  # only its numbers are shown
     return difference_text(MetricInfo("loss", "loss", "lower", unit="nats per token"), change)
 
 
-def _forgetting(low: float, high: float, text: str) -> str:
-    if low > 0:
-        return f"It forgot something: the loss on general text rose: {text}."
-    if high < 0:
-        return f"The loss on general text fell: {text}."
-    return f"No evidence of forgetting on general text: {text}."
+def _forgetting(item: Forgetting) -> str:
+    text = forgetting_text(item)
+    if item.low > 0:
+        return f"It forgot something: the loss on {item.sample} rose: {text}."
+    if item.high < 0:
+        return f"The loss on {item.sample} fell: {text}."
+    return f"No evidence of forgetting on {item.sample}: {text}."
 
 
 def change_of(pair: AnswerPair, direction: str = "higher") -> Change:
