@@ -184,6 +184,17 @@ def test_classification_with_an_encoder(fast_fit: Callable[..., Any], tmp_path: 
     _answers_as_classifier(result, tmp_path / "bert", labels=["blue", "red"])
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression"])
+def test_labels_with_a_causal_model(fast_fit: Callable[..., Any], tmp_path: Path, kind: str) -> None:
+    """The label is the answer of a conversation; general text, which has none, is compared all the same."""
+    labels = [["red", "blue"], [1.5, 2.5]][kind == "regression"]
+    rows = [{"text": f"the {tiny.THINGS[i % 12]} {i}", "label": labels[i % 2]} for i in range(60)]
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    record = fast_fit(data, output=tmp_path / "run", options={**BRIEF, "data.task": kind}).record
+    assert record.data.task == kind and record.comparison is not None
+    assert record.forgetting is not None and record.forgetting.rows > 20
+
+
 def _answers_as_classifier(result: Any, base: Path, labels: list[str]) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification, AutoTokenizer

@@ -140,3 +140,19 @@ def test_rows_beyond_earlier_ones_come_with_what_was_lost_of_those(fast_fit, gro
     assert lost.low <= lost.difference <= lost.high
     assert "earlier rows" in (finished.folder / REPORT).read_text()
     assert set(finished.record.data.rows) == {"train", "validation", "test"}
+
+
+def test_earlier_rows_with_labels_of_their_own_end_no_fit(fast_fit, ground, tmp_path):
+    data, earlier = tmp_path / "rows.jsonl", tmp_path / "earlier.jsonl"
+    for path, labels in ((data, ("up", "down")), (earlier, ("left", "right"))):
+        path.write_text(
+            "".join(json.dumps({"text": f"row {i} {i % 7}", "label": labels[i % 2]}) + "\n" for i in range(60))
+        )
+    options = {
+        "training.selection": "random", "training.keep": 0.5, "data.previous": str(earlier), "training.method": "lora",
+        "budget.steps": None, "budget.trials": 1, "training.epochs": 1,
+    }  # fmt: skip
+    record = fast_fit(data, output=tmp_path / "run", options=options).record
+    assert record.forgetting_previous is None and record.comparison is not None
+    (told,) = [note for note in record.notes if "earlier rows was not measured" in note]
+    assert "left" in told or "right" in told

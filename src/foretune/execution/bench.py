@@ -169,6 +169,11 @@ class Bench:
         """Token rows of any examples under this task's settings."""
         return encode_rows(examples, self.tokenizer, cache=cache_folder() / "tokens", **self._encoding)
 
+    def encode_texts(self, examples: Sequence[Example]) -> list[EncodedRow]:
+        """Token rows of plain texts, whatever this task's rows are: texts have no labels."""
+        settings = {**self._encoding, "task": "language-modelling", "labels": ()}
+        return encode_rows(examples, self.tokenizer, cache=cache_folder() / "tokens", **settings)
+
     @contextmanager
     def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
         """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before."""

@@ -7,13 +7,14 @@ file named in the payload, written whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from foretune.data.update import Epochs
+from foretune.errors import DataError
 from foretune.evaluation.base import Answer
 from foretune.evaluation.forgetting import general_text
 from foretune.evaluation.retrieval import retrieve
@@ -164,13 +165,13 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
             network, split, chosen, generation=bool(payload["generation"]), shots=shots, on_chunk=on_chunk
         )
         general = _general_losses(bench, network, on_chunk) if payload.get("forgetting") else None
-        earlier = [int(row) for row in payload.get("previous", ())]
-        known = bench.answers(network, "previous", earlier, generation=False, on_chunk=on_chunk) if earlier else []
+        known, refused = _previous_losses(bench, network, payload.get("previous", ()), on_chunk)
         return {
             "answers": [answer.to_json() for answer in answers],
             "wanted": len(chosen),
             "general": general,
-            "previous": [[one.nll, float(one.tokens)] for one in known] if len(known) == len(earlier) else [],
+            "previous": known,
+            "previous_refused": refused,
             "complete": not stopped(),
         }
 
@@ -192,9 +193,26 @@ def _general_losses(bench: Bench, network: Any, on_chunk: Callable[[int], bool])
 
     if bench.kind != "causal":
         return []
-    rows = bench.encode(general_text())
+    rows = bench.encode_texts(general_text())
     scores = bench.score_encoded(network, rows, range(len(rows)), on_chunk)
     return [[score.nll, float(score.tokens)] for score in scores] if len(scores) == len(rows) else []
+
+
+def _previous_losses(
+    bench: Bench, network: Any, rows: Sequence[int], on_chunk: Callable[[int], bool]
+) -> tuple[list[list[float]], str]:
+    """[nll, tokens] of rows that the model was trained on before, none where time ended; and why there can be none.
+
+    They need not be rows of this task in every respect (labels of their own, say), which is no reason to end a fit.
+    """
+    if not rows:
+        return [], ""
+    try:
+        found = bench.answers(network, "previous", [int(row) for row in rows], generation=False, on_chunk=on_chunk)
+    except DataError as error:
+        return [], error.paragraph()
+    losses = [[one.nll, float(one.tokens)] for one in found if one.nll is not None]
+    return losses if len(losses) == len(rows) else [], ""
 
 
 def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:

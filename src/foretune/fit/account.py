@@ -124,7 +124,15 @@ def record(outcome: Outcome) -> r.RunRecord:
         examples=_examples(outcome, scored),
         settings=_settings(plan, outcome.runs, winner["run"]),
         exports=tuple(outcome.exported),
-        notes=(*outcome.notes, *regularizer_notes(outcome.runs, winner, outcome.plan.placement.layout.device)),
+        notes=(
+            *outcome.notes,
+            *regularizer_notes(outcome.runs, winner, outcome.plan.placement.layout.device),
+            *dict.fromkeys(
+                f"What was lost of the earlier rows was not measured: {system.previous_refused}"
+                for system in outcome.systems
+                if system.previous_refused
+            ),
+        ),
         warnings=tuple(outcome.warnings),
         seeds={"search": prepared.task.seed},
         environment=environment(plan),

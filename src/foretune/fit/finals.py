@@ -157,6 +157,8 @@ class System:
     general: tuple[tuple[float, float], ...] = ()
     previous: tuple[tuple[float, float], ...] = ()
     """Its losses on rows that the model was trained on before, where such were given"""
+    previous_refused: str = ""
+    """Why there are none, where this model cannot have them"""
 
 
 def answer_test_rows(
@@ -188,7 +190,7 @@ def answer_test_rows(
         general, previous = (
             tuple((nll, tokens) for nll, tokens in content.get(part) or ()) for part in ("general", "previous")
         )
-        found.append(System(role, name, complete, general, previous))
+        found.append(System(role, name, complete, general, previous, content.get("previous_refused", "")))
     return _on_common_rows(found)
 
 
