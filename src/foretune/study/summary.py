@@ -272,7 +272,8 @@ def _pooled(
             ordered = {arm: pooled.get(arm, {}) for arm in arms if TASKS not in grid.arms[arm]}
             over_seeds = compare_arms(ordered, control, direction, expected=len(grid.seeds) * tasks)
             over_tasks = compare_over_tasks(ordered, control, direction, tasks)
-            found.append(Pooled(tested_on, control, over_seeds, over_tasks))
+            if over_seeds:  # every arm may have a control of its own
+                found.append(Pooled(tested_on, control, over_seeds, over_tasks))
     note = (
         "One repetition is a task × seed; its difference is averaged over sizes and models first, because they share "
         "rows. The interval speaks of these tasks."
