@@ -105,9 +105,9 @@ def test_options_of_the_command():
     for select, keep in (("ifd", None), (None, "30%"), ("ifd", "500"), ("idf", "30%"), ("ifd", "130%")):
         with pytest.raises(UsageError):
             selection_options(select, keep)
-    for other in ({"target": "x"}, {"previous": "x"}):
-        with pytest.raises(UsageError, match="is for a selection, and there is none"):
-            selection_options(None, None, **other)
+    with pytest.raises(UsageError, match="is for a selection, and there is none"):
+        selection_options(None, None, target="x")
+    assert selection_options(None, None, previous="x")["data.previous"] == "x"
 
 
 def test_a_plan_forecasts_the_selection(ground):
@@ -149,7 +149,7 @@ def test_earlier_rows_with_labels_of_their_own_end_no_fit(fast_fit, ground, tmp_
             "".join(json.dumps({"text": f"row {i} {i % 7}", "label": labels[i % 2]}) + "\n" for i in range(60))
         )
     options = {
-        "training.selection": "random", "training.keep": 0.5, "data.previous": str(earlier), "training.method": "lora",
+        "data.previous": str(earlier), "training.method": "lora",
         "budget.steps": None, "budget.trials": 1, "training.epochs": 1,
     }  # fmt: skip
     record = fast_fit(data, output=tmp_path / "run", options=options).record

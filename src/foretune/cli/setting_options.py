@@ -66,7 +66,7 @@ SELECTION = Group("Rows to train on", (
     _S("select", "training.selection", "Which rows to train on, like ifd or ifd:60%+k-centre."),
     _S("keep", "training.keep", "Share of the rows that --select keeps, like 30%; auto: the search compares."),
     _S("target", "data.target", "Rows like those to be good at; or: validation."),
-    _S("previous", "data.previous", "Rows the model was trained on before."),
+    _S("previous", "data.previous", "Rows the model was trained on before; says what of them is lost."),
 ))  # fmt: skip
 DATA = Group("Data", (
     _S("format", "data.format", "How rows are written; found when not given."),
@@ -132,12 +132,12 @@ def selection_options(
         parse(select or NONE)
         return {"search.keep": keep, "training.selection": select, "data.target": target, "data.previous": previous}
     if select is None or select == NONE:
-        for option, value in (("keep", keep), ("target", target), ("previous", previous)):
+        for option, value in (("keep", keep), ("target", target)):
             if value is not None:
                 raise UsageError(
                     f"--{option} is for a selection, and there is none.", remedy="Add --select, if only random."
                 )
-        return {"training.selection": select}
+        return {"training.selection": select, "data.previous": previous}  # what is lost of it is measured
     parse(select)
     if keep is None:
         raise UsageError("--select does not say how much to keep.", remedy="Add --keep, like --keep 30%.")
