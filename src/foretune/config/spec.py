@@ -96,7 +96,7 @@ class DataSettings(Section):
     target: str | None = None
     """A file of rows like those to be good at, for selectors that need one; validation stands for the task's own."""
     previous: str | None = None
-    """Rows that the model was trained on before, a file: what of them is lost is told, selectors look for what is new."""
+    """A file of rows that the model was trained on before: what is lost of them is told, selectors seek what is new."""
     on_bad_row: Literal["error", "quarantine"] = "error"
     """Stop at rows that cannot be read, or write them aside and go on."""
     metric: str | None = None
