@@ -13,6 +13,7 @@ from foretune.cli.main import app
 from foretune.data.read import read
 from foretune.data.write import as_row, write_rows
 from foretune.errors import DataError, UsageError
+from foretune.report.selection_page import cost_sentence
 from foretune.selection.base import SelectionStopped
 
 from .. import tiny
@@ -142,3 +143,9 @@ def test_rows_that_cannot_be_used_stop_it_or_are_written_aside(tmp_path):
     code, shown = _select(data, "--keep", "5", "--output", output, *columns, "--on-bad-row", "quarantine")
     assert code == 0 and "1 of 12 rows cannot be used" in shown and "5 of 11 rows kept" in shown
     assert len(output.read_text().splitlines()) == 5
+
+
+@pytest.mark.parametrize(("method", "told"), [("random", False), ("ifd", False), ("delift-se", True)])
+def test_what_may_be_lost_is_said_of_selectors_that_look_at_earlier_rows(method, told):
+    said = cost_sentence({"selection": method, "previous_rows": 5, "seconds": 2.0, "counted": {}})
+    assert ("may forget it" in said) is told

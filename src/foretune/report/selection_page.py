@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from foretune.catalogue.selection import declaration, names_in
 from foretune.report.charts import canvas, figure
 from foretune.report.html import POLICY, STYLE
 from foretune.report.markup import Markup, join, tag
@@ -78,7 +79,8 @@ def cost_sentence(manifest: Mapping[str, Any]) -> str:
         told.append(f"{counted['without_answer']} rows without an answer were set aside.")
     if manifest.get("cut_rows"):
         told.append(f"{manifest['cut_rows']} rows were cut to fit the context, the first at {manifest['first_cut']}.")
-    if manifest.get("previous_rows"):
+    looks = any(declaration(name).uses_previous for name in names_in(manifest["selection"]))
+    if looks and manifest.get("previous_rows"):
         told.append(MAY_BE_LOST)
     return " ".join(told)
 
