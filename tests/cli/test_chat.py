@@ -19,6 +19,7 @@ from foretune.cli.main import app
 from foretune.data.encode import inference_ids
 from foretune.data.example import Example, Turn
 from foretune.data.layout import layout_of
+from foretune.data.reasoning import AS_TEXT, Reasoning
 from foretune.data.template import answer_text, stop_ids
 from foretune.errors import ForetuneError, ModelError, UsageError
 from foretune.evaluation.generation import generate_ids
@@ -157,6 +158,35 @@ def test_pieces_join_to_the_answer_and_an_interrupted_one_is_not_remembered(tiny
         assert torch.is_grad_enabled()
         conversation.reset()
         assert conversation.ask("what comes?").answer == answer
+
+
+@pytest.mark.parametrize(
+    ("reasoning", "written", "begins", "ends"),
+    [
+        (AS_TEXT, "<think>\nhm\n</think>\n\nEight.", "Ei", "Eight."),
+        (Reasoning("reasoning_content", {}, "", "\n</think>\n\n"), "hm\n</think>\n\nEight.", "hm", "\n\nEight."),
+    ],
+)
+def test_reasoning_is_no_part_of_the_answer(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, reasoning: Reasoning, written: str, begins: str, ends: str
+) -> None:
+    """Where the prompt opened it, it is shown until its end has come: only then is it known for what it is."""
+    with opened(str(tiny.base), [], "generation", settings=Settings(max_answer_tokens=64, device="cpu")) as (bench, _):
+        conversation = Conversation(bench, None, reasons=True)
+        assert conversation._layout is not None
+        conversation._layout = replace(conversation._layout, reasoning=reasoning)
+        ids = list(range(len(written)))
+
+        def said(model: Any, prompt: Any, *, on_token: Any, **more: Any) -> Any:
+            for count in range(1, len(ids) + 1):
+                on_token(ids[:count])
+            return ids, True
+
+        monkeypatch.setattr("foretune.fit.conversation.write_one", said)
+        monkeypatch.setattr(conversation, "_text", lambda ids: reasoning.left(written[: len(ids)]).strip())
+        pieces: list[str] = []
+        assert conversation.ask("what comes?", pieces.append).answer == "Eight."
+        assert ("".join(pieces).startswith(begins) and "".join(pieces).endswith(ends)) and len(pieces) > 3
 
 
 def test_one_answer_has_the_tokens_of_a_batch_and_a_temperature_its_distribution(tiny: Tiny) -> None:

@@ -73,9 +73,9 @@ def test_every_usual_way_of_writing_them_gives_the_same_row(tmp_path: Path) -> N
 
 
 def test_what_turns_hold_beside_what_is_read_is_said(tmp_path: Path) -> None:
-    thought = [CHAT[0], {**CHAT[3], "reasoning_content": "It must be warm.", "name": "bot", "audio": None}]
-    notes = reading(tmp_path, {"messages": thought}).notes
-    assert "keys of turns that are not used: reasoning_content." in notes
+    refused = [CHAT[0], {**CHAT[3], "refusal": "It may be cold.", "name": "bot", "audio": None}]
+    notes = reading(tmp_path, {"messages": refused}).notes
+    assert "keys of turns that are not used: refusal." in notes
     assert not any("not used" in note for note in reading(tmp_path, {"messages": CHAT, "tools": [WEATHER]}).notes)
 
 

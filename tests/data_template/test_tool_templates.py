@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import template_tokenizers as made
 
@@ -102,3 +104,25 @@ def test_an_encoder_decoder_reads_tools_in_its_input():
     rows = encode_rows([CALL_LAST], tokenizer, **settings)
     check_encoding([CALL_LAST], rows, tokenizer, **settings)
     assert len(rows[0].ids) > len(tokenizer("2+3?")["input_ids"]) + 10
+
+
+def test_tools_and_reasoning_as_text_in_one_turn():
+    """A template that knows neither: both stand in the content, the reasoning first."""
+    tokenizer = made.byte_tokenizer(made.CHATML)
+    said = replace(calling_turn("Let me add.", [Call("add", '{"x": 1}')]), reasoning="one and one")
+    row = Example((Turn("user", "1+1?"), said), targets=(1,))
+    settings = {"kind": "causal", "task": "generation", "context_tokens": 900}
+    (encoded,) = encode_rows([row], tokenizer, **settings)
+    check_encoding([row], [encoded], tokenizer, **settings)
+    text = tokenizer.decode(encoded.ids[encoded.prompt_length :])
+    assert text.startswith("<think>\none and one\n</think>\n\nLet me add.\n<tool_call>")
+
+
+def test_an_encoder_decoder_writes_reasoning_before_its_answer():
+    tokenizer = made.TOKENIZERS["encoder-decoder"]() if "encoder-decoder" in made.TOKENIZERS else made.encoder_decoder()
+    row = Example((Turn("user", "q"), Turn("assistant", "a", reasoning="ab")), targets=(1,))
+    bare = Example((Turn("user", "q"), Turn("assistant", "a")), targets=(1,))
+    settings = {"kind": "seq2seq", "task": "generation", "context_tokens": 900}
+    thought, plain = encode_rows([row, bare], tokenizer, **settings)
+    check_encoding([row, bare], [thought, plain], tokenizer, **settings)
+    assert len(thought.decoder_ids) > len(plain.decoder_ids) and np.array_equal(thought.ids, plain.ids)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import template_tokenizers as made
 
-from foretune.data.encode import encode_rows
+from foretune.data.encode import encode_rows, inference_ids
 from foretune.data.example import Call, Example, Turn, conversation
 from foretune.data.layout import layout_of, messages_of
 from foretune.data.mask_check import TOOLS_AS_TEXT, check_encoding
@@ -86,6 +86,53 @@ def test_a_published_template_gives_rows_with_tools_that_pass_the_check(name):
         messages, tools=[TOOL], add_generation_prompt=True, return_dict=False, **layout.variables
     )
     assert row.ids[: row.prompt_length].tolist() == fed[len(fed) - row.prompt_length :]
+
+
+THOUGHT = Example((Turn("user", "2 + 2?"), Turn("assistant", "four", reasoning="two, two")), targets=(1,))
+LATER = Example((*THOUGHT.turns, Turn("user", "3?"), Turn("assistant", "six", reasoning="3, 3")), targets=(1, 3))
+KNOW_REASONING = ("diffusion_gemma", "gemma4_v5", "glm4moe", "gptoss", "lfm2_2_5", "muse", "nemotron", "qwen3_5",
+                  "qwen3_6", "qwen3_8")  # fmt: skip
+"""Beginnings of the names of templates with a place for reasoning; qwen3 and qwen3_training are two more."""
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OPENS_REASONING))
+def test_a_published_template_gives_rows_with_reasoning_that_pass_the_check(name):
+    """Where it has a place for reasoning, in the tokens of transformers' own call; elsewhere as text."""
+    tokenizer = tokenizer_for(name)
+    layout = layout_of(tokenizer)
+    rows = encode_rows([THOUGHT, LATER, ONE], tokenizer, **SETTINGS)
+    report = check_encoding([THOUGHT, LATER, ONE], rows, tokenizer, **SETTINGS)
+    written = [row.ids[row.prompt_length :].tolist() for row in rows]
+    assert [answer_text(ids, tokenizer, layout=layout) for ids in written] == ["four", "six", "two"]
+    assert all("two, two" in tokenizer.decode(written[0]) and row.answer_bytes >= 12 for row in rows[:1])
+    assert layout.reasoning is not None
+    known = name.startswith(KNOW_REASONING) or name in ("qwen3", "qwen3_training")
+    assert bool(layout.reasoning.key) is known
+    assert layout.reasoning.note(layout.variables) in report.notes
+    if not known:
+        return
+    messages = [{"role": "user", "content": "2 + 2?"},
+                {"role": "assistant", "content": "four", "reasoning_content": "two, two"}]  # fmt: skip
+    if layout.blocks:
+        messages = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
+    variables = {"return_dict": False, **layout.reasoning.variables}
+    fed = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, **variables)
+    full = tokenizer.apply_chat_template(messages, **variables)
+    row, begun = rows[0], full.index(fed[-1])
+    assert row.ids[: row.prompt_length].tolist() == fed[len(fed) - row.prompt_length :] and begun >= 0
+    assert full[len(fed) : len(fed) + len(written[0])] == written[0] or not layout.end_in_template
+
+
+@pytest.mark.parametrize("name", ["nemotron_3_nano", "qwen3_5_nothink"])
+def test_rows_that_reason_are_rendered_with_the_variables_for_it(name):
+    tokenizer = tokenizer_for(name)
+    layout = layout_of(tokenizer)
+    assert layout.reasoning.variables != layout.variables
+    assert "rows that reason are rendered with" in layout.reasoning.note(layout.variables)
+    waiting = [Example((THOUGHT.turns[0], Turn("assistant", "", reasoning=said)), targets=(1,)) for said in ("", "…")]
+    plain, thinking = (tokenizer.decode(inference_ids(each, tokenizer)) for each in waiting)
+    assert plain.endswith("<think></think>") or plain.endswith("</think>\n\n") or "<think>" not in plain
+    assert thinking.rstrip().endswith("<think>")
 
 
 @pytest.mark.parametrize("name", sorted(OPENS_REASONING))

@@ -20,7 +20,7 @@ from foretune.errors import TrainingError
 from foretune.experience.past import past_runs
 from foretune.files import folder_damage, read_json, read_lines
 from foretune.fit.job import FitResult
-from foretune.fit.systems import Settings, predict_rows
+from foretune.fit.systems import Settings, known_reasoning, predict_rows
 from foretune.report.record import RunRecord, read_record
 
 from .. import tiny
@@ -250,6 +250,25 @@ def test_calls_of_tools(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     assert result.record.comparison.metric == "tool_calls" and TOOLS_AS_TEXT in result.record.data.template
     answers = read_json(tmp_path / "run" / "answers" / "test-winner.json")["answers"]
     assert all(answer["reference"].startswith("<tool_call>") for answer in answers)
+
+
+def test_reasoning(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
+    """It is trained as text, which the report says, and answers are compared without it."""
+    rows = [
+        {"messages": [{"role": "user", "content": row["question"]},
+                      {"role": "assistant", "content": row["answer"], "reasoning_content": "As it always was."}]}
+        for row in tiny.questions(40)
+    ]  # fmt: skip
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    result = fast_fit(data, output=tmp_path / "run", options={**BRIEF, "evaluation.max_answer_tokens": 8})
+    record = result.record
+    assert record.data.reasoning == 1.0 and any(
+        line.startswith("reasoning is trained") for line in record.data.template
+    )
+    assert any("evaluation.max_answer_tokens" in line for line in record.data.encoding), "8 tokens hold no such answer"
+    answers = read_json(tmp_path / "run" / "answers" / "test-winner.json")["answers"]
+    assert {answer["reference"] for answer in answers} <= {row["answer"] for row in tiny.questions(40)}
+    assert known_reasoning(str(tmp_path / "run")) and not known_reasoning(str(tmp_path))
 
 
 def test_full_fine_tuning_leaves_a_whole_model(fast_fit: Callable[..., Any], tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def chat(
     forgets what was said, /quit ends. Piped input is answered line by line.
     """
     from foretune.fit.conversation import Conversation
-    from foretune.fit.systems import Settings, opened, task_of
+    from foretune.fit.systems import Settings, known_reasoning, opened, task_of
 
     name, base = system_of(system, model, adapter)
     settings = Settings(
@@ -56,8 +56,9 @@ def chat(
     with opened(name, [], "generation", base=base, settings=settings) as (bench, adapted):
         number = None if task is None else task_of(adapted, task, name)
         conversation = Conversation(
-            bench, adapted, instruction=instruction, temperature=temperature, seed=seed, task=number
-        )
+            bench, adapted, instruction=instruction, temperature=temperature, seed=seed, task=number,
+            reasons=known_reasoning(name),
+        )  # fmt: skip
         if typed:
             typer.echo(f"{name}. {HELP}", err=True)
         _talk(conversation, _typed() if typed else _piped(), as_json=as_json, typed=typed)

@@ -2,7 +2,8 @@
 
 Every assistant turn is trained on, except those with ``"weight": 0`` (OpenAI's mark). The last turn must be the
 assistant's: a conversation that ends with a question has no answer to learn. Calls of tools (``tool_calls``, the older
-``function_call``, ShareGPT's turns of that name) and their results are turns of their own kind (`foretune.data.tools`).
+``function_call``, ShareGPT's turns of that name) and their results are turns of their own kind (`foretune.data.tools`);
+what an assistant reasons before it answers is kept apart from its answer (`foretune.data.reasoning`).
 Parts that are not text are refused, because leaving them out would train on another conversation than the file's.
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.data.columns import columns_of
 from foretune.data.example import Role, Turn
 from foretune.data.problems import Refused
+from foretune.data.reasoning import REASONING_KEYS, reasoned
 from foretune.data.strict_json import described
 from foretune.data.tools import calling_turn, calls_of
 
@@ -67,8 +69,14 @@ def turns_of(row: Mapping[str, Any], name: str) -> list[Any]:
 
 
 def unread(turns: Iterable[Any]) -> list[str]:
-    """Keys with a value that turns have and nothing reads, such as a model's reasoning, in order of appearance."""
-    keys = (key for turn in turns if isinstance(turn, Mapping) for key, value in turn.items() if value)
+    """Keys with a value that turns have and nothing reads, such as a refusal, in order of appearance."""
+    keys = (
+        key
+        for turn in turns
+        if isinstance(turn, Mapping)
+        for key, value in turn.items()
+        if value and not (key in REASONING_KEYS and isinstance(value, str | list))
+    )
     return [key for key in dict.fromkeys(keys) if key not in READ | NAMING]
 
 
@@ -104,6 +112,15 @@ def from_messages(messages: Sequence[Any], *, trained_from: int = 0) -> Draft:
 def _turn(message: Any) -> Turn:
     if not isinstance(message, Mapping):
         raise Refused(f"is {described(message)}, not an object with role and content")
+    turn = _said(message)
+    given = (message.get(key) for key in REASONING_KEYS)
+    thought = next((value for value in given if value and isinstance(value, str | list)), None)
+    if thought is None or turn.role != "assistant":
+        return reasoned(turn)
+    return replace(turn, reasoning=_content(thought).strip())
+
+
+def _said(message: Mapping[str, Any]) -> Turn:
     name = message.get("role", message.get("from"))
     if name is None:
         raise Refused("has no role")

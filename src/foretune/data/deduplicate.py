@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from foretune.data.example import Example, normalised
 from foretune.data.minhash import Shingles, buckets, signatures
+from foretune.data.reasoning import reasoned_answer
 
 NEAR = 0.8
 """Jaccard similarity from which texts are near-duplicates: one word changed in about twenty."""
@@ -84,7 +85,7 @@ def fields_of(example: Example) -> tuple[str, str, str]:
     label = "" if example.label is None else repr(example.label)
     if example.label is not None or (example.turns and example.turns[0].role == "text"):
         return normalised(example.prompt), "", label
-    return normalised(example.prompt), normalised(example.answer), label
+    return normalised(example.prompt), normalised(reasoned_answer(example)), label
 
 
 def clusters(examples: Sequence[Example], *, near: float | None = NEAR, seed: int = 0) -> Clusters:

@@ -29,6 +29,7 @@ from foretune.catalogue.models import ModelKind
 from foretune.data.encoder_inputs import cut_inputs
 from foretune.data.example import Example, Turn
 from foretune.data.layout import TurnLayout, encode_texts, layout_of, single_bos
+from foretune.data.reasoning import reasoning_as_text
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, label_text, where
 from foretune.data.template import Rendered, prompt_ids, render_rows
 from foretune.data.tools import as_text
@@ -235,7 +236,8 @@ def _fitted(
     for target, (begin, end) in zip(rendered.turns, rendered.spans, strict=True):
         if begin == start or begin > resume or head == start:  # the last turn; wholly kept; nothing was cut
             mask[begin:end] = True
-            said += len(example.turns[target].content.encode()) if end <= start + kept else 0
+            turn = example.turns[target]
+            said += len((turn.reasoning + turn.content).encode()) if end <= start + kept else 0
     mask[list(rendered.holes)] = False
     keep = np.r_[0:head, resume : start + kept]
     if kept < answer:
@@ -299,7 +301,7 @@ def _seq2seq(
     for i, example in enumerate(examples):
         if not example.targets and example.label is None:
             raise DataError("the row has no answer to train on.", place=where(example, first + i))
-    examples = [as_text(example) for example in examples]
+    examples = [reasoning_as_text(as_text(example)) for example in examples]
     inputs = cut_inputs(tokenizer, examples, context)
     answers = [example.answer if example.targets else label_text(example.label) for example in examples]
     decoded = tokenizer(text_target=answers, padding=False, truncation=False, verbose=False)["input_ids"]

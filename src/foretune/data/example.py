@@ -38,6 +38,8 @@ class Turn:
     content: str
     calls: tuple[Call, ...] = ()
     """Functions that an assistant's turn calls; its content ends with them as text (`foretune.data.tools`)"""
+    reasoning: str = ""
+    """What an assistant wrote for itself before its content (`foretune.data.reasoning`)"""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Example:
     @property
     def id(self) -> str:
         """A hash of what is trained on: turns, targets, label and tools (not of group, split or place)."""
-        said = [[[t.role, t.content] for t in self.turns], list(self.targets), self.label]
+        turns = [[t.role, t.content, t.reasoning] if t.reasoning else [t.role, t.content] for t in self.turns]
+        said = [turns, list(self.targets), self.label]
         return fingerprint([*said, self.tools] if self.tools else said)
 
     @property
@@ -74,6 +77,11 @@ class Example:
         if self.targets or [turn.role for turn in self.turns[-2:]] != ["user", "user"]:
             return None
         return "\n".join(turn.content for turn in self.turns[:-1]), self.turns[-1].content
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the last target turn reasons before it answers."""
+        return bool(self.targets) and bool(self.turns[self.targets[-1]].reasoning)
 
     @property
     def answer(self) -> str:
@@ -114,11 +122,13 @@ class Example:
 
 def _turn_json(turn: Turn) -> list[Any]:
     calls = [[call.name, call.arguments] for call in turn.calls]
+    if turn.reasoning:
+        return [turn.role, turn.content, calls, turn.reasoning]
     return [turn.role, turn.content, calls] if calls else [turn.role, turn.content]
 
 
-def _turn(role: Role, content: str, calls: Iterable[Iterable[str]] = ()) -> Turn:
-    return Turn(role, content, tuple(Call(*call) for call in calls))
+def _turn(role: Role, content: str, calls: Iterable[Iterable[str]] = (), reasoning: str = "") -> Turn:
+    return Turn(role, content, tuple(Call(*call) for call in calls), reasoning)
 
 
 def conversation(prompt: str, answer: str, **fields: Any) -> Example:

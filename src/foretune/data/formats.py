@@ -17,6 +17,7 @@ from foretune.data.columns import Columns, columns_of, has, value_of
 from foretune.data.conversations import Draft, from_messages, turns_of
 from foretune.data.example import Turn
 from foretune.data.problems import Refused
+from foretune.data.reasoning import reasoned
 from foretune.data.strict_json import described
 from foretune.data.tools import calling_turn, calls_of, looks_like_calls, offered, tool_column
 from foretune.errors import DataError, Place, UsageError
@@ -241,7 +242,7 @@ def _convert_pair(row: Raw, layout: Layout) -> Draft:
     if layout.tools and looks_like_calls(answer):
         said = calling_turn("", calls_of(answer))
     else:
-        said = Turn("assistant", _answer(row, layout.answer))
+        said = reasoned(Turn("assistant", _answer(row, layout.answer)))
     return _with_system(Draft((Turn("user", text), said), targets=(1,)), row, layout)
 
 

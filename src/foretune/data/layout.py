@@ -8,6 +8,7 @@ tokenizer, before any row is rendered. A template that cannot give an exact mask
 Models without a chat template (or ``plain=True``) use the plain layout of `foretune.data.template`.
 
 Whether a template knows tools is measured as well: it has to write the tools that are offered, a call and its result.
+So is how it writes reasoning before an answer, and with which of its variables.
 
 What this does not do: images, or repairing a template.
 """
@@ -17,13 +18,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import dropwhile, takewhile
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2.exceptions import TemplateError
 
 from foretune.data.example import Call, Example, Turn
+from foretune.data.reasoning import AS_TEXT, Reasoning, reasoning_as_text, without_reasoning
 from foretune.data.tools import as_text, calling_turn
 from foretune.data.tools import messages as with_calls
 from foretune.errors import ModelError
@@ -46,6 +48,7 @@ RENDER_ERRORS = (
 _QUESTION = "foretune question"
 _ANSWER = "foretune answer"
 _SYSTEM = "foretune system"
+_THOUGHT = "foretune reasoning"
 _TOOL, _VALUE, _RESULT = "foretune_tool", "foretune value", "foretune result"
 _TOOLS = json.dumps([{"type": "function", "function": {
     "name": _TOOL, "description": "Probe.",
@@ -56,6 +59,10 @@ _MARKERS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _VARIANTS: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": False}, {"thinking": False})
 """Template variables tried in turn: hybrid reasoning models may open a reasoning block in the inference prompt that
 an answer without reasoning does not have; their own switches turn it off."""
+_THINKING: tuple[dict[str, Any], ...] = ({}, {"enable_thinking": True}, {"thinking": True})
+"""Variables tried in turn for rows that reason."""
+_REASONING_KEY = "reasoning_content"
+"""The key by which published templates read reasoning."""
 _FIXED_DATE = "01 Jan 2026"
 """Given to templates that write today's date, so that the same rows give the same tokens on every day."""
 _PLAIN_REMEDY = "Use the plain layout (--plain), another model, or a corrected chat_template.jinja."
@@ -90,12 +97,17 @@ class TurnLayout:
     """All text that the template writes after the answer."""
     tools: bool = False
     """The template writes offered tools, calls and results; else they are put as text (`foretune.data.tools`)."""
+    reasoning: Reasoning | None = AS_TEXT
+    """How reasoning before an answer is written; None where the template mangles it, so that it is left out."""
     notes: tuple[str, ...] = ()
     """What a reader of the report should know."""
 
     def told(self, example: Example) -> Example:
-        """A row as this layout takes it: with its tools as such, or as text."""
-        return example if self.tools else as_text(example)
+        """A row as this layout takes it: tools and reasoning as such, or as text."""
+        example = example if self.tools else as_text(example)
+        if self.reasoning is None:
+            return without_reasoning(example)
+        return example if self.reasoning.key else reasoning_as_text(example)
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
@@ -127,23 +139,40 @@ def messages_of(turns: Sequence[Turn], layout: TurnLayout) -> list[dict[str, Any
     if not layout.system_role and len(turns) > 1 and turns[0].role == "system" and turns[1].role == "user":
         turns = [Turn("user", f"{turns[0].content}\n\n{turns[1].content}"), *turns[2:]]
     messages = with_calls(turns)
+    if layout.reasoning is not None and layout.reasoning.key:
+        for message, turn in zip(messages, turns, strict=True):
+            message |= {layout.reasoning.key: turn.reasoning} if turn.reasoning else {}
     if layout.blocks:
         return [{**message, "content": [{"type": "text", "text": message["content"]}]} for message in messages]
     return messages
 
 
-def given(layout: TurnLayout, tools: str) -> dict[str, Any]:
-    """What a template is given beside the conversation: its variables, and the row's tools where there are some."""
-    return {**layout.variables, **({"tools": json.loads(tools)} if tools else {})}
+def given(layout: TurnLayout, tools: str, *, reasons: bool = False) -> dict[str, Any]:
+    """What a template is given beside the conversation: its variables, those of reasoning where the answer
+    ``reasons``, and the row's tools where there are some."""
+    variables = layout.reasoning.variables if reasons and layout.reasoning is not None else layout.variables
+    return {**variables, **({"tools": json.loads(tools)} if tools else {})}
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], layout: TurnLayout, *, prompt: bool, tools: str = ""
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    layout: TurnLayout,
+    *,
+    prompt: bool,
+    tools: str = "",
+    reasons: bool = False,
 ) -> str:
-    """The template's text for ``turns``; with ``prompt`` it ends where the model begins to write."""
+    """The template's text for ``turns``; with ``prompt`` it ends where the model begins to write.
+
+    ``reasons``: whether the answer that is asked for, or stands last, reasons before it.
+    """
     return str(
         tokenizer.apply_chat_template(
-            messages_of(turns, layout), tokenize=False, add_generation_prompt=prompt, **given(layout, tools)
+            messages_of(turns, layout),
+            tokenize=False,
+            add_generation_prompt=prompt,
+            **given(layout, tools, reasons=reasons),
         )
     )
 
@@ -167,6 +196,7 @@ def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Tur
         )
     end = _end_of_turn(tokenizer, tail)
     system_role = _has_system_role(tokenizer, layout)
+    reasoning = _reasoning(tokenizer, layout)
     return TurnLayout(
         style="chat",
         end_id=_eos(tokenizer) if end is None else end,
@@ -181,6 +211,7 @@ def layout_of(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> Tur
         closing="" if end is None else tail.partition(str(tokenizer.convert_ids_to_tokens(end)))[0],
         tail=tail,
         tools=_knows_tools(tokenizer, layout, end),
+        reasoning=reasoning,
         notes=tuple(_notes(tokenizer, template, layout, lead, end, system_role)),
     )
 
@@ -300,6 +331,27 @@ def _knows_tools(tokenizer: PreTrainedTokenizerBase, layout: TurnLayout, end: in
         _TOOL in prompt and called.startswith(prompt) and _TOOL in behind and _VALUE in behind and ended
         and _RESULT in whole and _ANSWER in whole
     )  # fmt: skip
+
+
+def _reasoning(tokenizer: PreTrainedTokenizerBase, layout: TurnLayout) -> Reasoning | None:
+    """How the template writes reasoning: by its key, else as a part of the content, else not at all."""
+    shared = {name: value for name, value in layout.variables.items() if name == "date_string"}
+    thoughtful = Turn("assistant", _ANSWER, reasoning=_THOUGHT)
+    for key in (_REASONING_KEY, ""):
+        own = [{**shared, **thinking} for thinking in _THINKING] if key else []
+        for variables in (dict(layout.variables), *own):
+            tried = replace(layout, reasoning=Reasoning(key, variables, "", ""))
+            turns = tried.told(Example((Turn("user", _QUESTION), thoughtful), targets=(1,))).turns
+            try:
+                prompt = render(tokenizer, turns[:1], tried, prompt=True, reasons=True)
+                full = render(tokenizer, turns, tried, prompt=False, reasons=True)
+            except RENDER_ERRORS:
+                continue
+            behind = full[len(prompt) :]
+            if full.startswith(prompt) and behind.count(_THOUGHT) == behind.count(_ANSWER) == 1:
+                opening, _, rest = behind.partition(_THOUGHT)
+                return Reasoning(key, variables, opening, rest.partition(_ANSWER)[0])
+    return None
 
 
 def _notes(

@@ -22,6 +22,7 @@ from foretune.data.coloured import coloured
 from foretune.data.encode import EncodedRow, inference_ids
 from foretune.data.example import Example, Turn
 from foretune.data.layout import TurnLayout, control_texts, encode_texts, layout_of, single_bos
+from foretune.data.reasoning import AS_TEXT, REASONING_LEFT_OUT, any_reasoning, reasoning_as_text
 from foretune.data.row_label import LABELLED, as_conversation, is_text, label_number, where
 from foretune.data.template import bare_answer
 from foretune.data.tools import as_text, parts_of_calls, said_before, uses_tools
@@ -134,6 +135,10 @@ def check_encoding(
         report.notes += layout.notes
         if not layout.tools and any(map(uses_tools, examples)):
             report.notes.append(TOOLS_AS_TEXT)
+    if any(map(any_reasoning, examples)):
+        reasoning = AS_TEXT if layout is None else layout.reasoning
+        usual = {} if layout is None else layout.variables
+        report.notes.append(REASONING_LEFT_OUT if reasoning is None else reasoning.note(usual))
     if report.unknown_share > UNKNOWN_LIMIT:
         report.notes.append(f"{format_share(report.unknown_share)} of the tokens are unknown to the tokenizer")
     return report
@@ -177,7 +182,7 @@ class _Checker:
     def problem(self, example: Example, index: int, row: EncodedRow) -> str | None:
         """What is wrong with a row, or None; counts it when nothing is."""
         labelled = as_conversation(example) if self.task in LABELLED and self.kind != "encoder" else example
-        labelled = as_text(labelled) if self.layout is None else self.layout.told(labelled)
+        labelled = reasoning_as_text(as_text(labelled)) if self.layout is None else self.layout.told(labelled)
         problem = self._shape(row) or self._label(example, index, row)
         if problem is None and self.kind == "causal" and self.layout is not None:
             problem = self._text(labelled, row) if is_text(labelled) else self._answer(labelled, row, self.layout)
@@ -240,7 +245,7 @@ class _Checker:
         if not layout.markers and not row.target_mask[start:].all():
             return "a token inside the answer is not trained."
         trained = [token for token, mask in zip(target, row.target_mask[start:], strict=False) if mask]
-        problem = self._same_text(example.answer, trained, row, layout)
+        problem = self._same_text(_said(example.turns[example.targets[-1]], layout), trained, row, layout)
         return None if problem and self._calls(example.turns[example.targets[-1]], trained) else problem
 
     def _earlier_answers(self, example: Example, row: EncodedRow, layout: TurnLayout) -> bool:
@@ -250,7 +255,7 @@ class _Checker:
         """
         mask = np.concatenate([[False], row.target_mask[: row.prompt_length], [False]]).astype(np.int8)
         edges = np.flatnonzero(np.diff(mask)).reshape(-1, 2)
-        answers = [example.turns[turn].content for turn in example.targets[:-1]]
+        answers = [_said(example.turns[turn], layout) for turn in example.targets[:-1]]
         answers += [self._decode(ids) for ids in encode_texts(self.tokenizer, answers)] if len(edges) else []
         expected = {_bare(answer) for answer in answers}
         ends = layout.style == "chat" and layout.end_in_template
@@ -349,6 +354,11 @@ class _Checker:
             report.unknown_tokens += int((every == unknown).sum())
         prompt = "\n".join(said_before(turn) for turn in example.turns)
         report.control += any(text in prompt for text in self.control)
+
+
+def _said(turn: Turn, layout: TurnLayout) -> str:
+    """What a trained turn has to read: its answer, behind its reasoning as the template writes that."""
+    return turn.content if layout.reasoning is None else layout.reasoning.around(turn)
 
 
 def _bare(text: str) -> str:

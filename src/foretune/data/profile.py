@@ -18,6 +18,7 @@ import numpy as np
 
 from foretune.data.example import Example, Task, normalised, task_of
 from foretune.data.languages import is_code, language_of, scripts
+from foretune.data.reasoning import reasoned_answer
 from foretune.data.split import Splits
 from foretune.files import fingerprint
 
@@ -105,7 +106,7 @@ def profile(splits: Splits, *, count_tokens: Callable[[str], int] | None = None)
     train = splits.train
     sampled = _sampled(train)
     count = count_tokens or estimate_tokens
-    prompts, answers = [_prompt(row) for row in sampled], [row.answer for row in sampled]
+    prompts, answers = [_prompt(row) for row in sampled], [reasoned_answer(row) for row in sampled]
     prompt_counts, answer_counts = [count(text) for text in prompts], [count(text) for text in answers]
     texts = [f"{prompt}\n{answer}" for prompt, answer in zip(prompts, answers, strict=True)]
     languages = Counter(language_of(text) for text in texts)

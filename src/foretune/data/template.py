@@ -129,8 +129,9 @@ def _chat_texts(
     pairs = []
     for target in example.targets:
         try:
-            prompt = render(tokenizer, example.turns[:target], layout, prompt=True, tools=example.tools)
-            full = render(tokenizer, example.turns[: target + 1], layout, prompt=False, tools=example.tools)
+            more: Any = {"tools": example.tools, "reasons": bool(example.turns[target].reasoning)}
+            prompt = render(tokenizer, example.turns[:target], layout, prompt=True, **more)
+            full = render(tokenizer, example.turns[: target + 1], layout, prompt=False, **more)
         except RENDER_ERRORS as error:
             raise _refused(example, index, error) from error
         if not layout.end_in_template and layout.tail:
@@ -225,7 +226,7 @@ def _with_holes(
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
-            **given(layout, example.tools),
+            **given(layout, example.tools, reasons=example.reasons),
         )
         extra = len(full["input_ids"]) - len(single_bos(full["input_ids"], layout.bos))
         ids, mask = full["input_ids"][extra:], full["assistant_masks"][extra:]
@@ -265,7 +266,7 @@ def prompt_ids(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, 
                 tokenize=True,
                 add_generation_prompt=True,
                 return_dict=False,
-                **given(layout, example.tools),
+                **given(layout, example.tools, reasons=example.reasons),
             )
         except RENDER_ERRORS as error:
             raise _refused(example, index, error) from error
@@ -281,13 +282,14 @@ def stop_ids(tokenizer: PreTrainedTokenizerBase, *, plain: bool = False) -> tupl
 
 
 def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, layout: TurnLayout) -> str:
-    """The answer in generated ids: up to the first stop token, without special tokens and the template's lead.
+    """The answer in generated ids: up to the first stop token, without reasoning, special tokens and template's lead.
 
     The lead goes first, because it may hold special tokens with text between them (``<|channel|>final<|message|>``).
     """
     stops = {layout.end_id, tokenizer.eos_token_id}
     length = next((position for position, token in enumerate(ids) if token in stops), len(ids))
     text = bare_answer(_decoded(tokenizer, ids[:length]), layout)
+    text = text if layout.reasoning is None else layout.reasoning.left(text)
     for special in tokenizer.all_special_tokens:
         text = text.replace(str(special), "")
     return text.strip()

@@ -162,7 +162,7 @@ def as_text(example: Example) -> Example:
         if results and role == "user":  # results of one turn's calls, and what the user adds, are one turn
             turns[-1] = Turn("user", f"{turns[-1].content}\n{content}")
         else:
-            turns.append(Turn(role, content))
+            turns.append(Turn(role, content, reasoning=turn.reasoning))
         results = role == "user" and (results or turn.role == "tool")
         places.append(len(turns) - 1)
     return replace(example, turns=tuple(turns), targets=tuple(places[target] for target in example.targets), tools="")

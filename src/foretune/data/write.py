@@ -56,5 +56,6 @@ def as_row(row: Example) -> dict[str, Any]:
 
 
 def _message(turn: Turn, trained: bool) -> dict[str, Any]:
+    reasoning = {"reasoning_content": turn.reasoning} if turn.reasoning else {}
     untrained = {"weight": 0} if turn.role == "assistant" and not trained else {}
-    return {"role": turn.role, "content": turn.content, **untrained}
+    return {"role": turn.role, "content": turn.content, **reasoning, **untrained}

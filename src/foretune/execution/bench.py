@@ -23,6 +23,7 @@ from foretune.data.example import Example
 from foretune.data.keywords import Calibration
 from foretune.data.layout import TurnLayout, layout_of
 from foretune.data.mask_check import MaskReport, check_encoding
+from foretune.data.reasoning import AS_TEXT
 from foretune.data.tasks import task_number, with_tasks
 from foretune.data.template import answer_text, prompt_with_examples, stop_ids
 from foretune.errors import UsageError
@@ -151,6 +152,12 @@ class Bench:
             self.split(name)
         reports = {name: self.mask_reports[name] for name in splits}
         lines = [f"{name}: {line}" for name, report in reports.items() for line in report.counted()]
+        longest = max((report.longest_target for report in reports.values()), default=0)
+        if self.task.task == "generation" and self.kind != "encoder" and longest > self.most_answer_tokens:
+            lines.append(
+                f"answers have up to {longest:,} tokens, but at most {self.most_answer_tokens:,} are written when they "
+                "are compared (evaluation.max_answer_tokens, and half of the context)"
+            )
         return lines, list(dict.fromkeys(note for report in reports.values() for note in report.notes))
 
     @property
@@ -334,12 +341,13 @@ class Bench:
                 )
             written |= dict(zip(rows, answers, strict=True))
         texts = (written[i] for i in range(len(examples)))
-        return [None if ids is None else self._text(ids, layout) for ids in texts]
+        return [None if ids is None else self.text_of(ids, layout) for ids in texts]
 
-    def _text(self, ids: Sequence[int], layout: TurnLayout | None) -> str:
+    def text_of(self, ids: Sequence[int], layout: TurnLayout | None) -> str:
+        """The answer in ids that the model wrote; ``layout`` is a causal model's."""
         if layout is not None:
             return answer_text(ids, self.tokenizer, layout=layout)
-        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
+        return AS_TEXT.left(str(self.tokenizer.decode(list(ids), skip_special_tokens=True))).strip()
 
     @property
     def most_answer_tokens(self) -> int:

@@ -186,6 +186,7 @@ def _data(prepared: Prepared, probe: Mapping[str, Any]) -> r.DataInfo:
         rows={name: prepared.rows[name] for name in SPLITS},
         labels=prepared.task.labels,
         translation="-".join(prepared.task.model.languages or ()),
+        reasoning=facts.get("reasoning", 0.0),
         read=facts["read"],
         quarantined=facts["quarantined"],
         problems=tuple(facts["problems"]),

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from foretune.data.encode import inference_ids
 from foretune.data.example import Example, Turn
 from foretune.data.layout import layout_of
-from foretune.data.template import answer_text, stop_ids
+from foretune.data.reasoning import TO_COME
+from foretune.data.template import stop_ids
 from foretune.errors import UsageError
 from foretune.evaluation.streaming import write_one
 from foretune.execution.bench import Bench
@@ -55,9 +56,10 @@ class Conversation:
         temperature: float = 0.0,
         seed: int = 0,
         task: int | None = None,
+        reasons: bool = False,
     ) -> None:
         """``bench`` and ``adapted`` come from `systems.opened`; ``instruction`` is the system turn, ``task`` the number
-        of the task that a multi-task adapter answers for.
+        of the task that a multi-task adapter answers for. With ``reasons`` what is fed asks for reasoning.
 
         Raises `UsageError` for an instruction to an encoder–decoder, which has no place for it.
         """
@@ -69,6 +71,7 @@ class Conversation:
         self._temperature, self._task = temperature, task
         self._generator = torch_generator(seed, "chat")
         self._layout = layout_of(bench.tokenizer, plain=bench.task.plain_template) if bench.kind == "causal" else None
+        self._thought = TO_COME if reasons else ""
         self._exchanges: list[tuple[str, str]] = []
 
     def ask(self, question: str, on_text: Callable[[str], None] = lambda piece: None) -> Reply:
@@ -125,8 +128,8 @@ class Conversation:
                 on_token=on_token, temperature=self._temperature, generator=self._generator,
             )  # fmt: skip
         answer = self._text(ids)
-        if answer.startswith(shown):
-            on_text(answer[len(shown) :])
+        # what was shown may turn out to be reasoning, where the prompt has opened it and its end has come by now
+        on_text(answer[len(shown) :] if answer.startswith(shown) else f"\n\n{answer}")
         return Reply(question, answer, by, len(ids), complete, forgotten)
 
     def _prompt(self, question: str, before: list[tuple[str, str]], limit: int) -> tuple[NDArray[np.int32], int]:
@@ -146,16 +149,15 @@ class Conversation:
 
     def _example(self, question: str, before: list[tuple[str, str]]) -> Example:
         said = [turn for asked, told in before for turn in (Turn("user", asked), Turn("assistant", told))]
-        turns = (*self._system, *said, Turn("user", question), Turn("assistant", ""))
+        turns = (*self._system, *said, Turn("user", question), Turn("assistant", "", reasoning=self._thought))
         return Example(turns, targets=(len(turns) - 1,))
 
     def _text(self, ids: list[int]) -> str:
-        if self._layout is not None:
-            return answer_text(ids, self._bench.tokenizer, layout=self._layout)
-        return str(self._bench.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return self._bench.text_of(ids, self._layout)
 
     def _opens(self, text: str) -> bool:
-        """Whether ``text`` may be the beginning of what the template itself writes before an answer."""
-        return (
-            self._layout is not None and bool(self._layout.lead.strip()) and self._layout.lead.strip().startswith(text)
-        )
+        """Whether ``text`` may be the beginning of what stands before an answer: the template's own, or reasoning."""
+        if self._layout is None:
+            return False
+        marks = [self._layout.lead, "" if self._layout.reasoning is None else self._layout.reasoning.opening]
+        return any(mark.strip().startswith(text) for mark in marks if mark.strip())

@@ -169,5 +169,6 @@ def _facts(spec: FitSpec, found: ReadResult, splits: Splits) -> dict[str, Any]:
         "problems": [f"{problem.place}: {problem.what}" for problem in found.problems[:5]],
         "notes": list(found.notes),
         "split": list(splits.report.notes),
+        "reasoning": sum(row.reasons for row in splits.train) / max(1, len(splits.train)),
         "profile": profile(splits).to_json(),
     }

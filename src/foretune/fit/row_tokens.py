@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from foretune.catalogue.models import ModelKind
 from foretune.cost.operations import RowTokens
+from foretune.data.reasoning import reasoned_answer
 from foretune.data.row_label import asked
 from foretune.data.tools import as_text
 from foretune.errors import ModelError, Place
@@ -55,7 +56,7 @@ def count_tokens(
 
     sample = [as_text(example) for example in _sample(examples, seed)]
     prompts = [_prompt(example) for example in sample]
-    answers = [example.answer if example.targets else "" for example in sample]
+    answers = [reasoned_answer(example) if example.targets else "" for example in sample]
     head = 0.0
     if tokenizer is None:
         read = [
@@ -116,7 +117,7 @@ def _sample(examples: Sequence[Example], seed: int) -> list[Example]:
         chosen = [chosen[int(i)] for i in order]
     spent = 0
     for position, example in enumerate(chosen):
-        spent += sum(len(turn.content) for turn in example.turns)
+        spent += sum(len(turn.content) + len(turn.reasoning) for turn in example.turns)
         if spent > _SAMPLE_CHARACTERS:
             return chosen[: position + 1]
     return chosen

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from foretune.catalogue.languages import Languages, parse_pair
 from foretune.catalogue.models import ModelKind, ModelReference
 from foretune.data.example import Example, Turn
+from foretune.data.reasoning import TO_COME
 from foretune.data.row_label import LABELLED, asked
 from foretune.data.translation import instructed, prefix_for
 from foretune.errors import ModelError, Place, UsageError
@@ -159,7 +160,8 @@ def predict_rows(
     encoder = _reference(source, name, settings).kind == "encoder"
     task = _label_task(source, name, settings) if encoder else "generation"
     label = _labels(source, name, settings)[0] if task == "classification" else 0.0
-    examples = [_unanswered(prompt, label if encoder else None) for prompt in prompts]
+    reasons = known_reasoning(name)
+    examples = [_unanswered(prompt, label if encoder else None, reasons) for prompt in prompts]
     if tasks:
         examples = [replace(example, task=task) for example, task in zip(examples, tasks, strict=True)]
     with opened(name, examples, task, base=base, settings=settings) as (bench, adapted):
@@ -197,14 +199,20 @@ def known_task(name: str) -> str | None:
     return read_record(Path(name)).data.task if (Path(name) / RESULT).is_file() else None
 
 
-def _unanswered(prompt: str | tuple[str, str] | Example, label: str | float | None) -> Example:
+def known_reasoning(name: str) -> bool:
+    """Whether the run behind ``name`` was mostly trained to reason before it answers; False where no record says."""
+    return read_record(Path(name)).data.reasoning > 0.5 if (Path(name) / RESULT).is_file() else False
+
+
+def _unanswered(prompt: str | tuple[str, str] | Example, label: str | float | None, reasons: bool) -> Example:
     """A prompt as a row. A classifier's row needs a label, which is not read."""
     if not isinstance(prompt, Example):
         prompt = Example(tuple(Turn("user", text) for text in ((prompt,) if isinstance(prompt, str) else prompt)))
     if label is not None:
         return replace(prompt, label=label)
     turns = asked(prompt.turns)
-    return replace(prompt, turns=(*turns, Turn("assistant", "")), targets=(len(turns),))
+    answer = Turn("assistant", "", reasoning=TO_COME if reasons else "")
+    return replace(prompt, turns=(*turns, answer), targets=(len(turns),))
 
 
 def _label_task(source: Source | None, name: str, settings: Settings) -> str:

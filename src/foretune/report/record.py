@@ -92,6 +92,8 @@ class DataInfo:
     """Class names in their fixed order, for classification."""
     translation: str = ""
     """Source and target of a translation, like ``en-de``."""
+    reasoning: float = 0.0
+    """Share of the training rows that reason before they answer."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from foretune.data.reasoning import reasoned_answer
 from foretune.seeding import generator
 from foretune.selection.base import BlockMap, Request, Selection
 from foretune.selection.declared import Declared
@@ -36,5 +37,5 @@ class Longest(Declared):
         if request.settings(self.name)["unit"] == "tokens" and request.bench is not None:
             lengths = [row.targets for row in request.bench.encode(request.examples)]
         else:
-            lengths = [len(row.answer) for row in request.examples]
+            lengths = [len(reasoned_answer(row)) for row in request.examples]
         return self.by_score(request, np.asarray(lengths, dtype=np.float64))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from foretune.catalogue.selection import Pool, SelectorDeclaration, Work
 from foretune.catalogue.selectors import SELECTORS
 from foretune.catalogue.space import Space
+from foretune.data.reasoning import reasoned_answer
 from foretune.selection.base import Cost, Request, Selection, Speeds
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -57,7 +58,7 @@ def pool_of(request: Request) -> Pool:
     """The sizes of a request, with tokens estimated from characters."""
     rows = request.examples
     prompts = sum(len(row.prompt) for row in rows) / CHARACTERS_PER_TOKEN
-    answers = sum(len(row.answer) for row in rows) / CHARACTERS_PER_TOKEN
+    answers = sum(len(reasoned_answer(row)) for row in rows) / CHARACTERS_PER_TOKEN
     count = max(1, len(rows))
     width = 0
     if request.bench is not None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from foretune.catalogue.selection import Keep, Stage, needed, parse
 from foretune.data.example import Example
+from foretune.data.reasoning import reasoned_answer
 from foretune.errors import DataError, UsageError
 from foretune.selection.base import BlockMap, Cost, Request, Selection
 from foretune.selection.blocks import SerialBlocks
@@ -100,7 +101,7 @@ def answer_tokens(request: Request) -> list[int]:
     from foretune.selection.declared import CHARACTERS_PER_TOKEN
 
     if request.bench is None:
-        return [max(1, round(len(row.answer) / CHARACTERS_PER_TOKEN)) for row in request.examples]
+        return [max(1, round(len(reasoned_answer(row)) / CHARACTERS_PER_TOKEN)) for row in request.examples]
     able = usable(request.examples)
     encoded = request.bench.encode([request.examples[i] for i in able.rows])
     counted = dict(zip(able.rows, (row.targets for row in encoded), strict=True))
