@@ -150,7 +150,7 @@ def tested(outcome: Outcome) -> tuple[dict[str, Score], list[tuple[str, int, dic
     }
     winner = outcome.candidates[0]
     found = [(str(winner["run"]), int(winner["step"]), scored["winner"])]
-    default = next((run for run in outcome.runs if run.arm == "default"), None)
+    default = next((run for run in outcome.runs if run.is_default), None)
     if default is not None and "default" in scored:
         steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
         found.append((default.id, steps.get(default.id, default.step), scored["default"]))
@@ -237,7 +237,7 @@ def _trial(run: Run, outcome: Outcome, winner: Mapping[str, Any]) -> r.Trial:
         curve=tuple(curve),
         best_step=winner["step"] if is_winner else None,
         trainable_parameters=trainable_parameters(outcome.plan.model.shapes, run.config)[0],
-        is_default=run.arm == "default",
+        is_default=run.is_default,
         is_winner=is_winner,
         detail=run.detail,
     )

@@ -34,7 +34,6 @@ class Seen:
 
 
 AFTER_PROBE = ", after the probe"
-DEFAULT_ARM = "default"
 DEFAULT_RUN_NAME = f"{DEFAULT_RUN} run"
 
 
@@ -62,7 +61,7 @@ def forecast_rows(seen: Seen) -> tuple[ForecastRow, ...]:
 def _first_runs(runs: Sequence[Run]) -> list[tuple[str, Run]]:
     """The run whose seconds were forecast, by what it is called: the default LoRA, or the only one; or none."""
     timed = [run for run in runs if run.step and run.train_s + run.eval_s > 0]
-    default = [(DEFAULT_RUN_NAME, run) for run in timed if run.arm == DEFAULT_ARM]
+    default = [(DEFAULT_RUN_NAME, run) for run in timed if run.is_default]
     return default[:1] or [(ONLY_RUN, run) for run in timed if len(runs) == 1]
 
 

@@ -176,5 +176,5 @@ def _carry_out(session: Session) -> RunRecord:
 
 def _default(search: Search) -> Finalist | None:
     """The default LoRA with the step that speaks for it, also where what the user fixed keeps it from winning."""
-    runs = [run for run in search.core.runs if run.arm == "default"]
+    runs = [run for run in search.core.runs if run.is_default]
     return next(iter(finalists(runs, search.strategy.metric)), None)

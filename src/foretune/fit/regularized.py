@@ -22,7 +22,7 @@ def regularizer_notes(runs: Sequence[Run], winner: Mapping[str, Any], device: st
     notes = [f"Regularizers, composed in this order: {text}."]
     if chosen.detail:
         notes.append(f"What they did: {chosen.detail}.")
-    default = next((run for run in runs if run.arm == "default" and run.id != chosen.id), None)
+    default = next((run for run in runs if run.is_default and run.id != chosen.id), None)
     if default is not None and (ratio := _ratio_of_a_token(chosen, default, device)) is not None:
         notes.append(f"A token took {ratio} that it took in the default LoRA, without them.")
     return notes

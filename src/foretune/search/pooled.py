@@ -13,7 +13,7 @@ from foretune.search.encoding import Floats, Indices
 from foretune.search.fidelity import RUNG_PERCENT, level_step
 from foretune.search.horizon import early_level
 from foretune.search.ranking import Finalist, agreeing, finalists
-from foretune.search.runs import Run, Start, View
+from foretune.search.runs import DEFAULT_ARM, Run, Start, View
 from foretune.search.task_prior import TaskPrior, share_of_rows
 from foretune.search.types import Done
 
@@ -67,7 +67,7 @@ class Pooled:
         if not view.affords(self.baseline, 0, self.horizon, new=True):
             return Done("the budget does not cover the default LoRA")
         why = "the default LoRA, trained in whole: what every other configuration is compared with"
-        return Start(self.baseline, self.horizon, self.horizon, "default", why)
+        return Start(self.baseline, self.horizon, self.horizon, DEFAULT_ARM, why)
 
     def may_start(self, view: View) -> bool:
         """Whether another run is allowed."""

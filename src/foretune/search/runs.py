@@ -22,6 +22,9 @@ Cost = Callable[[Mapping[str, Any], int, int], float]
 Curve = dict[int, Mapping[str, Score]]
 """Scores by step."""
 
+DEFAULT_ARM = "default"
+"""The arm of the default LoRA, which is compared with whatever is chosen."""
+
 
 @dataclass
 class Run:
@@ -45,6 +48,11 @@ class Run:
     tokens: int = 0
     peak_bytes: int = 0
     detail: str = ""
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the default LoRA's."""
+        return self.arm == DEFAULT_ARM
 
     @property
     def failed(self) -> bool:

@@ -45,7 +45,7 @@ from foretune.search.ranking import (
     ranking_at,
     score_at,
 )
-from foretune.search.runs import Continue, Cost, Proposal, Run, Start, View
+from foretune.search.runs import DEFAULT_ARM, Continue, Cost, Proposal, Run, Start, View
 from foretune.search.types import Done, Wait
 
 REDUCTION = 2
@@ -132,7 +132,7 @@ class ZeroShot:
             why = f"{self.portfolio[0].why}; in whole, as the budget holds no comparison"
             return Start(self.baseline, self.horizon, self.horizon, "portfolio", why)
         why = "the default LoRA, trained in whole: what every other configuration is compared with"
-        return Start(self.baseline, self.horizon, self.horizon, "default", why)
+        return Start(self.baseline, self.horizon, self.horizon, DEFAULT_ARM, why)
 
     def _may_start(self, view: View) -> bool:
         return self.max_trials is None or len(view.runs) < self.max_trials
