@@ -167,19 +167,8 @@ def plan(
     """
     given = {"data.path": None if data is None else str(data), "model.source": model, "budget.time": time,
              "budget.price_per_hour": price_per_hour, **(options or {})}  # fmt: skip
-    resolution = resolve(file=config, sets=list(sets), options=given)
     machine = machine or _detected()
-    facts = find_model(resolution.spec.model.source, revision=resolution.spec.model.revision)
-    _check_kind(resolution.spec, facts)
-    resolution, share_said = with_trainable_share(resolution, facts.shapes)
-    check_method(resolution, facts.shapes)
-    rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
-    _check_task(facts, rows)
-    check_search(resolution, facts.shapes)
-    if (earlier := resolution.spec.search.warm_start) is not None:
-        finished_runs(Path(earlier))
-    _check_regularizers(resolution, facts, rows)
-    check_selection(resolution.spec, facts.shapes.kind)
+    resolution, facts, rows, share_said = _understood(resolve(file=config, sets=list(sets), options=given))
     train_rows = kept_rows(resolution.fixed_training(), rows.train)
     device = device_of(resolution.spec, machine)
     rules = advice_for(resolution.spec, facts.shapes, task=rows.task, format=rows.format, rows=train_rows)
@@ -227,6 +216,25 @@ def plan(
         ),
         keeping,
     )  # fmt: skip
+
+
+def _understood(resolution: Resolution) -> tuple[Resolution, ModelFacts, PlannedRows, str]:
+    """The settings with their trainable share solved, the model and the rows, and what was said of the share.
+
+    Whatever does not go together is refused here.
+    """
+    facts = find_model(resolution.spec.model.source, revision=resolution.spec.model.revision)
+    _check_kind(resolution.spec, facts)
+    resolution, share_said = with_trainable_share(resolution, facts.shapes)
+    check_method(resolution, facts.shapes)
+    rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
+    _check_task(facts, rows)
+    check_search(resolution, facts.shapes)
+    if (earlier := resolution.spec.search.warm_start) is not None:
+        finished_runs(Path(earlier))
+    _check_regularizers(resolution, facts, rows)
+    check_selection(resolution.spec, facts.shapes.kind)
+    return resolution, facts, rows, share_said
 
 
 def _detected() -> Machine:
