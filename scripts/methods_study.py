@@ -11,13 +11,17 @@ Without ``--docs`` the page is printed.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from foretune.evaluation.paired import LEAST_REPETITIONS, paired_interval
 from foretune.files import read_json, write_text
 from foretune.report.text import markdown_table
 from foretune.study import gates, margins
-from foretune.study.outputs import Results, material_of, results_of
+from foretune.study.gaps import outcome
+from foretune.study.outputs import Material, Results, material_of, results_of
 from foretune.study.summary import Summary
 from foretune.study.tables import HEADING, remarks, tables
 
@@ -31,6 +35,16 @@ QUESTIONS = (
     ("no-lora", "The edit without the LoRA branch"),
 )
 """What the study was made to answer, in the order of the summary."""
+COMPARED = (
+    (THIRD, "lora-equal", "LoRATRF against LoRA, both with a third fewer parameters"),
+    ("clamp-cos", EQUAL, "the public code's gate, clamp_cos, against cos_scaled"),
+    ("mean-hidden", EQUAL, "task vectors from hidden states against drawn ones"),
+    ("mean-hidden", "clamp-cos", "task vectors from hidden states against clamp_cos"),
+    ("no-gate", EQUAL, "no gate against cos_scaled"),
+    ("no-lora", EQUAL, "no LoRA branch against both"),
+    ("lora-sum", EQUAL, "LoRA of both ranks together against LoRATRF"),
+)
+"""Arm, the arm that it is compared with, and why: what is asked beside the comparison with LoRA."""
 
 
 def findings(summary: Summary, standings: Sequence[margins.Standing]) -> list[str]:
@@ -48,6 +62,51 @@ def findings(summary: Summary, standings: Sequence[margins.Standing]) -> list[st
         )
         found.append(f"**{words}** (`{arm}`) against LoRA over all tasks: {pooled[arm].claim}. {within}.")
     return found
+
+
+def compared(material: Material) -> list[list[str]]:
+    """Rows of `COMPARED`: pairs of task and seed, with a 95 % interval (Student's); not corrected for their number."""
+    losses = {
+        (one["arm"], one["task"], one["seed"]): value for one in material.lines if (value := outcome(one)) is not None
+    }
+    rows = []
+    for arm, other, words in COMPARED:
+        units = [(task, seed) for name, task, seed in losses if name == arm and (other, task, seed) in losses]
+        if len(units) >= LEAST_REPETITIONS:
+            mean, low, high = paired_interval([losses[arm, *unit] - losses[other, *unit] for unit in units])
+            rows.append([words, f"{arm} − {other}", str(len(units)), f"{mean:+.4f} ({low:+.4f} to {high:+.4f})"])
+    return rows
+
+
+def on_one_machine(material: Material) -> Material:
+    """The same without runs whose control ran on another machine: what the same run gives there differs by rounding."""
+    homes = {
+        (one["model"], one["pair"]): one["machine"] for one in material.lines if one["arm"] == material.grid.control
+    }
+    kept = [one for one in material.lines if homes.get((one["model"], one["pair"])) == one["machine"]]
+    return replace(material, lines=tuple(kept))
+
+
+def machines(material: Material, standings: Sequence[margins.Standing]) -> list[str]:
+    """Where the runs were made on several machines: what is left when pairs lie on one; nothing where all did."""
+    counted = Counter(one["machine"] for one in material.lines)
+    if len(counted) < 2:
+        return []
+    single = on_one_machine(material)
+    narrow = {(one.arm, one.start): one for one in margins.standings(single) if one.task == margins.OVER_TASKS}
+    rows = []
+    for one in standings:
+        other = narrow.get((one.arm, one.start))
+        if one.task == margins.OVER_TASKS and other is not None:
+            both = [f"{each.lost:+.1%} ({each.low:+.1%} to {each.high:+.1%}), {each.verdict}" for each in (one, other)]
+            rows.append([one.arm, one.start, f"{one.pairs}, {other.pairs}", *both])
+    said = ", ".join(map(str, sorted(counted.values(), reverse=True)))
+    return [
+        "## Pairs on one machine",
+        f"The runs were made on {len(counted)} machines ({said} runs). A run differs between machines by rounding, so "
+        f"here are figures over all tasks beside those of the {len(single.lines)} runs whose control ran there too.",
+        markdown_table(["arm", "gain over", "pairs, of one machine", "all pairs", "pairs on one machine"], rows),
+    ]
 
 
 def page(found: Results) -> str:
@@ -81,6 +140,12 @@ def page(found: Results) -> str:
     gated = gates.gate_rows(material.lines)
     if gated:
         parts += ["## How open the gates stood on the test rows", markdown_table(gates.HEADING, gated)]
+    if between := compared(material):
+        parts += ["## Between LoRATRF and its controls",
+                  f"Differences in {summary.primary} over pairs of task and seed, less is better; these looks were not "
+                  "planned one by one and are not corrected for their number.",
+                  markdown_table(["question", "difference", "pairs", "mean, 95 %"], between)]  # fmt: skip
+    parts += machines(material, standings)
     parts.append("## Every arm against LoRA")
     for caption, rows in tables(summary):
         parts += [f"**{caption}**", markdown_table(HEADING, rows)]
