@@ -268,6 +268,8 @@ def test_reasoning(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     assert any("evaluation.max_answer_tokens" in line for line in record.data.encoding), "8 tokens hold no such answer"
     answers = read_json(tmp_path / "run" / "answers" / "test-winner.json")["answers"]
     assert {answer["reference"] for answer in answers} <= {row["answer"] for row in tiny.questions(40)}
+    thought = len("As it always was.")
+    assert all(answer["bytes"] > thought + len(answer["reference"]) for answer in answers), "losses per byte count it"
     assert known_reasoning(str(tmp_path / "run")) and not known_reasoning(str(tmp_path))
 
 

@@ -304,7 +304,9 @@ class Bench:
             done = [score.row for score in scores]
             written = self.write(network, [examples[i] for i in done], on_chunk)
             texts = dict(zip(done, written, strict=True))
-        return [self._answer(part.examples[score.row], score, texts.get(score.row)) for score in scores]
+        return [
+            self._answer(part.examples[score.row], rows[score.row], score, texts.get(score.row)) for score in scores
+        ]
 
     def write(
         self, network: Network, examples: Sequence[Example], on_chunk: Callable[[int], bool] = lambda done: True
@@ -363,7 +365,7 @@ class Bench:
             return self.most_answer_tokens
         return min(self.most_answer_tokens, max(FEWEST_ANSWER_TOKENS, ANSWER_FACTOR * max(lengths)))
 
-    def _answer(self, example: Example, score: RowScore, text: str | None) -> Answer:
+    def _answer(self, example: Example, row: EncodedRow, score: RowScore, text: str | None) -> Answer:
         prediction = text
         if self.kind == "encoder" and score.prediction is not None:
             named = self.task.task == "classification"
@@ -375,7 +377,7 @@ class Bench:
             prediction=prediction,
             nll=score.nll,
             tokens=score.tokens,
-            bytes=len(example.answer.encode()),
+            bytes=len(example.answer.encode()) if self.kind == "encoder" else row.answer_bytes,
             probability=score.probability,
         )
 
