@@ -40,7 +40,7 @@ ours), so the rule's rate stays right.
 `attention.q`, `/regular expression/`, joined by `&`, `|`, `!` and brackets.
 
 How LoRATRF, DoRA, LoReFT, adapters, (IA)³ and full tuning did beside LoRA on three tasks, each at rates of its own, is
-in [a study](methods-study.md): none is better than LoRA.
+in [a study](methods-study.md).
 
 In the counts, r is the knob, i and o are a linear layer's inputs and outputs (the sum is over all adapted layers), d
 the hidden width, f the inner width, L the number of layers, T tasks, n positions or parts. *Rate* is the learning rate

@@ -64,8 +64,11 @@ def section(name: str, summary: Mapping[str, Any]) -> Iterator[str]:
     rows = []
     for who in sorted(found, key=lambda who: found[who]["at"][places[1]][0]):
         cells = [found[who]["first"], *(found[who]["at"][place] for place in places), found[who]["area"]]
-        rows.append([who, *map(text, cells)])
-    yield markdown_table(["contestant", "first whole run", *(f"{share:.0%} of B" for share in SHARES), "area"], rows)
+        paired = [text(found[who]["ours_minus"][place]) if who != OURS else "" for place in places]
+        rows.append([who, *map(text, cells), *paired])
+    at = [f"{share:.0%} of B" for share in SHARES]
+    ours = [f"{OURS} minus it, {share:.0%}" for share in SHARES]
+    yield markdown_table(["contestant", "first whole run", *at, "area", *ours], rows)
     yield ""
     yield from bars(found, places, floor or 0.0)
 

@@ -183,7 +183,7 @@ def test_reasoning_is_no_part_of_the_answer(
             return ids, True
 
         monkeypatch.setattr("foretune.fit.conversation.write_one", said)
-        monkeypatch.setattr(conversation, "_text", lambda ids: reasoning.left(written[: len(ids)]).strip())
+        monkeypatch.setattr(conversation, "_text", lambda ids: reasoning.answer_in(written[: len(ids)]).strip())
         pieces: list[str] = []
         assert conversation.ask("what comes?", pieces.append).answer == "Eight."
         assert ("".join(pieces).startswith(begins) and "".join(pieces).endswith(ends)) and len(pieces) > 3

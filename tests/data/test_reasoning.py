@@ -87,10 +87,13 @@ def test_a_mark_under_its_key_is_no_reasoning(tmp_path: Path) -> None:
 
 
 def test_what_a_model_writes_is_cut_behind_its_reasoning() -> None:
-    assert AS_TEXT.left(TEXT).strip() == "Eight." and AS_TEXT.left("Eight.") == "Eight."
-    assert AS_TEXT.left("<think>\nfour and") == "", "reasoning without an end is no answer"
+    assert AS_TEXT.answer_in(TEXT).strip() == "Eight." and AS_TEXT.answer_in("Eight.") == "Eight."
+    assert AS_TEXT.answer_in("<think>\nfour and") == "", "reasoning without an end is no answer"
     opened = Reasoning("reasoning_content", {}, "", "\n</think>\n\n")
-    assert opened.left(f"{THOUGHT}\n</think>\n\nEight.").strip() == "Eight." and opened.left("Eight.") == "Eight."
+    assert (
+        opened.answer_in(f"{THOUGHT}\n</think>\n\nEight.").strip() == "Eight."
+        and opened.answer_in("Eight.") == "Eight."
+    )
 
 
 def test_calls_may_be_reasoned_about(tmp_path: Path) -> None:
@@ -99,3 +102,12 @@ def test_calls_may_be_reasoned_about(tmp_path: Path) -> None:
     (row,) = reading(tmp_path, {"messages": [QUESTION, said]}).examples
     assert row.turns[1].calls and row.turns[1].reasoning == THOUGHT and row.answer.startswith("<tool_call>")
     assert Example.from_json(row.to_json()) == row
+
+
+def test_as_text_only_what_is_said_since_the_last_question_keeps_its_reasoning() -> None:
+    call = Turn("assistant", "calling", reasoning="I need a tool.")
+    turns = (*ROW.turns, Turn("user", "And three?"), call, Turn("tool", "12"), Turn("assistant", "Twelve."))
+    told = reasoning_as_text(Example(turns, targets=(1, 3, 5)))
+    assert told.turns[1] == Turn("assistant", "Eight.") and told.targets == (3, 5), "an earlier answer is not trained"
+    assert told.turns[3].content == "<think>\nI need a tool.\n</think>\n\ncalling" and told.turns[5] == turns[5]
+    assert reasoning_as_text(told) is told

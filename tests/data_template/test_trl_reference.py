@@ -104,12 +104,13 @@ def test_a_published_template_gives_rows_with_reasoning_that_pass_the_check(name
     report = check_encoding([THOUGHT, LATER, ONE], rows, tokenizer, **SETTINGS)
     written = [row.ids[row.prompt_length :].tolist() for row in rows]
     assert [answer_text(ids, tokenizer, layout=layout) for ids in written] == ["four", "six", "two"]
-    assert all("two, two" in tokenizer.decode(written[0]) and row.answer_bytes >= 12 for row in rows[:1])
+    assert "two, two" in tokenizer.decode(written[0]) and rows[0].answer_bytes >= len("two, twofour")
     assert layout.reasoning is not None
     known = name.startswith(KNOW_REASONING) or name in ("qwen3", "qwen3_training")
     assert bool(layout.reasoning.key) is known
     assert layout.reasoning.note(layout.variables) in report.notes
     if not known:
+        assert "two, two" not in tokenizer.decode(rows[1].ids) and report.untrained_turns == 1
         return
     messages = [{"role": "user", "content": "2 + 2?"},
                 {"role": "assistant", "content": "four", "reasoning_content": "two, two"}]  # fmt: skip
@@ -118,9 +119,9 @@ def test_a_published_template_gives_rows_with_reasoning_that_pass_the_check(name
     variables = {"return_dict": False, **layout.reasoning.variables}
     fed = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, **variables)
     full = tokenizer.apply_chat_template(messages, **variables)
-    row, begun = rows[0], full.index(fed[-1])
-    assert row.ids[: row.prompt_length].tolist() == fed[len(fed) - row.prompt_length :] and begun >= 0
-    assert full[len(fed) : len(fed) + len(written[0])] == written[0] or not layout.end_in_template
+    ended = written[0] if layout.end_in_template else written[0][:-1]
+    assert rows[0].ids[: rows[0].prompt_length].tolist() == fed[len(fed) - rows[0].prompt_length :]
+    assert full[len(fed) : len(fed) + len(ended)] == ended
 
 
 @pytest.mark.parametrize("name", ["nemotron_3_nano", "qwen3_5_nothink"])
@@ -131,8 +132,7 @@ def test_rows_that_reason_are_rendered_with_the_variables_for_it(name):
     assert "rows that reason are rendered with" in layout.reasoning.note(layout.variables)
     waiting = [Example((THOUGHT.turns[0], Turn("assistant", "", reasoning=said)), targets=(1,)) for said in ("", "…")]
     plain, thinking = (tokenizer.decode(inference_ids(each, tokenizer)) for each in waiting)
-    assert plain.endswith("<think></think>") or plain.endswith("</think>\n\n") or "<think>" not in plain
-    assert thinking.rstrip().endswith("<think>")
+    assert plain.count("<think>") == plain.count("</think>") and thinking.rstrip().endswith("<think>")
 
 
 @pytest.mark.parametrize("name", sorted(OPENS_REASONING))

@@ -58,6 +58,11 @@ def test_a_replay_runs_reports_and_resumes(filled: Path) -> None:
     assert set(last["settings"]) == {"W=1", "W=2", "W=1, asking takes time", "W=2, asking takes time"}
     lines = read_lines(filled / "out" / "results.jsonl")
     assert len(lines) == 2 * 4 * 3
+    found = last["settings"]["W=1"]
+    assert found["transfer"]["ours_minus"] == [[0.0, 0.0, 0.0]] * 6
+    for mine, theirs, paired in zip(*(found[who]["at"] for who in ("transfer", "rule")), found["rule"]["ours_minus"],
+                                    strict=True):  # fmt: skip
+        assert paired[0] == pytest.approx(mine[0] - theirs[0], abs=1e-4) and paired[1] <= paired[0] <= paired[2]
     table = (filled / "out" / "table.md").read_text()
     assert "| transfer |" in table and "first run" in table
     assert "<svg" in (filled / "out" / "report.html").read_text()

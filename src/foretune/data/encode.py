@@ -301,7 +301,7 @@ def _seq2seq(
     for i, example in enumerate(examples):
         if not example.targets and example.label is None:
             raise DataError("the row has no answer to train on.", place=where(example, first + i))
-    examples = [reasoning_as_text(as_text(example)) for example in examples]
+    examples = [as_text(reasoning_as_text(example)) for example in examples]
     inputs = cut_inputs(tokenizer, examples, context)
     answers = [example.answer if example.targets else label_text(example.label) for example in examples]
     decoded = tokenizer(text_target=answers, padding=False, truncation=False, verbose=False)["input_ids"]

@@ -104,10 +104,11 @@ class TurnLayout:
 
     def told(self, example: Example) -> Example:
         """A row as this layout takes it: tools and reasoning as such, or as text."""
-        example = example if self.tools else as_text(example)
         if self.reasoning is None:
-            return without_reasoning(example)
-        return example if self.reasoning.key else reasoning_as_text(example)
+            example = without_reasoning(example)
+        elif not self.reasoning.key:
+            example = reasoning_as_text(example)
+        return example if self.tools else as_text(example)
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

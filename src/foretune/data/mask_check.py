@@ -182,7 +182,7 @@ class _Checker:
     def problem(self, example: Example, index: int, row: EncodedRow) -> str | None:
         """What is wrong with a row, or None; counts it when nothing is."""
         labelled = as_conversation(example) if self.task in LABELLED and self.kind != "encoder" else example
-        labelled = reasoning_as_text(as_text(labelled)) if self.layout is None else self.layout.told(labelled)
+        labelled = as_text(reasoning_as_text(labelled)) if self.layout is None else self.layout.told(labelled)
         problem = self._shape(row) or self._label(example, index, row)
         if problem is None and self.kind == "causal" and self.layout is not None:
             problem = self._text(labelled, row) if is_text(labelled) else self._answer(labelled, row, self.layout)
@@ -191,6 +191,7 @@ class _Checker:
             if problem is None and row.decoder_ids is not None:
                 problem = self._decoder(labelled, row)
         if problem is None:
+            self.report.untrained_turns += max(0, len(example.targets) - len(labelled.targets))
             self._count(labelled, row)
         return problem
 
@@ -358,7 +359,7 @@ class _Checker:
 
 def _said(turn: Turn, layout: TurnLayout) -> str:
     """What a trained turn has to read: its answer, behind its reasoning as the template writes that."""
-    return turn.content if layout.reasoning is None else layout.reasoning.around(turn)
+    return turn.content if layout.reasoning is None else layout.reasoning.written(turn)
 
 
 def _bare(text: str) -> str:

@@ -11,8 +11,8 @@ it, ``reasoning``, ``thinking``), or in front of the content between marks,
 
 Both are read alike. It is trained on, but is no part of the answer: answers are compared, shown and scored without it,
 and what a model writes is cut behind it. A chat template that has a place for reasoning is handed it by its key and
-writes it its own way (`foretune.data.layout`); most leave it out of earlier turns. Everywhere else it is text between
-the marks above.
+writes it its own way (`foretune.data.layout`); most leave it out of answers to earlier questions. Everywhere else it is
+text between the marks above, left out likewise.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Reasoning:
     between: str
     """What stands between the reasoning and the answer"""
 
-    def around(self, turn: Turn) -> str:
+    def written(self, turn: Turn) -> str:
         """A turn's reasoning and content as the template writes them."""
         if not turn.reasoning or not self.key:
             return turn.content
@@ -56,8 +56,8 @@ class Reasoning:
         """What a reader of the report should know; ``usual`` are the variables of rows that do not reason."""
         if not self.key:
             return (
-                "reasoning is trained as text between <think> and </think>, also where an earlier turn has it; answers "
-                "are compared without it"
+                "reasoning is trained as text between <think> and </think>; answers to earlier questions are written "
+                "without it, and then not trained, and answers are compared without it"
             )
         said = "reasoning is trained as the chat template writes it; answers are compared without it"
         if dict(usual) == dict(self.variables):
@@ -65,8 +65,8 @@ class Reasoning:
         shown = ", ".join(f"{name}={value}" for name, value in self.variables.items()) or "its default variables"
         return f"{said}; rows that reason are rendered with {shown}: serve it likewise"
 
-    def left(self, text: str) -> str:
-        """What is left of a model's ``text`` behind its reasoning; nothing where the reasoning has no end."""
+    def answer_in(self, text: str) -> str:
+        """The part of a model's ``text`` behind its reasoning; nothing where the reasoning has no end."""
         mark, opening = self.between.strip(), self.opening.strip()
         if mark and mark in text:
             return text.split(mark, 1)[1]
@@ -109,11 +109,21 @@ def any_reasoning(example: Example) -> bool:
 
 
 def reasoning_as_text(example: Example) -> Example:
-    """The row with the reasoning of its turns as part of their content; other rows unchanged."""
+    """The row with reasoning as part of what the assistant says since the last question; other rows unchanged.
+
+    Answers to earlier questions lose theirs, as in most chat templates and in what a chat sends back, and are then not
+    trained on: they would answer at once what has to be thought about.
+    """
     if not any_reasoning(example):
         return example
-    turns = (replace(turn, content=with_reasoning(turn), reasoning="") for turn in example.turns)
-    return replace(example, turns=tuple(turns))
+    end = example.targets[-1] if example.targets else len(example.turns)
+    asked = max((n for n, turn in enumerate(example.turns[:end]) if turn.role == "user"), default=-1)
+    turns = (
+        replace(turn, content=with_reasoning(turn) if n > asked else turn.content, reasoning="")
+        for n, turn in enumerate(example.turns)
+    )
+    targets = (n for n in example.targets if n > asked or not example.turns[n].reasoning)
+    return replace(example, turns=tuple(turns), targets=tuple(targets))
 
 
 def without_reasoning(example: Example) -> Example:

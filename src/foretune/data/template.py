@@ -289,7 +289,7 @@ def answer_text(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase, *, layou
     stops = {layout.end_id, tokenizer.eos_token_id}
     length = next((position for position, token in enumerate(ids) if token in stops), len(ids))
     text = bare_answer(_decoded(tokenizer, ids[:length]), layout)
-    text = text if layout.reasoning is None else layout.reasoning.left(text)
+    text = text if layout.reasoning is None else layout.reasoning.answer_in(text)
     for special in tokenizer.all_special_tokens:
         text = text.replace(str(special), "")
     return text.strip()

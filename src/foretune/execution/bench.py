@@ -349,7 +349,7 @@ class Bench:
         """The answer in ids that the model wrote; ``layout`` is a causal model's."""
         if layout is not None:
             return answer_text(ids, self.tokenizer, layout=layout)
-        return AS_TEXT.left(str(self.tokenizer.decode(list(ids), skip_special_tokens=True))).strip()
+        return AS_TEXT.answer_in(str(self.tokenizer.decode(list(ids), skip_special_tokens=True))).strip()
 
     @property
     def most_answer_tokens(self) -> int:

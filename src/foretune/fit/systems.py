@@ -34,7 +34,7 @@ from foretune.fit.prepare import write_split
 from foretune.methods.tuners.tasks import ATTRIBUTE, named_tasks
 from foretune.models.kinds import infer_kind
 from foretune.models.load import LoadedModel, load, locate, read_config
-from foretune.report.record import RESULT, read_record
+from foretune.report.record import RESULT, DataInfo, read_record
 
 SPLIT = "test"
 
@@ -190,18 +190,24 @@ def _instruction(reference: ModelReference, model: Any) -> str:
 
 def known_languages(name: str) -> Languages | None:
     """Source and target that the run behind ``name`` was trained to translate; None where no record says."""
-    pair = read_record(Path(name)).data.translation if (Path(name) / RESULT).is_file() else ""
-    return parse_pair(pair) if pair else None
+    data = _known_data(name)
+    return parse_pair(data.translation) if data is not None and data.translation else None
 
 
 def known_task(name: str) -> str | None:
     """The task that the run behind ``name`` was trained for; None where no record says."""
-    return read_record(Path(name)).data.task if (Path(name) / RESULT).is_file() else None
+    data = _known_data(name)
+    return None if data is None else data.task
 
 
 def known_reasoning(name: str) -> bool:
     """Whether the run behind ``name`` was mostly trained to reason before it answers; False where no record says."""
-    return read_record(Path(name)).data.reasoning > 0.5 if (Path(name) / RESULT).is_file() else False
+    data = _known_data(name)
+    return data is not None and data.reasoning > 0.5
+
+
+def _known_data(name: str) -> DataInfo | None:
+    return read_record(Path(name)).data if (Path(name) / RESULT).is_file() else None
 
 
 def _unanswered(prompt: str | tuple[str, str] | Example, label: str | float | None, reasons: bool) -> Example:

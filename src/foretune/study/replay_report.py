@@ -65,6 +65,7 @@ def _contestant(lines: Lines, who: str) -> dict[str, Any]:
         "covered": over_tasks(_by_task(own, lambda score: _number(score.get("covered")))).to_json(),
         "half": over_tasks(_by_task(own, lambda score: score["curve"][HALF])).to_json(),
         "against_ours": _wins(ours, own),
+        "ours_minus": [over_tasks(_ours_minus(ours, own, k)).to_json() for k in range(len(SHARES))],
         "searches": len(own),
         "ours_takes": _time_to(ours, float(curve[-1])),
         "curve": [round(float(value), 4) for value in curve],
@@ -83,28 +84,30 @@ def _middle(values: Sequence[float]) -> float | None:
 
 def _by_task(lines: Lines, value: Any) -> list[float]:
     """The mean of ``value`` over the seeds of each task."""
+    return list(_task_means(lines, value).values())
+
+
+def _task_means(lines: Lines, value: Any) -> dict[str, float]:
     grouped: dict[str, list[float]] = {}
     for line in lines:
         number = value(line["score"])
         if not math.isnan(number):
             grouped.setdefault(str(line["task"]), []).append(number)
-    return [float(np.mean(values)) for values in grouped.values()]
+    return {task: float(np.mean(values)) for task, values in grouped.items()}
+
+
+def _ours_minus(ours: Lines, other: Lines, place: int) -> list[float]:
+    """Differences of regret at ``SHARES[place]``, one a task that both searched."""
+    mine, theirs = (_task_means(lines, lambda score: score["at"][place]) for lines in (ours, other))
+    return [mine[task] - theirs[task] for task in mine if task in theirs]
 
 
 def _wins(ours: Lines, other: Lines) -> list[int] | None:
     """[tasks on which ours has the lower regret at a fifth of the budget, ties, losses]."""
-    place = SHARES.index(0.2)
-    tasks = {line["task"] for line in ours} & {line["task"] for line in other}
-    if not tasks:
+    gaps = _ours_minus(ours, other, SHARES.index(0.2))
+    if not gaps:
         return None
-    gaps = []
-    for task in tasks:
-        means = [
-            float(np.mean([line["score"]["at"][place] for line in lines if line["task"] == task]))
-            for lines in (ours, other)
-        ]
-        gaps.append(means[1] - means[0])
-    return [sum(gap > TIE for gap in gaps), sum(abs(gap) <= TIE for gap in gaps), sum(gap < -TIE for gap in gaps)]
+    return [sum(gap < -TIE for gap in gaps), sum(abs(gap) <= TIE for gap in gaps), sum(gap > TIE for gap in gaps)]
 
 
 def _time_to(ours: Lines, regret: float) -> float | None:
