@@ -20,7 +20,7 @@ from foretune.errors import TrainingError
 from foretune.experience.past import past_runs
 from foretune.files import folder_damage, read_json, read_lines
 from foretune.fit.job import FitResult
-from foretune.fit.systems import Settings, known_reasoning, predict_rows
+from foretune.fit.systems import ANSWER_TOKENS, Settings, known_answer_tokens, known_reasoning, predict_rows
 from foretune.report.record import RunRecord, read_record
 
 from .. import tiny
@@ -270,7 +270,10 @@ def test_reasoning(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     assert {answer["reference"] for answer in answers} <= {row["answer"] for row in tiny.questions(40)}
     thought = len("As it always was.")
     assert all(answer["bytes"] > thought + len(answer["reference"]) for answer in answers), "losses per byte count it"
-    assert known_reasoning(str(tmp_path / "run")) and not known_reasoning(str(tmp_path))
+    run = str(tmp_path / "run")
+    assert known_reasoning(run) and not known_reasoning(str(tmp_path))
+    assert record.data.answer_tokens == 8 and known_answer_tokens(run) == ANSWER_TOKENS == known_answer_tokens(".")
+    assert known_answer_tokens(run, 4) == 8, "what is asked later gets the room that the comparison had"
 
 
 def test_full_fine_tuning_leaves_a_whole_model(fast_fit: Callable[..., Any], tmp_path: Path) -> None:

@@ -171,6 +171,24 @@ def test_short_budgets_evaluate_fewer_rows_unless_told(tmp_path):
     assert told.resolution["evaluation.max_rows"] == 150
 
 
+def test_rows_that_reason_get_the_room_to_come_to_their_answers(tmp_path):
+    def room(thought, options=None, words=3):
+        turns = [{"role": "user", "content": "how many"}, {"role": "assistant", "content": "a " * words} | thought]
+        data = tmp_path / "thoughts.jsonl"
+        data.write_text("".join(json.dumps({"messages": turns, "number": i}) + "\n" for i in range(40)))
+        model = str(_model(tmp_path / "model", max_position_embeddings=4096))
+        found = plan(data, model=model, machine=MACHINE, matmul=lambda machine: 2.4e11, options=options or {})
+        return found.resolution.values["evaluation.max_answer_tokens"], found.request.evaluation.max_answer_tokens
+
+    long = {"reasoning_content": "so " * 300}
+    said, forecast = room(long)
+    assert said.value == forecast == 384 and "19 of 20 rows" in said.evidence, "1.25 × (300 + 3 + 1), in steps of 64"
+    assert room(long, {"evaluation.max_answer_tokens": 50})[1] == 50, "whoever chose is obeyed"
+    assert room({"reasoning_content": "so " * 20})[1] == 128, "what is enough stays"
+    assert room({}, words=300)[1] == 128, "a long answer that is cut can still be compared"
+    assert room({"reasoning_content": "so " * 3000})[1] == 2048
+
+
 def test_a_probe_is_asked_and_believed(tmp_path):
     seen = []
 

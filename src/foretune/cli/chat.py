@@ -18,6 +18,8 @@ from foretune.errors import ForetuneError, UsageError
 if TYPE_CHECKING:
     from foretune.fit.conversation import Conversation, Reply
 
+ANSWER_TOKENS = 256
+"""Longest answer where neither the user nor the run's record says: people ask for more than a test does"""
 HELP = "/base asks the untouched base the same, /reset forgets what was said, /quit ends."
 
 
@@ -32,7 +34,7 @@ def chat(
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; as in the run, at least 256.")] = None,
     context: Annotated[int, typer.Option(min=2, help="Longest prompt with its answer, in tokens.")] = 4096,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For a temperature above 0.")] = 0,
@@ -45,11 +47,12 @@ def chat(
     forgets what was said, /quit ends. Piped input is answered line by line.
     """
     from foretune.fit.conversation import Conversation
-    from foretune.fit.systems import Settings, known_reasoning, opened, task_of
+    from foretune.fit.systems import Settings, known_answer_tokens, known_reasoning, opened, task_of
 
     name, base = system_of(system, model, adapter)
     settings = Settings(
-        max_answer_tokens=max_tokens, context_tokens=context, plain_template=plain,
+        max_answer_tokens=max_tokens or known_answer_tokens(name, ANSWER_TOKENS),
+        context_tokens=context, plain_template=plain,
         languages=None if languages is None else parse_pair(languages),
     )  # fmt: skip
     typed = _is_terminal()

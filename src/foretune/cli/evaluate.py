@@ -44,7 +44,9 @@ def evaluate(
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest generated answer; as in the run, at least 128.")
+    ] = None,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
     answers: Annotated[Path | None, typer.Option(help="Also write the answers here, one JSON line a row.")] = None,

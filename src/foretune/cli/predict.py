@@ -36,7 +36,9 @@ def predict(
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,
-    answer_tokens: Annotated[int, typer.Option(min=1, help="Longest generated answer.")] = 128,
+    answer_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest generated answer; as in the run, at least 128.")
+    ] = None,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all answers.")] = False,

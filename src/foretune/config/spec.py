@@ -216,7 +216,7 @@ class EvaluationSettings(Section):
     generation: bool = True
     """Generate answers for tasks that are scored by them."""
     max_answer_tokens: Annotated[Count, Field(ge=1)] = 128
-    """Longest generated answer."""
+    """Longest generated answer; more where rows reason before they answer."""
 
 
 class OutputSettings(Section):

@@ -187,6 +187,7 @@ def _data(prepared: Prepared, probe: Mapping[str, Any]) -> r.DataInfo:
         labels=prepared.task.labels,
         translation="-".join(prepared.task.model.languages or ()),
         reasoning=facts.get("reasoning", 0.0),
+        answer_tokens=prepared.task.max_answer_tokens,
         read=facts["read"],
         quarantined=facts["quarantined"],
         problems=tuple(facts["problems"]),

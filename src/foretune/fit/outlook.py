@@ -7,6 +7,7 @@ row is read twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 _SCORED_METRICS = ("loss", "loss_per_byte")
 _EVALUATION_ROWS = (200, 100, 50, 25)
 _EVALUATION_SHARE = 0.4  # of a time budget that evaluations may take before they are cut
+_ROOM_TO_REASON = 1.25
+_ROOM_STEP = 64  # tokens
+_MOST_ROOM = 2048
 
 
 def evaluation_settings(spec: FitSpec, kind: str, task: str, validation_rows: int) -> EvaluationSettings:
@@ -49,6 +53,16 @@ def evaluation_settings(spec: FitSpec, kind: str, task: str, validation_rows: in
         rung_rows=effort.counts(validation_rows),
         rung_answers=ANSWERED_RUNGS * min(effort.answered_rows, validation_rows) if answers else 0,
     )
+
+
+def with_room_to_reason(resolution: Resolution, rows: PlannedRows) -> Resolution:
+    """``resolution`` with written answers long enough for rows that reason first: cut short, they would say nothing."""
+    usual, needed = resolution.spec.evaluation.max_answer_tokens, rows.count.reasoned
+    room = min(_MOST_ROOM, _ROOM_STEP * math.ceil(_ROOM_TO_REASON * needed / _ROOM_STEP))
+    if room <= usual:
+        return resolution
+    evidence = f"19 of 20 rows reason and answer in {needed:,} tokens at most"
+    return resolution.recommend({"evaluation.max_answer_tokens": Recommended(room, evidence)})
 
 
 def affordable_evaluation(

@@ -42,7 +42,13 @@ from foretune.fit.method_choice import (
     trainable_parameters,
     with_trainable_share,
 )
-from foretune.fit.outlook import affordable_evaluation, evaluation_settings, offered_in, with_horizon
+from foretune.fit.outlook import (
+    affordable_evaluation,
+    evaluation_settings,
+    offered_in,
+    with_horizon,
+    with_room_to_reason,
+)
 from foretune.fit.planned_rows import PlannedRows, planned_rows
 from foretune.fit.selected import check_selection, selection_work
 from foretune.fit.strategy import Outlook, check_search, planned_proposals
@@ -219,7 +225,7 @@ def plan(
 
 
 def _understood(resolution: Resolution) -> tuple[Resolution, ModelFacts, PlannedRows, str]:
-    """The settings with their trainable share solved, the model and the rows, and what was said of the share.
+    """The settings as model and rows complete them, the model and the rows, and what was said of the trainable share.
 
     Whatever does not go together is refused here.
     """
@@ -234,7 +240,7 @@ def _understood(resolution: Resolution) -> tuple[Resolution, ModelFacts, Planned
         finished_runs(Path(earlier))
     _check_regularizers(resolution, facts, rows)
     check_selection(resolution.spec, facts.shapes.kind)
-    return resolution, facts, rows, share_said
+    return with_room_to_reason(resolution, rows), facts, rows, share_said
 
 
 def _detected() -> Machine:

@@ -37,6 +37,8 @@ from foretune.models.load import LoadedModel, load, locate, read_config
 from foretune.report.record import RESULT, DataInfo, read_record
 
 SPLIT = "test"
+ANSWER_TOKENS = 128
+"""Longest written answer where neither the user nor the run's record says"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Settings:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    max_answer_tokens: int = 128
+    max_answer_tokens: int | None = None
+    """None is as in the run behind the system, at least `ANSWER_TOKENS`"""
     context_tokens: int = 2048
     plain_template: bool = False
     labels: tuple[str, ...] = ()
@@ -91,8 +94,8 @@ def opened(
         write_split(Path(folder) / f"{SPLIT}.jsonl", instructed(examples, _instruction(reference, loaded.model)))
         spec = TaskSpec(
             folder=folder, task=task, model=reference, metric="loss", labels=labels, device=settings.device,
-            context_tokens=_context(loaded, settings.context_tokens), max_answer_tokens=settings.max_answer_tokens,
-            plain_template=settings.plain_template,
+            context_tokens=_context(loaded, settings.context_tokens), plain_template=settings.plain_template,
+            max_answer_tokens=settings.max_answer_tokens or known_answer_tokens(name),
         )  # fmt: skip
         spec = replace(spec, tasks=_tasks(adapted, examples, name))
         bench = Bench(spec, loaded)
@@ -204,6 +207,12 @@ def known_reasoning(name: str) -> bool:
     """Whether the run behind ``name`` was mostly trained to reason before it answers; False where no record says."""
     data = _known_data(name)
     return data is not None and data.reasoning > 0.5
+
+
+def known_answer_tokens(name: str, least: int = ANSWER_TOKENS) -> int:
+    """How long the answers were that the run behind ``name`` wrote when it was compared; at least ``least``."""
+    data = _known_data(name)
+    return least if data is None else max(least, data.answer_tokens)
 
 
 def _known_data(name: str) -> DataInfo | None:

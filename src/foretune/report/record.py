@@ -94,6 +94,8 @@ class DataInfo:
     """Source and target of a translation, like ``en-de``."""
     reasoning: float = 0.0
     """Share of the training rows that reason before they answer."""
+    answer_tokens: int = 0
+    """Most tokens of an answer that was written for comparison; 0 where it is not known."""
 
 
 @dataclass(frozen=True)
