@@ -1,7 +1,8 @@
 """Code from outside: plugin files named with ``--plugin``, and packages that offer an entry point.
 
-A plugin registers what it brings when it is run: a method calls `foretune.methods.registry.add`. Packages name a module
-under the entry-point group ``foretune.plugins``. Nothing is looked for elsewhere, and nothing is run twice.
+A plugin registers what it brings when it is run: a method by `foretune.methods.registry.add`, a metric by
+`foretune.evaluation.metrics.own_metric`. Packages name a module under the entry-point group ``foretune.plugins``.
+Nothing is looked for elsewhere, and nothing is run twice.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def test_formats_endings_and_metrics_are_listed():
     section = text[text.index("## Row formats") : text.index("## Task")]
     assert re.findall(r"^\| `([a-z-]+)` \|", section, re.MULTILINE) == list(FORMATS)  # in the order of detection
     assert set(re.findall(r"`(\.[a-z]+)`", text[: text.index("## Row formats")])) == {*READERS, ".gz"}
-    metrics = text[text.index("`--metric` chooses") : text.index("## Bad rows")]
+    metrics = text[text.index("`--metric` chooses") : text.index("## A metric of your own")]
     assert set(re.findall(r"`([a-z_0-9]+)`", metrics)) == set(METRICS)
 
 

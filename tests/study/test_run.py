@@ -197,7 +197,7 @@ def test_the_cells_of_a_study_can_run_on_ray(
     grid = write_grid(tasks={"near": "near.jsonl"}, seeds=1)
     done = run("run", grid, "--output", places / "study", "--ray", "auto", "--workers", 2)
     assert done.exit_code == 0, done.output
-    assert asked == [{"address": "auto", "workers": 2}]
+    assert asked == [{"address": "auto", "workers": 2, "plugins": ()}]
     assert len(read_lines(places / "study" / "results.jsonl")) == 2
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from foretune.cli.options import AsJson
 from foretune.errors import UsageError
 
 app = typer.Typer(name="adapters", help="Stored adapters: combine them, describe their rows.", no_args_is_help=True)
@@ -25,7 +26,7 @@ def combine_adapters(
     temperature: Annotated[float, typer.Option(min=1e-3, help="With --like and softmax: lower is sharper.")] = 0.2,
     nearest: Annotated[int, typer.Option(min=0, help="With --like: the so many most alike; 0 for all.")] = 0,
     base: Annotated[str | None, typer.Option(help="With --like: the base model, if not found.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write the weighted sum of several LoRA adapters as one adapter, exactly, by concatenation.
 

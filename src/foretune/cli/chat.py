@@ -13,6 +13,7 @@ import typer
 
 from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import DEFAULT_MODEL
+from foretune.cli.options import Plugins
 from foretune.errors import ForetuneError, UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For a temperature above 0.")] = 0,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object an answer.")] = False,
 ) -> None:
     """Talk to a fine-tuned model.
@@ -48,7 +50,9 @@ def chat(
     """
     from foretune.fit.conversation import Conversation
     from foretune.fit.systems import Settings, known_answer_tokens, known_reasoning, opened, task_of
+    from foretune.plugins import load as load_plugins
 
+    load_plugins(plugin or ())
     name, base = system_of(system, model, adapter)
     settings = Settings(
         max_answer_tokens=max_tokens or known_answer_tokens(name, ANSWER_TOKENS),

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from foretune.cli.options import AsJson, PairColumn
+
 if TYPE_CHECKING:
     from foretune.data.columns import Columns
     from foretune.data.profile import Lengths, Profile
@@ -35,9 +37,7 @@ def check(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
-    pair_column: Annotated[
-        str | None, typer.Option(help="Column of the second text, where a label is about two.")
-    ] = None,
+    pair_column: PairColumn = None,
     system_column: Annotated[str | None, typer.Option(help="Column of the system prompt.")] = None,
     group_column: Annotated[str | None, typer.Option(help="Rows with the same value stay in one split.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
@@ -49,7 +49,7 @@ def check(
     ] = "error",
     quarantine: Annotated[Path | None, typer.Option(help="Where bad rows go.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Read DATA as fit would: format, lengths, languages, duplicates, leaks, labels, splits, problems."""
     from foretune.data.columns import Columns

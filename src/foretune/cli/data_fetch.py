@@ -8,9 +8,11 @@ from typing import Annotated
 
 import typer
 
+from foretune.cli.options import AsJson
+
 
 def list_data(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the data sets that can be had by name."""
     from foretune.catalogue.datasets import DATASETS, REASONING_PREFIX
@@ -36,7 +38,7 @@ def fetch_data(
     name: Annotated[str, typer.Argument(help="A name from `foretune data list`.")],
     rows: Annotated[str | None, typer.Option(help="Rows to generate (reasoning-gym only), such as 500 or 2k.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the generator (reasoning-gym only).")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Download a data set, verify it and convert it to JSON lines."""
     from foretune.data.corpora import fetch
@@ -54,7 +56,7 @@ def fetch_data(
 
 def purge(
     fetched: Annotated[bool, typer.Option("--fetched", help="Remove fetched data sets as well.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove cached tokens (your text) and scores of rows, and fetched data sets when asked; print what was freed."""
     from foretune.data.corpora import purge as remove

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from foretune.catalogue.models import DEFAULT_MODEL, ModelKind
+from foretune.cli.options import AsJson
 from foretune.errors import ModelError, UsageError
 from foretune.files import read_json
 
@@ -37,7 +38,7 @@ def show(
     kind: Annotated[str | None, typer.Option("--kind", help="causal, seq2seq or encoder; from the model.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="What to train for; found from the rows.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show rows with their trained tokens marked, and check the target mask of all of them."""
     from foretune.data import corpora

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
+from foretune.cli.options import AsJson
 from foretune.errors import ForetuneError
 
 _MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check Python, packages, processor, memory, disk and store. Exit code 1 when a fit here would fail."""
     from foretune.execution.health import check_all
     from foretune.execution.machine import detect

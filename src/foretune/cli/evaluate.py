@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretune.catalogue.languages import parse_pair
+from foretune.cli.options import AsJson, PairColumn, Plugins
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def evaluate(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the text to classify.")] = None,
-    pair_column: Annotated[
-        str | None, typer.Option(help="Column of the second text, where a label is about two.")
-    ] = None,
+    pair_column: PairColumn = None,
     task_column: Annotated[
         str | None, typer.Option(help="Column that names each row's task, for an adapter of several.")
     ] = None,
@@ -49,8 +48,9 @@ def evaluate(
     ] = None,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    plugin: Plugins = None,
     answers: Annotated[Path | None, typer.Option(help="Also write the answers here, one JSON line a row.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a system on rows with known answers; an adapter is compared with its base row by row."""
     from foretune.data.columns import Columns
@@ -59,7 +59,9 @@ def evaluate(
     from foretune.evaluation.metrics import default_metric, loss_unit, metric
     from foretune.files import canonical_json, write_text
     from foretune.fit.systems import Settings, evaluate_rows, known_languages, known_task
+    from foretune.plugins import load as load_plugins
 
+    load_plugins(plugin or ())
     for name in metrics or ():
         metric(name)
     pair = known_languages(system) if languages is None else parse_pair(languages)

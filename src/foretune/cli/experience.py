@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretune.cli.experience_collect import collect
+from foretune.cli.options import AsJson
 from foretune.units import format_bytes, format_count, format_duration
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ StorePath = Annotated[
     Path | None,
     typer.Option("--store", help="The store's file; default: $FORETUNE_STORE, or experience.sqlite in the cache."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SHOWN_RUNS = 20
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from foretune.cli.options import Plugins
 from foretune.errors import UsageError
 
 
@@ -31,6 +32,7 @@ def export(
     base: Annotated[
         Path | None, typer.Option(help="The base model's folder, where the run's record does not know it.")
     ] = None,
+    plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Export a finished run as merged weights, as GGUF, or a gated adapter as a plain LoRA.
@@ -43,7 +45,9 @@ def export(
     from transformers.utils import logging
 
     from foretune.export.job import export_plain_lora, export_run
+    from foretune.plugins import load as load_plugins
 
+    load_plugins(plugin or ())
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     form: Literal["gguf", "merged"] = "gguf" if gguf else "merged"

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from foretune.cli.options import Plugins
 from foretune.cli.setting_options import EVERY, takes
 from foretune.errors import UsageError
 
@@ -21,7 +22,7 @@ def fit(
     resume: Annotated[Path | None, typer.Option(help="Continue the run begun in this folder.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML, or the resolved.yaml of a run.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="One setting, like training.lora.rank=32.")] = None,
-    plugin: Annotated[list[Path] | None, typer.Option(help="A Python file to load in every worker.")] = None,
+    plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print events as JSON lines.")] = False,
     *,
     settings: dict[str, Any],

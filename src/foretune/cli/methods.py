@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.cli.options import AsJson, Plugins
 from foretune.errors import UsageError
 from foretune.units import format_count, format_share
 
@@ -17,12 +17,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="methods", help="Ways of fine-tuning: list, size for a share, check one of your own.")
 
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file that adds methods.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 @app.callback(invoke_without_command=True)
-def methods(context: typer.Context, plugin: Plugins = None, as_json: Json = False) -> None:
+def methods(context: typer.Context, plugin: Plugins = None, as_json: AsJson = False) -> None:
     """List every method: knob, parameters, whether it merges, its learning rate, its evidence and source."""
     if context.invoked_subcommand is not None:
         return
@@ -72,7 +69,7 @@ def size(
     method: Annotated[list[str] | None, typer.Option(help="Only this method (repeatable).")] = None,
     layers: Annotated[str, typer.Option(help="all, last:8, or an expression.")] = "all",
     plugin: Plugins = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say for each method which settings train that share of the model, and how close they come.
 
@@ -154,7 +151,7 @@ def score_layers(
     group: Annotated[int, typer.Option(min=2, help="Rows that are compared with each other.")] = 8,
     context: Annotated[int, typer.Option(min=8, help="Longest row in tokens.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the rows that are drawn.")] = 0,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a base model's layers by how much alike they make a data set's rows, and say which to adapt.
 
@@ -180,7 +177,7 @@ def score_layers(
 def check(
     name: Annotated[str, typer.Argument(help="The method's name.")],
     plugin: Plugins = None,
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Run the contract of a method on tiny models; ends with exit code 2 when a point is not kept."""
     import warnings

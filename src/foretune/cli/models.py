@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from foretune.cli.models_retrain import retrain
+from foretune.cli.options import AsJson
 
 app = typer.Typer(name="models", help="Models by name, and new bases from them.", no_args_is_help=True)
 app.command("retrain")(retrain)
@@ -16,7 +17,7 @@ app.command("retrain")(retrain)
 
 @app.command("list")
 def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the models of the catalogue and whether they are here already."""
     from foretune.catalogue.models import MODELS
@@ -46,7 +47,7 @@ def fetch_model(
     accept_terms: Annotated[
         bool, typer.Option("--accept-terms", help="Accept the terms the model comes with.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Download a model, verify it and convert it to a folder that transformers loads."""
     from foretune.catalogue.models import known_model

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foretune.catalogue.models import DEFAULT_MODEL
+from foretune.cli.options import AsJson
 
 if TYPE_CHECKING:
     from foretune.training.loop import StepReport
@@ -31,7 +32,7 @@ def retrain(
     format: Annotated[str | None, typer.Option(help="How rows are written; found when not given.")] = None,
     prompt_column: Annotated[str | None, typer.Option(help="Column of the question or instruction.")] = None,
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Train a base on several tasks so that an adapter on a further task does well (PEFT-aware meta-learning).
 

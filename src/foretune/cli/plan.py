@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from foretune.cli.options import AsJson
 from foretune.cli.setting_options import EVERY, takes
 from foretune.errors import BudgetError
 from foretune.units import format_bytes, format_count, format_duration, format_share
@@ -25,7 +26,7 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="Settings as YAML, or the resolved.yaml of a run.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="One setting, like training.lora.rank=32.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Load the model and measure a few steps first.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     *,
     settings: dict[str, Any],
 ) -> None:

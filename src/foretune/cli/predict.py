@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretune.catalogue.languages import parse_pair
+from foretune.cli.options import Plugins
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,13 +42,16 @@ def predict(
     ] = None,
     context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all answers.")] = False,
 ) -> None:
     """Answer every prompt of a file with a trained system; a classifier names the class and its probability."""
     from foretune.data.prompts import read_prompts
     from foretune.files import canonical_json, write_text
     from foretune.fit.systems import Settings, predict_rows
+    from foretune.plugins import load as load_plugins
 
+    load_plugins(plugin or ())
     if output is None and not as_json:
         raise UsageError("say where the answers go.", remedy="Use --output FILE, --json, or both.")
     if output is not None and output.resolve() == file.resolve():

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from foretune.cli.options import AsJson
+
 
 def probe(
     kind: Annotated[str, typer.Argument(help="inversion, ranks, fresh-blocks, landscape or forgetting.")],
@@ -17,7 +19,7 @@ def probe(
     ranks: Annotated[str, typer.Option(help="Ranks to cut the update to, like 1,4,16 [0, 1, 2, 4, …].")] = "",
     norm: Annotated[float, typer.Option(help="Norm of the landscape's direction, relative to the weights.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Probe a system beside its base.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from foretune.cli.options import AsJson
 from foretune.errors import UsageError
 
 
@@ -19,7 +20,7 @@ def rank_tasks(
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     context: Annotated[int, typer.Option(min=8, help="Longest row in tokens.")] = 512,
     epochs: Annotated[float, typer.Option(min=0.01, help="Epochs of the short training of esm-logme.")] = 1.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Rank data sets by how much training on them should help with TARGET, before training on any."""
     if len(set(sources)) < 2:

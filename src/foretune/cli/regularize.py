@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foretune.catalogue.models import DEFAULT_MODEL, ModelReference
+from foretune.cli.options import AsJson
 from foretune.cli.probe import probe
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="regularize", help="Regularizers: what there is, dropout rates, probes.", no_args_is_help=True)
 app.command("probe")(probe)
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 BAR = 24
 """Characters of the longest bar."""
 

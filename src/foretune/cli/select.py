@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from foretune.cli.options import AsJson, PairColumn
 from foretune.errors import Interrupted, Place, UsageError
 from foretune.units import format_bytes, format_duration
 
@@ -36,9 +37,7 @@ def select(
     answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of plain text, or of the text to classify.")] = None,
-    pair_column: Annotated[
-        str | None, typer.Option(help="Column of the second text, where a label is about two.")
-    ] = None,
+    pair_column: PairColumn = None,
     task: Annotated[str | None, typer.Option(help="What the rows are; found from them.")] = None,
     on_bad_row: Annotated[
         Literal["error", "quarantine"], typer.Option(help="Stop at bad rows, or set them aside.")
@@ -47,7 +46,7 @@ def select(
     store: Annotated[Path | None, typer.Option(help="Folder that keeps scores between runs [default: cache].")] = None,
     estimate: Annotated[bool, typer.Option("--estimate", help="Only say what it will take.")] = False,
     list_selectors: Annotated[bool, typer.Option("--list", help="List the selectors with their costs.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Choose the rows of DATA that are worth training on.
 

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
+from foretune.cli.options import AsJson, Plugins
 from foretune.errors import UsageError
 from foretune.units import format_duration, parse_duration
 
 app = typer.Typer(no_args_is_help=True, help="Paired studies: arms × tasks × sizes × seeds, with intervals.")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 LINE_S = 15.0
 """Between two progress lines of one run."""
 
@@ -34,6 +34,7 @@ def run(
     model: Annotated[list[str] | None, typer.Option(help="Models instead of the grid's; repeatable.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Runs at the same time.")] = 1,
     ray: Annotated[str | None, typer.Option(help="Run on a Ray cluster: its address, auto, or local.")] = None,
+    plugin: Plugins = None,
     limit: Annotated[
         str | None, typer.Option("--time", help="Stop after this long, like 2h; --resume goes on.")
     ] = None,
@@ -52,11 +53,13 @@ def run(
     if grid is None and output is None:
         raise UsageError("--resume needs to know where.", remedy="Say `foretune study run --output FOLDER --resume`.")
     time_s = None if limit is None else parse_duration(limit)
+    from foretune.plugins import load as load_plugins
     from foretune.study.kinds import ARMS, kind_of, module_of
     from foretune.study.results import ACCIDENTS
     from foretune.study.run import run_study
     from foretune.study.tables import plain
 
+    load_plugins(plugin or ())
     folder = output or Path(f"{Path(str(grid)).stem.replace(':', '-')}-study")
     shown = _Json() if as_json else _Lines()
     if grid is not None and (kind := kind_of(grid)) != ARMS:
@@ -74,7 +77,7 @@ def run(
         asked = replaced(load_grid(grid), data or (), model or ())
     result = run_study(
         asked, folder, resume=resume, retry_failed=retry_failed, workers=workers, time_s=time_s, on_event=shown.event,
-        ray=ray,
+        ray=ray, plugins=plugin or (),
     )  # fmt: skip
     if as_json:
         facts = {"event": "finished", "folder": str(folder), "why": result.reason, "summary": result.summary.to_json()}
@@ -93,12 +96,15 @@ def run(
 def report(
     folder: Annotated[Path, typer.Argument(help="The folder of a study, finished or not.")],
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a study has found so far, and write its report.html, table.md and priors.yaml afresh."""
+    from foretune.plugins import load as load_plugins
     from foretune.study.outputs import write_outputs
     from foretune.study.tables import markdown, plain
 
+    load_plugins(plugin or ())
     found = write_outputs(folder)
     if as_json:
         typer.echo(json.dumps(found.summary.to_json(), ensure_ascii=False))
@@ -114,6 +120,7 @@ def rules(
     use: Annotated[
         bool, typer.Option("--use", help="Let plan and fit read these rules from beside the experience store.")
     ] = False,
+    plugin: Plugins = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the rules that a study resolves, and what it does not; without a folder those of the literature.
@@ -128,8 +135,10 @@ def rules(
             raise UsageError("there is no study to take rules from.", remedy="Say `foretune study rules DIR --use`.")
         _show_rules([_plain_rule(rule) for rule in LITERATURE], [], as_json)
         return
+    from foretune.plugins import load as load_plugins
     from foretune.study.outputs import use_rules, write_outputs
 
+    load_plugins(plugin or ())
     found = write_outputs(folder)
     _show_rules([_plain_rule(rule) for rule in found.ruling.rules], list(found.ruling.unresolved), as_json)
     if use:

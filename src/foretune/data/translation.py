@@ -12,6 +12,7 @@ Rows are changed once, where a task is prepared, so that training, scoring and a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from foretune.data.example import Example, Turn
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 """Files of a model's folder that may name a target's token."""
 T5 = ("t5", "mt5")
+_INSTRUCTION = re.compile(r"^(?:Translate from .+? to .+?:\n|translate .+? to .+?: |>>[^<]+<< )")
 
 
 def target_token(code: str) -> str:
@@ -40,6 +42,11 @@ def prefix_for(languages: Languages, kind: ModelKind, architecture: str, folder:
     if architecture in T5:
         return f"translate {name_of(source)} to {name_of(target)}: "
     return f"{target_token(target)} " if _knows(folder, target_token(target)) else ""
+
+
+def without_instruction(prompt: str) -> str:
+    """The text itself, where ``prompt`` begins with what `prefix_for` writes for some languages."""
+    return _INSTRUCTION.sub("", prompt, count=1)
 
 
 def _knows(folder: Path | None, token: str) -> bool:

@@ -15,6 +15,7 @@ from foretune.evaluation.compare import Comparison as Compared
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS, loss_unit
 from foretune.evaluation.metrics.labels import calibration
+from foretune.evaluation.metrics.own import OwnMetric
 from foretune.execution.types import SPLITS
 from foretune.fit.finals import System, differences, loss_elsewhere, metric_names, results
 from foretune.fit.hindsight import Seen, forecast_rows
@@ -265,7 +266,7 @@ def _comparison(
         )
         systems.append(r.SystemResult(system.role, system.name, measures, own, _calibration(outcome, system)))  # type: ignore[arg-type]
     info = tuple(
-        r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, name in SHARES, _unit(outcome, name))
+        r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, _is_share(name), _unit(outcome, name))
         for name in names
     )
     primary = outcome.prepared.task.metric
@@ -282,7 +283,13 @@ def _comparison(
 def _unit(outcome: Outcome, name: str) -> str:
     if name == "loss":
         return loss_unit(outcome.prepared.task.model.kind, outcome.prepared.task.task)
-    return UNITS.get(name, "")
+    scorer = METRICS[name]
+    return scorer.unit if isinstance(scorer, OwnMetric) else UNITS.get(name, "")
+
+
+def _is_share(name: str) -> bool:
+    scorer = METRICS[name]
+    return scorer.share if isinstance(scorer, OwnMetric) else name in SHARES
 
 
 def _difference(name: str, against: str, compared: Compared) -> r.Difference:

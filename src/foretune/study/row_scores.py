@@ -14,7 +14,7 @@ import numpy as np
 
 from foretune.evaluation.aggregate import statistics_of, whole
 from foretune.evaluation.base import MetricResult
-from foretune.evaluation.metrics import METRICS
+from foretune.evaluation.metrics import metric
 from foretune.files import append_line, fingerprint, read_lines
 from foretune.study.results import Line, read_answers
 
@@ -36,7 +36,7 @@ class RowScores:
         if entry["answers"] is None or not (answers := self._root / str(entry["answers"])).is_file():
             return False
         given = read_answers(answers, entry["tested_on"])[1]
-        result = METRICS[entry["primary"]].score(given)
+        result = metric(entry["primary"]).score(given)
         kept = {
             "cell": entry["cell"],
             "tested_on": entry["tested_on"],

@@ -23,6 +23,7 @@ from foretune.files import FolderLock, canonical_json, fingerprint, write_json
 from foretune.fit.account import versions
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
+from foretune.plugins import load as load_plugins
 from foretune.study import forecast
 from foretune.study.before import trained_before
 from foretune.study.cells import Cells
@@ -66,15 +67,17 @@ def run_study(
     on_event: OnEvent = lambda kind, payload: None,
     worker: list[str] | None = None,
     ray: str | None = None,
+    plugins: Sequence[Path] = (),
 ) -> StudyResult:
     """Run the study ``source`` (a file, a preset's name, a grid) in ``output``, or continue what was begun there.
 
     With ``resume`` something must have been begun, and ``source`` may be None. With ``retry_failed`` runs that an
     accident ended (a dead or silent worker, memory, a refusal) are tried once more. ``time_s`` limits this session.
     ``ray`` is the address of a Ray cluster that sees ``output`` under the same path (or ``local``), to run the cells
-    there.
+    there. ``plugins`` are files that add methods or metrics.
     Raises `Interrupted` after Ctrl-C, `TrainingError` when no run has a result, and what its parts raise.
     """
+    load_plugins(plugins)
     grid, text = _grid(source, output, resume)
     folder = StudyFolder(output)
     folder.check_free()
@@ -89,9 +92,9 @@ def run_study(
 
         executor: LocalExecutor | RayExecutor
         if ray is not None:
-            executor = RayExecutor(folder.logs, address=ray, workers=workers)
+            executor = RayExecutor(folder.logs, address=ray, workers=workers, plugins=plugins)
         else:
-            executor = LocalExecutor(folder.logs, workers=workers, command=worker)
+            executor = LocalExecutor(folder.logs, workers=workers, plugins=plugins, command=worker)
         study = _Study(grid, folder, executor, watch, clock, left, workers, begun["started"], retry_failed)
         try:
             with executor:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.evaluation.base import Direction
-from foretune.evaluation.metrics import METRICS
+from foretune.evaluation.metrics import metric
 from foretune.study.arms import TASKS
 from foretune.study.costs import arm_costs
 from foretune.study.design import rate_label
@@ -249,7 +249,7 @@ def _block(
         differences=tuple(
             replace(difference, rows=tests.get((block, difference.arm))) for difference in compared(primary, direction)
         ),
-        beside={name: compared(name, METRICS[name].direction) for name in others},
+        beside={name: compared(name, metric(name).direction) for name in others},
     )
 
 

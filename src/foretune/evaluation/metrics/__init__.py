@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from foretune.data.example import Example
 from foretune.data.tools import found_in
 from foretune.errors import UsageError
-from foretune.evaluation.base import Metric
-from foretune.evaluation.metrics import labels, numbers, text
+from foretune.evaluation.base import Direction, Metric
+from foretune.evaluation.metrics import comet, labels, numbers, text
+from foretune.evaluation.metrics.own import OwnMetric
 from foretune.evaluation.metrics.rows import ShareMetric
+
+Function = TypeVar("Function", bound=Callable[[Any], Any])
 
 METRICS: dict[str, Metric] = {
     "loss": numbers.LikelihoodMetric("loss", "tokens", "nats per token"),
@@ -20,6 +24,7 @@ METRICS: dict[str, Metric] = {
     "rouge_l": ShareMetric("rouge_l", text.rouge_l),
     "chrf": text.Chrf(),
     "bleu": text.Bleu(),
+    "comet": comet.COMET,
     "json_validity": ShareMetric("json_validity", text.json_valid),
     "json_match": ShareMetric("json_match", text.json_equal),
     "tool_calls": ShareMetric("tool_calls", text.same_calls),
@@ -57,8 +62,35 @@ def metric(name: str) -> Metric:
 
         near = difflib.get_close_matches(name, METRICS, n=1)
         hint = f"Did you mean {near[0]}? " if near else ""
-        raise UsageError(f"there is no metric {name!r}.", remedy=f"{hint}Known: {', '.join(METRICS)}.")
+        remedy = f"{hint}Known: {', '.join(METRICS)}; one of your own comes with --plugin."
+        raise UsageError(f"there is no metric {name!r}.", remedy=remedy)
     return METRICS[name]
+
+
+def own_metric(
+    *, name: str | None = None, together: bool = False, direction: Direction = "higher", unit: str = "",
+    share: bool = False,
+) -> Callable[[Function], Function]:  # fmt: skip
+    """Make a metric of the function below it, called like the function unless ``name`` is given.
+
+    The function gets an `Answer` and returns a number, or with ``together`` a list of them and returns as many.
+    ``share`` says that all numbers lie between 0 and 1; they are then shown in percent. Raises `UsageError` for a name
+    that is taken.
+    """
+
+    def added(function: Function) -> Function:
+        called = name or function.__name__
+        add(OwnMetric(called, function, together, direction, unit, share))
+        return function
+
+    return added
+
+
+def add(one: Metric) -> None:
+    """Add a metric from outside. Raises `UsageError` for a name that is taken."""
+    if one.name in METRICS:
+        raise UsageError(f"there is a metric {one.name!r} already.", remedy="Call yours something else.")
+    METRICS[one.name] = one
 
 
 def default_metric(task: str, examples: Sequence[Example], *, translation: bool = False) -> str:

@@ -1,0 +1,14 @@
+"""Options that many commands have, said once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+PairColumn = Annotated[str | None, typer.Option(help="Column of the second text, where a label is about two.")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="A Python file that adds methods or metrics; repeatable.")
+]
