@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from foretune.fit.schedule import EXPORT_S, FEWEST_AT_ALL, FEWEST_TEST_ROWS, LEFT_SHARE, Speeds, plan_end
+from foretune.fit.schedule import (
+    EXPORT_S,
+    FEWEST_AT_ALL,
+    FEWEST_TEST_ROWS,
+    LEFT_SHARE,
+    Speeds,
+    before_export,
+    plan_end,
+)
 
 SPEEDS = Speeds(train_rows_per_s=2.0, score_rows_per_s=5.0, answer_s=1.5)
 ASKED: dict[str, Any] = {"rows": {"validation": 24, "test": 60}, "most_rows": 200, "shots": 3, "generation": True}
@@ -30,3 +38,10 @@ def test_a_small_one_leaves_room_for_training() -> None:
 def test_time_already_used_counts() -> None:
     early, late = (plan_end(SPEEDS, **ASKED, time_s=600.0, used_s=used) for used in (0.0, 400.0))
     assert early.reserve_s > late.reserve_s
+
+
+def test_comparing_leaves_the_time_that_the_export_needs() -> None:
+    assert before_export(None) is None
+    assert before_export(100 + EXPORT_S) == 100
+    assert before_export(EXPORT_S) == EXPORT_S / 2, "some rows have to be compared, or nothing can be said"
+    assert before_export(0.0) == 0.0

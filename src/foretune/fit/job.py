@@ -29,6 +29,7 @@ from foretune.fit.opening import opened
 from foretune.fit.plan import Plan
 from foretune.fit.remember import recorded, recorder, remember
 from foretune.fit.request import FitRequest, saved_identity
+from foretune.fit.schedule import before_export
 from foretune.fit.session import Session
 from foretune.fit.trials import Search, budget_of, open_search, run_trials
 from foretune.fit.warm_start import warm_start_notes
@@ -135,7 +136,9 @@ def _carry_out(session: Session) -> RunRecord:
         "searched", "trials", lambda: run_trials(search, session, common.schedule, end, watch, opening.warm_start)
     )
     session.on_event("searched", {"why": reason})
-    evaluator = Evaluator(prepared, session.folder, session.executor, session.watch, session.left)
+    evaluator = Evaluator(
+        prepared, session.folder, session.executor, session.watch, lambda: before_export(session.left())
+    )
     best = search.strategy.finalists(search.core.runs)
     candidates = session.once("finalists", "re-evaluation", lambda: chosen_by_validation(evaluator, best, end))
     session.on_event("finalists", {"candidates": candidates})

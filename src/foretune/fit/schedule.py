@@ -105,6 +105,11 @@ def plan_end(
     return End(validation, test, shots, seconds(test, shots, general), note, general)
 
 
+def before_export(left_s: float | None) -> float | None:
+    """What of the time that is left may go into comparing: all but the export, and half where that is nearly all."""
+    return None if left_s is None else max(left_s - EXPORT_S, left_s / 2)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """Costs and orders of trials on one task."""
