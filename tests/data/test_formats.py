@@ -161,6 +161,80 @@ def test_preference_pairs_are_named(tmp_path: Path) -> None:
     assert from_rows(tmp_path, row, columns=Columns(answer="chosen")).examples[0].answer == "a"
 
 
+def test_answers_marked_as_unwanted_are_not_learnt(tmp_path: Path) -> None:
+    good, poor = ({"prompt": "q", "completion": "a", "label": mark} for mark in (True, False))
+    with pytest.raises(DataError, match=r"'label' marks answers as wanted .*jq"):
+        from_rows(tmp_path, good, poor)
+    assert len(from_rows(tmp_path, good, good).examples) == 2, "all of them are wanted"
+    assert len(from_rows(tmp_path, {"prompt": "q", "completion": "a", "label": "shop"}).examples) == 1
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    with pytest.raises(DataError, match="marks answers"):
+        from_rows(tmp_path, {"messages": turns, "label": True}, {"messages": turns, "label": False})
+
+
+CHOICES = ["red", "blue", "green"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Which?", "subject": "art", "choices": CHOICES, "answer": 1},
+        {"id": "x", "question": "Which?", "choices": {"text": CHOICES, "label": ["A", "B", "C"]}, "answerKey": "B"},
+        {"ctx": "Which?", "endings": CHOICES, "label": "1"},
+        {"question": "Which?", "options": {"A": "red", "B": "blue", "C": "green"}, "answer": "blue", "answer_idx": "B"},
+        {"question_stem": "Which?", "choices": CHOICES, "correct_answer": "blue"},
+        {"Question": "Which?", "Options": CHOICES, "Answer": "B"},
+    ],
+    ids=["mmlu", "arc", "hellaswag", "medqa", "by text", "capitals"],
+)
+def test_multiple_choice_shows_its_choices_and_is_answered_by_a_letter(tmp_path: Path, row: dict[str, Any]) -> None:
+    found = from_rows(tmp_path, row, row)
+    assert found.format == "multiple-choice" and found.task == "generation"
+    assert found.examples[0].prompt == "Which?\n\nA. red\nB. blue\nC. green\n\nAnswer with A, B or C."
+    assert found.examples[0].answer == "B"
+
+
+def test_choices_with_labels_of_their_own_and_a_text_before_them(tmp_path: Path) -> None:
+    row = {
+        "article": "Snow fell.",
+        "question": "Then?",
+        "options": {"text": ["2", "1"], "label": ["1", "2"]},
+        "answer": "2",
+    }
+    (example,) = from_rows(tmp_path, row).examples
+    assert example.prompt == "Snow fell.\n\nThen?\n\n1. 2\n2. 1\n\nAnswer with 1 or 2." and example.answer == "2"
+
+
+def test_an_answer_that_is_no_choice_is_bad_and_free_answers_make_no_multiple_choice(
+    tmp_path: Path,
+) -> None:
+    good = {"question": "Which?", "choices": CHOICES, "answer": 0}
+    for wrong in (3, -1, "pink", None, True):
+        with pytest.raises(DataError) as caught:
+            from_rows(tmp_path, good, good, {**good, "answer": wrong})
+        assert "rows.jsonl:3: 'answer' is" in str(caught.value) and "none of its 3 choices" in str(caught.value)
+    with pytest.raises(DataError, match=r"rows.jsonl:3: 'choices' holds no choices"):
+        from_rows(tmp_path, good, good, {**good, "choices": ["red"]})
+    free = from_rows(tmp_path, {"question": "Which?", "choices": CHOICES, "answer": "It depends."})
+    assert free.format == "question-answer"
+
+
+def test_a_column_of_reasoning_is_thought_before_the_answer(tmp_path: Path) -> None:
+    rows = [
+        {"question": "q", "Complex_CoT": " hm ", "answer": "a"},
+        {"question": "p", "Complex_CoT": None, "answer": "b"},
+    ]
+    found = from_rows(tmp_path, *rows)
+    assert [example.turns[-1].reasoning for example in found.examples] == ["hm", ""]
+    assert "reasoning = 'Complex_CoT'" in " ".join(found.notes)
+    own = from_rows(tmp_path, {"prompt": "q", "reasoning": "outer", "completion": "<think>inner</think>a"})
+    assert own.examples[0].turns[-1].reasoning == "inner"
+    steps = from_rows(tmp_path, {"question": "q", "reasoning": ["one", "two"], "answer": "a"})
+    assert not steps.examples[0].turns[-1].reasoning and "not used: reasoning" in " ".join(steps.notes)
+    letter = from_rows(tmp_path, {"question": "q", "choices": CHOICES, "answer": 2, "thinking": "grass"}).examples[0]
+    assert letter.answer == "C" and letter.turns[-1].reasoning == "grass"
+
+
 def test_notes_say_what_was_taken_and_what_was_left(tmp_path: Path) -> None:
     notes = " ".join(from_rows(tmp_path, {"question": "q", "answer": "a", "id": 7, "why": "w"}).notes)
     assert "prompt = 'question', answer = 'answer'" in notes and "not used: id, why" in notes

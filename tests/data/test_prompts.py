@@ -55,3 +55,12 @@ def test_what_cannot_be_a_prompt_is_said(tmp_path: Path) -> None:
         read_prompts(path)
     with pytest.raises(DataError, match="no column 'baz'"):
         read_prompts(path, prompt="baz")
+
+
+def test_multiple_choice_is_asked_with_its_choices(tmp_path: Path) -> None:
+    row = {"prompt": "Which?", "choices": ["red", "blue"], "kind": "art"}
+    asked = "Which?\n\nA. red\nB. blue\n\nAnswer with A or B."
+    for given in (row, {**row, "answer": 1}, {**row, "answer": None}):
+        found = read_prompts(tiny.write_rows(tmp_path / "rows.jsonl", [given, given]), task="kind")
+        assert [example.prompt for example in found] == [asked] * 2
+        assert {example.task for example in found} == {"art"} and not any(example.targets for example in found)

@@ -8,19 +8,18 @@ refused, never dropped.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from foretune.data import choices
 from foretune.data.columns import Columns, columns_of, has, value_of
 from foretune.data.conversations import Draft, from_messages, turns_of
 from foretune.data.example import Turn
 from foretune.data.problems import Refused
 from foretune.data.reasoning import reasoned
 from foretune.data.strict_json import described
-from foretune.data.tools import calling_turn, calls_of, looks_like_calls, offered, tool_column
-from foretune.errors import DataError, Place, UsageError
+from foretune.data.tools import calling_turn, calls_of, looks_like_calls, offered
 
 Raw = Mapping[str, Any]
 
@@ -37,8 +36,10 @@ class Layout:
     text: str | None = None
     pair: str | None = None
     label: str | None = None
+    choices: str | None = None
     system: str | None = None
     tools: str | None = None
+    reasoning: str | None = None
 
     def named(self, own: Mapping[str, str]) -> Layout:
         """The same with columns by their names in the file, where ``own`` has them."""
@@ -47,10 +48,7 @@ class Layout:
 
     def used(self) -> set[str]:
         """The columns that are read."""
-        names = (
-            self.turns, self.prompt, self.context, self.answer, self.text, self.pair, self.label, self.system,
-            self.tools,
-        )  # fmt: skip
+        names = (getattr(self, field.name) for field in fields(self) if field.name != "format")
         return {name for name in names if name is not None}
 
     def text_columns(self) -> tuple[str, ...]:
@@ -86,7 +84,8 @@ LABELS = ("label_text", "label", "labels", "class", "category", "sentiment", "in
 PAIR_LABELS = ("gold_label", "is_duplicate", "similarity", "similarity_score", "relevance", "entailment")
 
 
-def _first(row: Raw, said: str | None, usual: Sequence[str]) -> str | None:
+def first_column(row: Raw, said: str | None, usual: Sequence[str]) -> str | None:
+    """The column that was said, or the first usual one; None where the row has it not."""
     if said is not None:
         return said if has(row, said) else None
     return next((name for name in usual if name in row), None)
@@ -146,6 +145,21 @@ def _bare(name: str | None) -> str | None:
     return None if name is None else name.removeprefix("translation.")
 
 
+def _find_choices(row: Raw, columns: Columns) -> Layout | None:
+    if columns.text or columns.pair or columns.label:
+        return None
+    question, name = first_column(row, columns.prompt, choices.QUESTIONS), first_column(row, None, choices.COLUMNS)
+    offered_here = None if name is None else choices.Choices.of(row[name])
+    if question is None or offered_here is None:
+        return None
+    answers = [columns.answer] if columns.answer else choices.ANSWERS
+    answer = next((each for each in answers if offered_here.right(value_of(row, each)) is not None), None)
+    context = next((each for each in choices.CONTEXTS if each in row and each != question), None)
+    if answer is None:
+        return None
+    return Layout("multiple-choice", prompt=question, context=context, answer=answer, choices=name)
+
+
 def _find_pair(
     name: str, prompts: Sequence[str], answers: Sequence[str], contexts: Sequence[str] = ()
 ) -> Callable[[Raw, Columns], Layout | None]:
@@ -156,8 +170,8 @@ def _find_pair(
             or (columns.text is not None and columns.answer is None)
         ):
             return None
-        prompt = _first(row, columns.prompt or columns.text, prompts)
-        answer = _first(row, columns.answer, answers)
+        prompt = first_column(row, columns.prompt or columns.text, prompts)
+        answer = first_column(row, columns.answer, answers)
         if prompt is None or answer is None or prompt == answer:
             return None
         context = next((c for c in contexts if c in row and c not in (prompt, answer)), None)
@@ -176,7 +190,7 @@ def _find_labelled(row: Raw, columns: Columns) -> Layout | None:
         return None
     text, pair = _find_text_pair(row, columns)
     labels = (*LABELS, *PAIR_LABELS) if pair else LABELS
-    label = _first(row, columns.label, [name for name in labels if name not in (text, pair)])
+    label = first_column(row, columns.label, [name for name in labels if name not in (text, pair)])
     return Layout("text-label", text=text, pair=pair, label=label) if text and label else None
 
 
@@ -185,20 +199,20 @@ def _find_text_pair(row: Raw, columns: Columns) -> tuple[str | None, str | None]
     text = columns.text or columns.prompt
     if columns.pair is not None:
         firsts = [first for first, second in TEXT_PAIRS if second == columns.pair]
-        found = _first(row, text, [name for name in (*firsts, *TEXTS) if name != columns.pair])
+        found = first_column(row, text, [name for name in (*firsts, *TEXTS) if name != columns.pair])
         return found, columns.pair if has(row, columns.pair) else None
     if text is not None:
         return (text if has(row, text) else None), None
     for first, second in TEXT_PAIRS:
         if first in row and second in row:
             return first, second
-    return _first(row, None, TEXTS), None
+    return first_column(row, None, TEXTS), None
 
 
 def _find_text(row: Raw, columns: Columns) -> Layout | None:
     if columns.answer or columns.label or columns.prompt or columns.pair:
         return None
-    text = _first(row, columns.text, ("text",))
+    text = first_column(row, columns.text, ("text",))
     return Layout("text", text=text) if text else None
 
 
@@ -243,7 +257,25 @@ def _convert_pair(row: Raw, layout: Layout) -> Draft:
         said = calling_turn("", calls_of(answer))
     else:
         said = reasoned(Turn("assistant", _answer(row, layout.answer)))
+    said = _with_reasoning(said, row, layout)
     return _with_system(Draft((Turn("user", text), said), targets=(1,)), row, layout)
+
+
+def _convert_choices(row: Raw, layout: Layout) -> Draft:
+    assert layout.choices is not None and layout.answer is not None
+    offered_here = choices.Choices.of(value_of(row, layout.choices))
+    if offered_here is None:
+        raise Refused(f"{layout.choices!r} holds no choices")
+    right = choices.answered(offered_here, value_of(row, layout.answer), layout.answer)
+    asked = Turn("user", offered_here.asked(_prompt_with_context(row, layout)))
+    said = _with_reasoning(Turn("assistant", right), row, layout)
+    return _with_system(Draft((asked, said), targets=(1,)), row, layout)
+
+
+def _with_reasoning(turn: Turn, row: Raw, layout: Layout) -> Turn:
+    """``turn`` with what a column of its own says before it; reasoning in front of the answer itself goes first."""
+    before = plain(row, layout.reasoning, optional=True).strip() if layout.reasoning else ""
+    return replace(turn, reasoning=before) if before and not turn.reasoning else turn
 
 
 def _prompt_with_context(row: Raw, layout: Layout) -> str:
@@ -299,6 +331,7 @@ FORMATS: dict[str, Format] = {
     "messages": Format('{"messages": [{"role": "user", "content": …}, …]}', _find_messages, _convert_turns),
     "sharegpt": Format('{"conversations": [{"from": "human", "value": …}, …]}', _find_sharegpt, _convert_turns),
     "translation": Format('{"translation": {"en": …, "de": …}}', _find_translation, _convert_pair),
+    "multiple-choice": Format('{"question": …, "choices": […, …], "answer": …}', _find_choices, _convert_choices),
     "alpaca": Format(
         '{"instruction": …, "input": …, "output": …}',
         _find_pair("alpaca", ("instruction",), ALPACA_ANSWER, ALPACA_CONTEXT),
@@ -316,76 +349,3 @@ FORMATS: dict[str, Format] = {
     "text-label": Format('{"text": …, "label": …}, or two texts and a label', _find_labelled, _convert_labelled),
     "text": Format('{"text": …}', _find_text, _convert_text),
 }
-
-
-def check_format(name: str | None) -> None:
-    """Raise `UsageError` for a format that does not exist."""
-    if name is not None and name not in FORMATS:
-        raise UsageError(f"there is no data format {name!r}.", remedy=f"Formats: {', '.join(FORMATS)}.")
-
-
-def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place: Place) -> Layout:
-    """The layout that fits most of ``rows``, of the ``named`` format or of the first that fits each row.
-
-    Raises `DataError` with the columns there are when none fits.
-    """
-    candidates = [FORMATS[named]] if named else _in_order(columns)
-    votes: Counter[Layout] = Counter()
-    contexts: dict[Layout, str] = {}
-    own = _own_names(rows)
-    views = [{**{usual: row[name] for usual, name in own.items() if name in row}, **row} for row in rows]
-    for row in views:
-        found = (form.find(row, columns) for form in candidates)
-        layout = next((layout for layout in found if layout is not None), None)
-        if layout is None:
-            continue
-        core = replace(layout, context=None)
-        votes[core] += 1
-        if layout.context is not None:
-            contexts.setdefault(core, layout.context)
-    if votes:
-        winner = votes.most_common(1)[0][0]
-        systems = (_first(row, columns.system, SYSTEM_COLUMNS) for row in views)
-        system = next((name for name in systems if name is not None), None)
-        tools = tool_column(views) if winner.label is None and winner.text is None else None
-        return replace(winner, context=contexts.get(winner), system=system, tools=tools).named(own)
-    raise _no_layout(rows, columns, named, place)
-
-
-def _own_names(rows: Sequence[Raw]) -> dict[str, str]:
-    """Columns by their name in lower case, as spreadsheets write ``Question``; those that are so already left out."""
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {usual: name for name in reversed(names) if (usual := name.strip().lower()) not in names}
-
-
-def _in_order(columns: Columns) -> list[Format]:
-    """The formats in order of detection; a prompt column that no format knows makes it plain prompt-completion."""
-    first = []
-    if columns.label is None and (columns.prompt or columns.answer):
-        first = ["translation"]
-        if columns.prompt not in (None, "instruction", *QUESTIONS):
-            first.append("prompt-completion")
-    return [FORMATS[name] for name in dict.fromkeys([*first, *FORMATS])]
-
-
-def _no_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place: Place) -> DataError:
-    names = columns_of(rows)
-    seen = f"the columns are: {', '.join(names)}" if names else "no row could be read"
-    if named:
-        return DataError(
-            f"the rows are not in the format {named}; {seen}.",
-            place=place,
-            remedy=f"It looks like {FORMATS[named].about}.",
-        )
-    if {"chosen", "rejected"} <= set(names):
-        return DataError(
-            "these are preference pairs (chosen, rejected), which Foretune does not train on.",
-            place=place,
-            remedy="To train on the chosen answers: --prompt-column prompt --answer-column chosen.",
-        )
-    return DataError(
-        f"no known row format fits; {seen}.",
-        place=place,
-        remedy="Say which hold what: --prompt-column and --answer-column, or --text-column and --label-column (and "
-        "--pair-column, where the label is about two texts).",
-    )

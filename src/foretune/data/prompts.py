@@ -11,9 +11,11 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
+from foretune.data import choices
 from foretune.data.columns import Columns, columns_of
 from foretune.data.example import Example, Turn
-from foretune.data.formats import QUESTIONS, TEXT_PAIRS, TEXTS, find_layout
+from foretune.data.find_layout import find_layout
+from foretune.data.formats import QUESTIONS, TEXT_PAIRS, TEXTS
 from foretune.data.read import read
 from foretune.data.rows import Row
 from foretune.data.sources import locate
@@ -33,6 +35,8 @@ def read_prompts(
     """
     if path.suffix.lower() == ".txt":
         return tuple(map(_unanswered, read(path).examples))
+    if prompt is None and (asked := _unanswered_choices(path, task)):
+        return asked
     if prompt is None:
         prompt, pair = _find(path, pair)
     if prompt is None:
@@ -49,13 +53,13 @@ def _find(path: Path, pair: str | None) -> tuple[str | None, str | None]:
     rows = [row.value for row in itertools.islice(locate(path).rows(), _SAMPLED) if isinstance(row, Row)]
     columns = columns_of(rows)
     names = {name.strip().lower(): name for name in reversed(columns)}
-    if PROMPT in names:
-        return names[PROMPT], pair
     try:
-        find_layout(rows, Columns(pair=pair), None, Place(path))
+        layout = find_layout(rows, Columns(pair=pair), None, Place(path))
     except DataError:
-        pass
-    else:
+        layout = None
+    if PROMPT in names and (layout is None or layout.choices is None):
+        return names[PROMPT], pair
+    if layout is not None:
         return None, pair
     for first, second in TEXT_PAIRS:
         if first in names and second in names and pair in (None, names[second]):
@@ -68,6 +72,25 @@ def _find(path: Path, pair: str | None) -> tuple[str | None, str | None]:
             remedy="Name it: --prompt-column (and --pair-column, for a classifier of pairs).",
         )
     return usual, pair
+
+
+def _unanswered_choices(path: Path, task: str | None) -> tuple[Example, ...]:
+    """Multiple choice without the right ones; nothing where the rows are something else, or are answered."""
+    found = []
+    for row in locate(path).rows():
+        if not isinstance(row, Row):
+            return ()
+        usual = {name.strip().lower(): value for name, value in row.value.items()}
+        question = next((usual[name] for name in choices.QUESTIONS if name in usual), None)
+        offered = next((choices.Choices.of(usual[name]) for name in choices.COLUMNS if name in usual), None)
+        answered = any(usual.get(name) is not None for name in choices.ANSWERS)
+        if not isinstance(question, str) or offered is None or answered:
+            return ()
+        context = next((str(usual[name]) for name in choices.CONTEXTS if usual.get(name)), "")
+        asked = offered.asked(f"{context}\n\n{question}" if context else question)
+        own = None if task is None else row.value.get(task)
+        found.append(Example((Turn("user", asked),), task=None if own is None else str(own)))
+    return tuple(found)
 
 
 def _unanswered(row: Example) -> Example:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,8 @@ from typing import Any, Literal
 from foretune.data.columns import FOUND, Columns, check_named, value_of
 from foretune.data.conversations import Draft, unread
 from foretune.data.example import Example, Task
-from foretune.data.formats import FORMATS, Layout, check_format, find_layout
+from foretune.data.find_layout import check_format, find_layout
+from foretune.data.formats import FORMATS, Layout
 from foretune.data.labels import check_task, decide, drift, kind_of
 from foretune.data.problems import BadRow, Problem, Refused, refusal, write_quarantine
 from foretune.data.rows import Row, split_name
@@ -28,6 +29,8 @@ from foretune.errors import DataError, Place, UsageError
 
 SAMPLED_ROWS = 200
 """Rows from which the format is found: enough that odd first rows decide nothing."""
+MARK = "label"
+"""The column by which feedback data (KTO) say whether an answer is wanted"""
 SPLIT_COLUMN = "split"
 """A column of this name is the split column when all its sampled values are names of splits."""
 OnBadRow = Literal["error", "quarantine"]
@@ -118,6 +121,7 @@ def read(
         raise _nothing_good(sample, on_bad_row, quarantine, found)
     check_named(columns, good, Place(found.name))
     layout = find_layout(good, columns, format, Place(found.name))
+    _check_wanted(good, layout, Place(found.name))
     split_column = columns.split or _split_column(good)
     reading = _convert(stream, layout, columns, split_column, keep_raw=on_bad_row == "quarantine")
     _discard_drift(reading, layout, found.typed)
@@ -135,6 +139,20 @@ def read(
         notes=(*found.notes, *_layout_notes(layout), *notes, *_unused(good, layout, columns, split_column)),
         quarantine=written,
     )
+
+
+def _check_wanted(rows: Sequence[Mapping[str, Any]], layout: Layout, place: Place) -> None:
+    """Raise `DataError` where answers are marked as wanted or not, as for KTO: not all of them are to be learnt."""
+    if MARK in layout.used() or layout.answer is None is layout.turns:
+        return
+    marks = {str(row[MARK]).lower() for row in rows if MARK in row}
+    if marks <= {"true", "false"} and "false" in marks:
+        raise DataError(
+            f"the column {MARK!r} marks answers as wanted (true) or not (false); all of them would be learnt.",
+            place=place,
+            remedy=f"Keep the rows that are wanted: jq -c 'select(.{MARK})' FILE > wanted.jsonl. If it means something"
+            " else, rename it.",
+        )
 
 
 def _account(
@@ -282,7 +300,7 @@ def _layout_notes(layout: Layout) -> tuple[str, ...]:
         return (f"translated from {source!r} into {target!r}; the other way round: {other_way}.",)
     parts = {"prompt": layout.prompt, "context": layout.context, "answer": layout.answer}
     parts |= {"text": layout.text, "pair": layout.pair, "label": layout.label, "system": layout.system}
-    parts |= {"tools": layout.tools}
+    parts |= {"choices": layout.choices, "tools": layout.tools, "reasoning": layout.reasoning}
     said = ", ".join(f"{purpose} = {name!r}" for purpose, name in parts.items() if name)
     return (f"columns: {said}.",) if said else ()
 

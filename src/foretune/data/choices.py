@@ -1,0 +1,81 @@
+"""Multiple choice: a question with its choices written below it, answered by the letter of one.
+
+Data sets hold choices as a list of texts (MMLU, RACE, HellaSwag), as texts with labels of their own (ARC,
+CommonsenseQA) or by letter (MedQA), and the right one by its place, its label or its text. Here all become the same
+kind of row.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from foretune.data.problems import Refused
+
+COLUMNS = ("choices", "options", "endings")
+ANSWERS = (
+    "answerkey",
+    "answer_key",
+    "answer_idx",
+    "answer_index",
+    "answer",
+    "label",
+    "correct_answer",
+    "correct",
+    "gold",
+)
+QUESTIONS = ("question", "question_stem", "stem", "ctx", "query", "prompt", "input")
+CONTEXTS = ("context", "passage", "article")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What may be answered."""
+
+    labels: tuple[str, ...]
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, value: Any) -> Choices | None:
+        """The choices in a row's value; None where it holds no two texts."""
+        if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+            texts, labels = value["text"], value.get("label")
+        elif isinstance(value, Mapping):
+            texts, labels = list(value.values()), list(value)
+        else:
+            texts, labels = value, None
+        if not isinstance(texts, list) or not 2 <= len(texts) <= len(string.ascii_uppercase):
+            return None
+        if not all(isinstance(text, str | int | float) and str(text).strip() for text in texts):
+            return None
+        if not isinstance(labels, list) or len({str(label) for label in labels}) != len(texts):
+            labels = list(string.ascii_uppercase[: len(texts)])
+        return cls(tuple(str(label).strip() for label in labels), tuple(str(text).strip() for text in texts))
+
+    def right(self, answer: Any) -> int | None:
+        """The place of the choice that ``answer`` means: a place counted from 0, a label, a letter, or a text."""
+        if isinstance(answer, bool) or answer is None:
+            return None
+        if isinstance(answer, int):
+            return answer if 0 <= answer < len(self.texts) else None
+        said = str(answer).strip()
+        for names in (self.labels, self.texts, tuple(string.ascii_uppercase), tuple(map(str, range(len(self.texts))))):
+            if said in names and (place := names.index(said)) < len(self.texts):
+                return place
+        return None
+
+    def asked(self, question: str) -> str:
+        """The question with its choices, and how to answer."""
+        lines = (f"{label}. {text}" for label, text in zip(self.labels, self.texts, strict=True))
+        *others, last = self.labels
+        return "\n".join((question, "", *lines, "", f"Answer with {', '.join(others)} or {last}."))
+
+
+def answered(choices: Choices, answer: Any, column: str) -> str:
+    """The label of the right choice. Raises `Refused` where ``answer`` means none."""
+    place = choices.right(answer)
+    if place is None:
+        raise Refused(f"{column!r} is {str(answer)[:40]!r}, which is none of its {len(choices.texts)} choices")
+    return choices.labels[place]
