@@ -235,6 +235,17 @@ def test_a_column_of_reasoning_is_thought_before_the_answer(tmp_path: Path) -> N
     assert letter.answer == "C" and letter.turns[-1].reasoning == "grass"
 
 
+def test_one_label_of_another_name_is_the_label_and_of_several_one_has_to_be_named(tmp_path: Path) -> None:
+    one = from_rows(tmp_path, *({"text": f"t {i}", "Topic_Label": "ab"[i % 2]} for i in range(4)))
+    assert one.format == "text-label" and {example.label for example in one.examples} == {"a", "b"}
+    rows = [{"text": f"t {i}", "coarse_label": i % 2, "fine_label": i % 3} for i in range(6)]
+    with pytest.raises(DataError, match=r"text, coarse_label, fine_label.*--label-column"):
+        from_rows(tmp_path, *rows)
+    chosen = from_rows(tmp_path, *rows, columns=Columns(label="fine_label"))
+    assert {example.label for example in chosen.examples} == {"0", "1", "2"}
+    assert from_rows(tmp_path, *rows, columns=Columns(text="text")).task == "language-modelling"
+
+
 def test_notes_say_what_was_taken_and_what_was_left(tmp_path: Path) -> None:
     notes = " ".join(from_rows(tmp_path, {"question": "q", "answer": "a", "id": 7, "why": "w"}).notes)
     assert "prompt = 'question', answer = 'answer'" in notes and "not used: id, why" in notes

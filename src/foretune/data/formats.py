@@ -81,6 +81,7 @@ TEXT_PAIRS = (("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "s
               ("sentence_a", "sentence_b"), ("text_a", "text_b"), ("text1", "text2"), ("question", "sentence"),
               ("query", "passage"), ("query", "document"))  # fmt: skip
 LABELS = ("label_text", "label", "labels", "class", "category", "sentiment", "intent", "rating", "stars", "score")
+LABEL_ENDINGS = ("_label", "_labels")
 PAIR_LABELS = ("gold_label", "is_duplicate", "similarity", "similarity_score", "relevance", "entailment")
 
 
@@ -191,7 +192,15 @@ def _find_labelled(row: Raw, columns: Columns) -> Layout | None:
     text, pair = _find_text_pair(row, columns)
     labels = (*LABELS, *PAIR_LABELS) if pair else LABELS
     label = first_column(row, columns.label, [name for name in labels if name not in (text, pair)])
+    if label is None and columns.label is None and len(named := _named_labels(row)) == 1:
+        label = named[0]
     return Layout("text-label", text=text, pair=pair, label=label) if text and label else None
+
+
+def _named_labels(row: Raw) -> list[str]:
+    """The columns that call themselves somebody's label (``topic_label``), in lower case."""
+    names = dict.fromkeys(name.strip().lower() for name in row)
+    return [name for name in names if name.endswith(LABEL_ENDINGS)]
 
 
 def _find_text_pair(row: Raw, columns: Columns) -> tuple[str | None, str | None]:
@@ -212,6 +221,8 @@ def _find_text_pair(row: Raw, columns: Columns) -> tuple[str | None, str | None]
 def _find_text(row: Raw, columns: Columns) -> Layout | None:
     if columns.answer or columns.label or columns.prompt or columns.pair:
         return None
+    if columns.text is None and _named_labels(row):
+        return None  # several labels: which one is meant has to be said, else the texts alone would be learnt
     text = first_column(row, columns.text, ("text",))
     return Layout("text", text=text) if text else None
 
