@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from foretune.data.choices import Choices
 from foretune.data.columns import Columns
 from foretune.data.example import Turn
 from foretune.data.labels import guess_labels
@@ -203,6 +204,14 @@ def test_choices_with_labels_of_their_own_and_a_text_before_them(tmp_path: Path)
     }
     (example,) = from_rows(tmp_path, row).examples
     assert example.prompt == "Snow fell.\n\nThen?\n\n1. 2\n2. 1\n\nAnswer with 1 or 2." and example.answer == "2"
+
+
+def test_a_number_is_a_label_where_labels_are_numbers_and_else_a_place() -> None:
+    numbered, lettered = Choices(("1", "2", "3"), ("x", "y", "z")), Choices.of(["x", "y", "z"])
+    assert lettered is not None and (numbered.right(1), lettered.right(1), lettered.right(1.0)) == (0, 1, 1)
+    assert (numbered.right("3"), lettered.right("2"), lettered.right(" C "), lettered.right("z")) == (2, 2, 2, 2)
+    assert Choices.of(["3", "2"]).right("2") == 1, "a text goes before a place"  # type: ignore[union-attr]
+    assert (lettered.right(2.5), lettered.right("D"), lettered.right(""), lettered.right(True)) == (None,) * 4
 
 
 def test_an_answer_that_is_no_choice_is_bad_and_free_answers_make_no_multiple_choice(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from foretune.cli.options import AsJson
+from foretune.cli.options import AsJson, Plugins
 from foretune.cli.setting_options import EVERY, takes
 from foretune.errors import BudgetError
 from foretune.units import format_bytes, format_count, format_duration, format_share
@@ -26,6 +26,7 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="Settings as YAML, or the resolved.yaml of a run.")] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="One setting, like training.lora.rank=32.")] = None,
     probe: Annotated[bool, typer.Option("--probe", help="Load the model and measure a few steps first.")] = False,
+    plugin: Plugins = None,
     as_json: AsJson = False,
     *,
     settings: dict[str, Any],
@@ -41,7 +42,9 @@ def plan(
     from foretune.fit.plan import plan as make_plan
     from foretune.fit.probe_plan import measure
     from foretune.fit.strategy import earlier_runs
+    from foretune.plugins import load as load_plugins
 
+    load_plugins(plugin or ())
     history, outcomes = known_history()
     runs = earlier_runs()
 

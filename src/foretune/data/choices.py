@@ -58,7 +58,9 @@ class Choices:
         """The place of the choice that ``answer`` means: a place counted from 0, a label, a letter, or a text."""
         if isinstance(answer, bool) or answer is None:
             return None
-        if isinstance(answer, int):
+        if isinstance(answer, float) and answer.is_integer():
+            answer = int(answer)
+        if isinstance(answer, int) and str(answer) not in self.labels:
             return answer if 0 <= answer < len(self.texts) else None
         said = str(answer).strip()
         for names in (self.labels, self.texts, tuple(string.ascii_uppercase), tuple(map(str, range(len(self.texts))))):
