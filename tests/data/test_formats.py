@@ -185,8 +185,9 @@ CHOICES = ["red", "blue", "green"]
         {"question": "Which?", "options": {"A": "red", "B": "blue", "C": "green"}, "answer": "blue", "answer_idx": "B"},
         {"question_stem": "Which?", "choices": CHOICES, "correct_answer": "blue"},
         {"Question": "Which?", "Options": CHOICES, "Answer": "B"},
+        {"question": "Which?", "choices": json.dumps(CHOICES), "answer": "1"},
     ],
-    ids=["mmlu", "arc", "hellaswag", "medqa", "by text", "capitals"],
+    ids=["mmlu", "arc", "hellaswag", "medqa", "by text", "capitals", "a table's"],
 )
 def test_multiple_choice_shows_its_choices_and_is_answered_by_a_letter(tmp_path: Path, row: dict[str, Any]) -> None:
     found = from_rows(tmp_path, row, row)

@@ -7,6 +7,7 @@ kind of row.
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +40,12 @@ class Choices:
 
     @classmethod
     def of(cls, value: Any) -> Choices | None:
-        """The choices in a row's value; None where it holds no two texts."""
+        """The choices in a row's value, or in its JSON text as tables hold it; None where there are no two texts."""
+        if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                return None
         if isinstance(value, Mapping) and isinstance(value.get("text"), list):
             texts, labels = value["text"], value.get("label")
         elif isinstance(value, Mapping):
