@@ -149,7 +149,7 @@ def test_every_metric_refuses_no_rows_and_rows_without_what_it_needs(name: str) 
     assert METRICS[name].name == name
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
+@pytest.mark.parametrize("name", sorted(set(METRICS) - {"comet"}))  # which has a test of its own: it needs a checkpoint
 def test_every_metric_gives_finite_numbers_for_degenerate_predictions(name: str) -> None:
     for said in ["", " ", "1", "\x00", "9" * 5000, "1e999", "😀", "[" * 50_000]:
         rows = [Answer(i, "?", str(i), said, nll=1.0, tokens=2, bytes=1, probability=0.5) for i in range(4)]
