@@ -6,8 +6,9 @@ A study's own table compares with a fixed control. Here the control of a block (
 arms ``uniform-…`` by mean validation loss over the seeds: what somebody would get who tuned one rate and knew nothing
 of Fisher information. Loss, accuracy, Brier score and calibration error on every test set; paired over seeds, with
 Student's 95 % interval, Holm's correction over the arms of a block and outcome, and the smallest effect that so many
-pairs find with probability 0.8. "Better" needs an interval without 0 that holds after Holm. A study may be under way:
-blocks whose runs have not all ended are named and left out. With ``--docs`` the tables go into docs/regularization.md.
+pairs find with probability 0.8; and guided dropout against the arms of its mean rate, which differ in the ranking
+alone. "Better" needs an interval without 0 that holds after Holm. A study may be under way: blocks whose runs have
+not all ended are named and left out. With ``--docs`` the tables go into docs/regularization.md.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -32,6 +33,8 @@ from foretune.study.tables import tested
 from foretune.units import format_duration
 
 UNIFORM = "uniform-"
+GUIDED = "guided"
+RANKINGS = ("uniform-0.05", "type-only", "random", "reversed")
 OUTCOMES = ("loss", "accuracy", "brier", "calibration_error", "exact_match")
 PAGE = Path(__file__).parents[1] / "docs" / "regularization.md"
 START, END = "<!-- study:start -->", "<!-- study:end -->"
@@ -112,6 +115,19 @@ def verdicts(found: Sequence[Found]) -> list[str]:
     return [about, "", markdown_table(["arm", *names], rows), ""]
 
 
+def ranking(groups: Mapping[Block, Sequence[Line]]) -> list[str]:
+    """The guided arm minus those that differ from it in the ranking alone, in loss; empty where there are none."""
+    found = {}
+    for (_, task, size, tested_on), lines in groups.items():
+        minus = {one: d for one in RANKINGS for d in differences(lines, one, "loss") if d.arm == GUIDED}
+        if minus:
+            found[f"{task}, {size} rows{tested(tested_on)}"] = minus
+    names = [name for name in RANKINGS if any(name in own for own in found.values())]
+    rows = [[where, *(_cell(own.get(name)) for name in names)] for where, own in found.items()]
+    about = f"`{GUIDED}` minus arms of its mean rate, in loss (Holm over all arms of the block):"
+    return [about, "", markdown_table(["block", *names], rows), ""] if rows else []
+
+
 def study(grid: GridSpec, lines: Sequence[Line]) -> list[str]:
     """The Markdown of one study, from its whole blocks."""
     ended = Counter(block_of(line)[:3] for line in lines)
@@ -131,6 +147,7 @@ def study(grid: GridSpec, lines: Sequence[Line]) -> list[str]:
     found = {block: compared(own, controls[block]) for block, own in groups.items()}
     if found:
         out += verdicts(list(found.values()))
+        out += ranking(groups)
     for block, own in found.items():
         out += table(block, controls[block], own)
     return out
