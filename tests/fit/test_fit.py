@@ -247,7 +247,9 @@ def test_calls_of_tools(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
         rows.append({"messages": turns, "tools": tools})
     data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
     result = fast_fit(data, output=tmp_path / "run", options={**BRIEF, "data.context_tokens": 512})
-    assert result.record.comparison.metric == "tool_calls" and TOOLS_AS_TEXT in result.record.data.template
+    comparison = result.record.comparison
+    assert comparison.metric == "tool_calls" and TOOLS_AS_TEXT in result.record.data.template
+    assert comparison.info("tool_calls").share, "shown in percent"
     answers = read_json(tmp_path / "run" / "answers" / "test-winner.json")["answers"]
     assert all(answer["reference"].startswith("<tool_call>") for answer in answers)
 

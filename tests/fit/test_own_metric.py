@@ -16,7 +16,7 @@ from foretune import plugins
 from foretune.cli.main import app
 from foretune.data.example import conversation
 from foretune.errors import DataError, UsageError
-from foretune.evaluation.base import Answer
+from foretune.evaluation.base import SHARE, Answer
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS, metric, own_metric
 from foretune.evaluation.metrics.own import OwnMetric
@@ -71,14 +71,14 @@ def test_the_mean_its_error_and_the_rows() -> None:
 
 def test_a_function_of_all_answers_and_one_of_each_agree() -> None:
     rows = _answers(("so", "sa"), ("nil", "nix"), ("x", "y"))
-    each = OwnMetric("each", lambda answer: answer.prediction[0] == answer.reference[0], share=True)
+    each = OwnMetric("each", lambda answer: answer.prediction[0] == answer.reference[0], unit=SHARE)
     firsts = np.array([each.function(row) for row in rows])
-    together = OwnMetric("together", lambda answers: firsts[: len(answers)], together=True, share=True)
+    together = OwnMetric("together", lambda answers: firsts[: len(answers)], together=True, unit=SHARE)
     assert each.score(rows) == together.score(rows) and each.score(rows).per_row == (1.0, 1.0, 0.0)
 
 
 def test_rows_that_are_all_alike_are_no_certainty() -> None:
-    right = OwnMetric("right", lambda answer: True, share=True).score(_answers(*[("a", "a")] * 10))
+    right = OwnMetric("right", lambda answer: True, unit=SHARE).score(_answers(*[("a", "a")] * 10))
     assert right.value == 1 and right.standard_error > 0.05
 
 
@@ -89,7 +89,7 @@ def test_rows_that_are_all_alike_are_no_certainty() -> None:
         (lambda answer: math.nan, {}, "gave nan for the answer to row 0"),
         (lambda answer: "good", {}, "gave 'good' for the answer to row 0"),
         (lambda answer: None, {}, "gave None"),
-        (lambda answer: 70, {"share": True}, "gave 70.0 for the answer to row 0"),
+        (lambda answer: 70, {"unit": SHARE}, "gave 70.0 for the answer to row 0"),
         (lambda answers: [1.0], {"together": True}, "gave 1 numbers for 2 answers"),
         (lambda answers: 1.0, {"together": True}, "gave float for 2 answers"),
     ],

@@ -52,6 +52,10 @@ class MetricResult:
     """(rows, k): what ``aggregate`` reads; empty when it reads ``per_row``"""
 
 
+SHARE = "share of 1"
+"""The unit of metrics from 0 to 1 that are shown in percent."""
+
+
 class Metric(Protocol):
     """One way of scoring answers."""
 

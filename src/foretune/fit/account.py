@@ -10,12 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from foretune import __version__
-from foretune.evaluation.base import MetricResult
+from foretune.evaluation.base import SHARE, MetricResult
 from foretune.evaluation.compare import Comparison as Compared
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS, loss_unit
 from foretune.evaluation.metrics.labels import calibration
-from foretune.evaluation.metrics.own import OwnMetric
 from foretune.execution.types import SPLITS
 from foretune.fit.finals import System, differences, loss_elsewhere, metric_names, results
 from foretune.fit.hindsight import Seen, forecast_rows
@@ -29,7 +28,7 @@ from foretune.search.runs import Run
 from foretune.search.types import Score
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "numpy")
-LABELS = {
+WRITTEN = {
     "loss": "loss",
     "loss_per_byte": "loss per byte",
     "exact_match": "exact match",
@@ -37,26 +36,21 @@ LABELS = {
     "rouge_l": "ROUGE-L",
     "chrf": "chrF++",
     "bleu": "BLEU",
+    "comet": "COMET",
     "json_validity": "valid JSON",
     "json_match": "equal JSON",
+    "tool_calls": "tool calls",
+    "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
+    "calibration_error": "calibration error",
+    "brier": "Brier score",
     "macro_f1": "macro F1",
     "pearson": "Pearson's r",
     "spearman": "Spearman's ρ",
     "mse": "mean squared error",
     "mae": "mean absolute error",
 }
-SHARES = {
-    "exact_match",
-    "token_f1",
-    "rouge_l",
-    "json_validity",
-    "json_match",
-    "accuracy",
-    "balanced_accuracy",
-    "macro_f1",
-}
-UNITS = {"loss_per_byte": "bits per byte"}
+"""The metrics that a report writes in words; one from outside is written by its own name, and with its unit."""
 EXAMPLE_PAIRS = 200
 """Answer pairs kept in the record; the report chooses a few of them."""
 RIGHT = 1.0
@@ -266,7 +260,9 @@ def _comparison(
         )
         systems.append(r.SystemResult(system.role, system.name, measures, own, _calibration(outcome, system)))  # type: ignore[arg-type]
     info = tuple(
-        r.MetricInfo(name, LABELS.get(name, name), METRICS[name].direction, _is_share(name), _unit(outcome, name))
+        r.MetricInfo(
+            name, WRITTEN.get(name, name), METRICS[name].direction, METRICS[name].unit == SHARE, _unit(outcome, name)
+        )
         for name in names
     )
     primary = outcome.prepared.task.metric
@@ -283,13 +279,9 @@ def _comparison(
 def _unit(outcome: Outcome, name: str) -> str:
     if name == "loss":
         return loss_unit(outcome.prepared.task.model.kind, outcome.prepared.task.task)
-    scorer = METRICS[name]
-    return scorer.unit if isinstance(scorer, OwnMetric) else UNITS.get(name, "")
-
-
-def _is_share(name: str) -> bool:
-    scorer = METRICS[name]
-    return scorer.share if isinstance(scorer, OwnMetric) else name in SHARES
+    if METRICS[name].needs_generation and name in WRITTEN:
+        return ""
+    return METRICS[name].unit
 
 
 def _difference(name: str, against: str, compared: Compared) -> r.Difference:

@@ -23,8 +23,7 @@ from foretune.data.split import Splits, split
 from foretune.data.tasks import task_names
 from foretune.data.translation import instructed, prefix_for
 from foretune.errors import DataError, Place
-from foretune.evaluation.metrics import default_metric, metric
-from foretune.evaluation.metrics.own import OwnMetric
+from foretune.evaluation.metrics import default_metric, try_out
 from foretune.execution.types import PREFIX_CACHE_BYTES, SPLITS, TaskSpec
 from foretune.files import write_json, write_text
 from foretune.fit.find_model import ModelFacts
@@ -73,8 +72,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     name = spec.data.metric or default_metric(
         found.task, splits.train, translation=found.format in ("translation", "source-target") or bool(languages)
     )
-    if isinstance(scorer := metric(name), OwnMetric):
-        scorer.try_out(splits.validation)
+    try_out(name, splits.validation)
     labels = sorted({str(row.label) for row in splits.train}) if found.task == "classification" else []
     if found.task == "classification" and len(labels) < 2:
         raise DataError(

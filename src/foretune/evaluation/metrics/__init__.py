@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from foretune.data.example import Example
 from foretune.data.tools import found_in
 from foretune.errors import UsageError
-from foretune.evaluation.base import Direction, Metric
+from foretune.evaluation.base import SHARE, Direction, Metric
 from foretune.evaluation.metrics import comet, labels, numbers, text
 from foretune.evaluation.metrics.own import OwnMetric
 from foretune.evaluation.metrics.rows import ShareMetric
@@ -80,7 +80,7 @@ def own_metric(
 
     def added(function: Function) -> Function:
         called = name or function.__name__
-        add(OwnMetric(called, function, together, direction, unit, share))
+        add(OwnMetric(called, function, together, direction, SHARE if share else unit))
         return function
 
     return added
@@ -91,6 +91,15 @@ def add(one: Metric) -> None:
     if one.name in METRICS:
         raise UsageError(f"there is a metric {one.name!r} already.", remedy="Call yours something else.")
     METRICS[one.name] = one
+
+
+def try_out(name: str, examples: Sequence[Example]) -> None:
+    """Let a metric from outside score reference answers, so that a mistake in it is found before anything is trained.
+
+    Raises as `OwnMetric.score` does.
+    """
+    if isinstance(one := metric(name), OwnMetric):
+        one.try_out(examples)
 
 
 def default_metric(task: str, examples: Sequence[Example], *, translation: bool = False) -> str:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from foretune.errors import DataError
-from foretune.evaluation.base import Answer, Direction, MetricResult
+from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
 from foretune.evaluation.metrics.rows import from_rows, prediction_of, require_rows, value_error
 
 CALIBRATION_BINS = 15
@@ -30,7 +30,7 @@ class ClassMetric:
     """A metric of the confusion matrix, over the classes that the references hold."""
 
     name: str
-    unit: str = "share of 1"
+    unit: str = SHARE
     direction: Direction = "higher"
     needs_generation: bool = True
 
@@ -74,7 +74,7 @@ class CalibrationMetric:
     """
 
     name: str = "calibration_error"
-    unit: str = "share of 1"
+    unit: str = SHARE
     direction: Direction = "lower"
     needs_generation: bool = True
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from foretune.data.example import Example
 from foretune.errors import ForetuneError, UsageError
-from foretune.evaluation.base import Answer, Direction, MetricResult
+from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
 from foretune.evaluation.metrics.rows import prediction_of, require_rows, value_error
 
 FEW = 2
@@ -36,8 +36,7 @@ class OwnMetric:
     together: bool = False
     direction: Direction = "higher"
     unit: str = ""
-    share: bool = False
-    """Whether every number lies between 0 and 1"""
+    """`SHARE` where every number has to lie between 0 and 1"""
     needs_generation: bool = True
 
     def score(self, rows: Sequence[Answer]) -> MetricResult:
@@ -49,7 +48,7 @@ class OwnMetric:
         given = self._called(list(rows), None) if self.together else [self._called(row, row.row) for row in rows]
         values = zip(self._as_many(given, rows), rows, strict=True)
         per_row = tuple(self._checked(value, row.row) for value, row in values)
-        scale = 1.0 if self.share else max(1.0, *map(abs, per_row))
+        scale = 1.0 if self.unit == SHARE else max(1.0, *map(abs, per_row))
         return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=scale), per_row)
 
     def try_out(self, examples: Sequence[Example]) -> None:
@@ -84,12 +83,12 @@ class OwnMetric:
             number = float(value)
         except (TypeError, ValueError):
             raise self._refused(f"gave {value!r} for the answer to row {row}") from None
-        if not math.isfinite(number) or (self.share and not 0 <= number <= 1):
+        if not math.isfinite(number) or (self.unit == SHARE and not 0 <= number <= 1):
             raise self._refused(f"gave {number} for the answer to row {row}")
         return number
 
     def _refused(self, what: str) -> UsageError:
-        wanted = "a number from 0 to 1" if self.share else "a finite number"
+        wanted = "a number from 0 to 1" if self.unit == SHARE else "a finite number"
         got = "a list of answers and returns as many" if self.together else "an answer and returns"
         remedy = f"It gets {got}: {wanted}{' each' if self.together else ''}."
         return UsageError(f"the metric {self.name!r} {what}.", remedy=remedy)

@@ -11,7 +11,7 @@ import numpy as np
 
 from foretune.errors import DataError, TrainingError
 from foretune.evaluation import aggregate
-from foretune.evaluation.base import Answer, Direction, MetricResult
+from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
 
 PSEUDO_ROWS = 4
 """Agresti and Coull 1998: a share of n rows is judged as if two more had succeeded and two more failed."""
@@ -76,7 +76,7 @@ class ShareMetric:
 
     name: str
     measure: Callable[[str, str], float]
-    unit: str = "share of 1"
+    unit: str = SHARE
     direction: Direction = "higher"
     needs_generation: bool = True
 
