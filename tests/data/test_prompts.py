@@ -9,6 +9,7 @@ import pytest
 
 from foretune.data.example import Turn
 from foretune.data.prompts import read_prompts
+from foretune.data.read import read
 from foretune.errors import DataError
 from tests import tiny
 
@@ -64,3 +65,12 @@ def test_multiple_choice_is_asked_with_its_choices(tmp_path: Path) -> None:
         found = read_prompts(tiny.write_rows(tmp_path / "rows.jsonl", [given, given]), task="kind")
         assert [example.prompt for example in found] == [asked] * 2
         assert {example.task for example in found} == {"art"} and not any(example.targets for example in found)
+
+
+def test_multiple_choice_with_a_passage_is_asked_as_training_asks_it(tmp_path: Path) -> None:
+    row = {"Article": "The sky.", "Question": "Which?", "Options": {"a": "red", "b": "blue"}, "Answer": "b"}
+    answered = read(tiny.write_rows(tmp_path / "answered.jsonl", [row, row])).examples
+    bare = [{name: value for name, value in row.items() if name != "Answer"}] * 2
+    unanswered = read_prompts(tiny.write_rows(tmp_path / "bare.jsonl", bare))
+    assert [example.prompt for example in unanswered] == [example.prompt for example in answered]
+    assert "The sky.\n\nWhich?" in unanswered[0].prompt and answered[0].answer == "b"

@@ -31,8 +31,7 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
     candidates = [FORMATS[named]] if named else _in_order(columns)
     votes: Counter[Layout] = Counter()
     contexts: dict[Layout, str] = {}
-    own = _own_names(rows)
-    views = [{**{usual: row[name] for usual, name in own.items() if name in row}, **row} for row in rows]
+    views = with_usual_names(rows)
     for row in views:
         found = (form.find(row, columns) for form in candidates)
         layout = next((layout for layout in found if layout is not None), None)
@@ -49,7 +48,7 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
         tools = tool_column(views) if winner.label is None and winner.text is None else None
         reasoning = _reasoning_column(views) if winner.format in REASONED else None
         winner = replace(winner, context=contexts.get(winner), system=system, tools=tools, reasoning=reasoning)
-        return winner.named(own)
+        return winner.named(_own_names(rows))
     raise _no_layout(rows, columns, named, place)
 
 
@@ -60,6 +59,12 @@ def _reasoning_column(rows: Sequence[Raw]) -> str | None:
         if values and all(isinstance(value, str) for value in values):
             return name
     return None
+
+
+def with_usual_names(rows: Sequence[Raw]) -> list[Raw]:
+    """``rows`` whose columns are found in lower case too."""
+    own = _own_names(rows)
+    return [{**{usual: row[name] for usual, name in own.items() if name in row}, **row} for row in rows]
 
 
 def _own_names(rows: Sequence[Raw]) -> dict[str, str]:

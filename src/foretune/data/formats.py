@@ -146,19 +146,25 @@ def _bare(name: str | None) -> str | None:
     return None if name is None else name.removeprefix("translation.")
 
 
-def _find_choices(row: Raw, columns: Columns) -> Layout | None:
+def find_unanswered_choices(row: Raw, columns: Columns) -> Layout | None:
+    """Multiple choice, whichever is right: the layout without an answer."""
     if columns.text or columns.pair or columns.label:
         return None
     question, name = first_column(row, columns.prompt, choices.QUESTIONS), first_column(row, None, choices.COLUMNS)
-    offered_here = None if name is None else choices.Choices.of(row[name])
-    if question is None or offered_here is None:
+    if question is None or name is None or choices.Choices.of(row[name]) is None:
+        return None
+    context = next((each for each in choices.CONTEXTS if each in row and each != question), None)
+    return Layout("multiple-choice", prompt=question, context=context, choices=name)
+
+
+def _find_choices(row: Raw, columns: Columns) -> Layout | None:
+    found = find_unanswered_choices(row, columns)
+    if found is None:
         return None
     answers = [columns.answer] if columns.answer else choices.ANSWERS
+    offered_here = _choices(row, found)
     answer = next((each for each in answers if offered_here.right(value_of(row, each)) is not None), None)
-    context = next((each for each in choices.CONTEXTS if each in row and each != question), None)
-    if answer is None:
-        return None
-    return Layout("multiple-choice", prompt=question, context=context, answer=answer, choices=name)
+    return None if answer is None else replace(found, answer=answer)
 
 
 def _find_pair(
@@ -273,14 +279,23 @@ def _convert_pair(row: Raw, layout: Layout) -> Draft:
 
 
 def _convert_choices(row: Raw, layout: Layout) -> Draft:
-    assert layout.choices is not None and layout.answer is not None
-    offered_here = choices.Choices.of(value_of(row, layout.choices))
-    if offered_here is None:
-        raise Refused(f"{layout.choices!r} holds no choices")
-    right = choices.answered(offered_here, value_of(row, layout.answer), layout.answer)
-    asked = Turn("user", offered_here.asked(_prompt_with_context(row, layout)))
+    assert layout.answer is not None
+    right = choices.answered(_choices(row, layout), value_of(row, layout.answer), layout.answer)
     said = _with_reasoning(Turn("assistant", right), row, layout)
-    return _with_system(Draft((asked, said), targets=(1,)), row, layout)
+    return _with_system(Draft((ask_choices(row, layout), said), targets=(1,)), row, layout)
+
+
+def ask_choices(row: Raw, layout: Layout) -> Turn:
+    """The question with its context and its choices. Raises `Refused` where there are none."""
+    return Turn("user", _choices(row, layout).asked(_prompt_with_context(row, layout)))
+
+
+def _choices(row: Raw, layout: Layout) -> choices.Choices:
+    assert layout.choices is not None
+    found = choices.Choices.of(value_of(row, layout.choices))
+    if found is None:
+        raise Refused(f"{layout.choices!r} holds no choices")
+    return found
 
 
 def _with_reasoning(turn: Turn, row: Raw, layout: Layout) -> Turn:

@@ -11,11 +11,12 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from foretune.data import choices
-from foretune.data.columns import Columns, columns_of
+from foretune.data.choices import ANSWERS
+from foretune.data.columns import FOUND, Columns, columns_of
 from foretune.data.example import Example, Turn
-from foretune.data.find_layout import find_layout
-from foretune.data.formats import QUESTIONS, TEXT_PAIRS, TEXTS
+from foretune.data.find_layout import find_layout, with_usual_names
+from foretune.data.formats import QUESTIONS, TEXT_PAIRS, TEXTS, ask_choices, find_unanswered_choices
+from foretune.data.problems import Refused
 from foretune.data.read import read
 from foretune.data.rows import Row
 from foretune.data.sources import locate
@@ -80,16 +81,16 @@ def _unanswered_choices(path: Path, task: str | None) -> tuple[Example, ...]:
     for row in locate(path).rows():
         if not isinstance(row, Row):
             return ()
-        usual = {name.strip().lower(): value for name, value in row.value.items()}
-        question = next((usual[name] for name in choices.QUESTIONS if name in usual), None)
-        offered = next((choices.Choices.of(usual[name]) for name in choices.COLUMNS if name in usual), None)
-        answered = any(usual.get(name) is not None for name in choices.ANSWERS)
-        if not isinstance(question, str) or offered is None or answered:
+        (usual,) = with_usual_names([row.value])
+        layout = find_unanswered_choices(usual, FOUND)
+        if layout is None or any(usual.get(name) is not None for name in ANSWERS):
             return ()
-        context = next((str(usual[name]) for name in choices.CONTEXTS if usual.get(name)), "")
-        asked = offered.asked(f"{context}\n\n{question}" if context else question)
+        try:
+            asked = ask_choices(usual, layout)
+        except Refused:
+            return ()
         own = None if task is None else row.value.get(task)
-        found.append(Example((Turn("user", asked),), task=None if own is None else str(own)))
+        found.append(Example((asked,), task=None if own is None else str(own)))
     return tuple(found)
 
 
