@@ -79,12 +79,18 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[Turn, ...], tuple[int, ...]]] 
     "numbers as answers": ({"question": "q", "answer": 42}, "question-answer", (U("q"), A("42")), (1,)),
     "translation": ({"translation": {"en": "dog", "de": "Hund"}}, "translation", (U("dog"), A("Hund")), (1,)),
     "source and target": ({"source": "dog", "target": "Hund"}, "source-target", (U("dog"), A("Hund")), (1,)),
-    "summaries": ({"document": "long", "summary": "short"}, "source-target", (U("long"), A("short")), (1,)),
+    "summaries": ({"document": "long", "summary": "short"}, "summary", (U("long"), A("short")), (1,)),
     "text and label": ({"text": "t", "label": "x"}, "text-label", (U("t"),), ()),
     "names in capitals": ({"Question": "q", "Answer ": "a", "ID": 3}, "question-answer", (U("q"), A("a")), (1,)),
     "input and output": ({"input": "q", "output": "a"}, "prompt-completion", (U("q"), A("a")), (1,)),
     "problem, solution and answer": (
         {"problem": "q", "solution": "so a", "answer": "a"}, "prompt-completion", (U("q"), A("so a")), (1,)
+    ),
+    "several labels": ({"text": "t", "labels": ["joy", "Anger"]}, "text-labels", (U("t"), A("Anger; joy")), (1,)),
+    "several labels by number": ({"text": "t", "labels": [7, 3]}, "text-labels", (U("t"), A("3; 7")), (1,)),
+    "no label holds": ({"text": "t", "labels": []}, "text-labels", (U("t"), A("none")), (1,)),
+    "several labels of two texts": (
+        {"premise": "t", "hypothesis": "u", "label": ["x", "y"]}, "text-labels", (U("t\n\nu"), A("x; y")), (1,)
     ),
     "two texts and a label": ({"premise": "t", "hypothesis": "u", "label": 0}, "text-label", (U("t"), U("u")), ()),
     "two texts and a label of their own": (
@@ -323,3 +329,33 @@ def test_label_drift_is_bad_rows(tmp_path: Path) -> None:
     rows = [{"text": "t", "label": value} for value in (1, 2, "two", 1)]
     with pytest.raises(DataError, match=r"'label' is text here but a number in most rows"):
         from_rows(tmp_path, *rows)
+
+
+def test_lists_of_labels_are_sets_unless_each_has_one(tmp_path: Path) -> None:
+    """Rows with one label among rows with more are sets of one; where all have one it is a label; one odd list is
+    a bad row, not a change of the task."""
+    lists = [{"text": "a", "labels": ["x"]}, {"text": "b", "labels": ["x", "y"]}, {"text": "c", "labels": "y"}]
+    mixed = from_rows(tmp_path, *lists)
+    assert [row.answer for row in mixed.examples] == ["x", "x; y", "y"] and mixed.task == "generation"
+    single = from_rows(tmp_path, lists[0], {"text": "b", "labels": ["y"]})
+    assert [row.label for row in single.examples] == ["x", "y"] and single.task == "classification"
+    with pytest.raises(DataError, match=r"1 of 4 rows cannot be used(.|\n)*holds a list, not one label"):
+        from_rows(tmp_path, *[{"text": "a", "labels": "x"}] * 3, lists[1])
+    as_classes = read(tmp_path / "rows.jsonl", task="classification", format="text-labels")
+    assert [row.label for row in as_classes.examples] == ["x", "x", "x", "x; y"], "every combination is a class"
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [([["x", None], ["y", "z"]], "holds nothing .null. among its labels"), ([["a; b", "c"], ["a"]], "has a semicolon")],
+)
+def test_labels_that_cannot_be_written(tmp_path: Path, labels: list[Any], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        from_rows(tmp_path, *({"text": "t", "labels": each} for each in labels))
+
+
+def test_labels_without_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="vectors of 0 and 1"):
+        from_rows(tmp_path, *({"text": "t", "labels": each} for each in ([0, 1, 0], [1, 0, 1])))
+    numbers = from_rows(tmp_path, *({"text": "t", "labels": each} for each in ([0, 1], [1, 0])))
+    assert {row.answer for row in numbers.examples} == {"0; 1"}, "two numbers may as well be numbers of labels"

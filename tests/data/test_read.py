@@ -156,6 +156,14 @@ def test_saved_datasets_folder_equals_the_library(tmp_path: Path) -> None:
         ("c", "yes", "train"),
         ("a", "no", "test"),
     ]
+    several = datasets.Features(
+        text=datasets.Value("string"), labels=datasets.List(datasets.ClassLabel(names=["no", "yes"]))
+    )
+    sets = datasets.Dataset.from_dict({"text": ["a", "b"], "labels": [[0, 1], []]}, features=several)
+    sets.save_to_disk(tmp_path / "sets")
+    sets.to_parquet(tmp_path / "sets.parquet")
+    for saved in ("sets", "sets.parquet"):
+        assert [e.answer for e in read(tmp_path / saved).examples] == ["no; yes", "none"]
     train.select([2, 0]).save_to_disk(tmp_path / "one")
     assert [e.turns[0].content for e in read(tmp_path / "one").examples] == ["c", "a"]
     (tmp_path / "one" / "state.json").write_text("{")

@@ -171,6 +171,16 @@ def test_labels_are_balanced_and_rare_ones_stay_in_training() -> None:
     assert splits.report.imbalance == 240
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_rare_label_in_a_group_of_others_stays_in_training(seed: int) -> None:
+    """It would be measured and never learnt: a head for labels could not even name it."""
+    rows = [replace(row, group=f"g{n // 4}") for n, row in enumerate(rows_of(200, labels=["yes", "no"]))]
+    rows[76] = replace(rows[76], label="never")
+    splits = split(rows, seed=seed)
+    assert min(len(splits.test), len(splits.validation)) >= 16, "a group of four may have gone back"
+    assert "never" in {row.label for row in splits.train}
+
+
 def test_regression_is_balanced_over_the_range() -> None:
     rows = [Example(row.turns, label=float(n)) for n, row in enumerate(rows_of(200))]
     numbers = [row.label for row in split(rows).validation]

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import foretune
 from foretune.cli.main import app
 from foretune.data.mask_check import TOOLS_AS_TEXT
-from foretune.errors import TrainingError
+from foretune.errors import DataError, TrainingError, UsageError
 from foretune.experience.past import past_runs
 from foretune.files import folder_damage, read_json, read_lines
 from foretune.fit.job import FitResult
@@ -252,6 +252,40 @@ def test_calls_of_tools(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     assert comparison.info("tool_calls").share, "shown in percent"
     answers = read_json(tmp_path / "run" / "answers" / "test-winner.json")["answers"]
     assert all(answer["reference"].startswith("<tool_call>") for answer in answers)
+
+
+@pytest.mark.parametrize("what", ["label", "task"])
+def test_what_no_training_row_has_is_refused_before_anything_is_trained(
+    fast_fit: Callable[..., Any], tmp_path: Path, what: str
+) -> None:
+    """A test row of an unknown class ended whole fits at their last step."""
+    rows = [
+        {"text": row["question"], "label": ["x", "y"][i % 2], "kind": "a"} for i, row in enumerate(tiny.questions(60))
+    ]
+    unknown = {"label": {"label": "z"}, "task": {"kind": "b"}}[what]
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows[:50])
+    test = tiny.write_rows(tmp_path / "test.jsonl", [*rows[50:], {**rows[0], "text": "?", **unknown}])
+    given = {"data.test": str(test), "data.columns.task": "kind"}
+    with pytest.raises(DataError, match=rf"test.jsonl:11: the {what} '.' of this test row is in no training row"):
+        fast_fit(data, model=tiny.bert(tmp_path / "bert"), output=tmp_path / "run", options={**BRIEF, **given})
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_several_labels_are_named_by_a_language_model(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
+    """By a head for labels they cannot be, which the error says beforehand, unless every combination is a class."""
+    rows = [{"text": row["question"], "labels": [row["answer"].split()[0], "thing"][: 1 + i % 2]}
+            for i, row in enumerate(tiny.questions(60))]  # fmt: skip
+    data = tiny.write_rows(tmp_path / "rows.jsonl", rows)
+    result = fast_fit(data, output=tmp_path / "run", options=BRIEF)
+    comparison = result.record.comparison
+    assert [info.name for info in comparison.metrics][:2] == ["label_f1", "exact_match"] and comparison.metrics[0].share
+    answers = read_json(tmp_path / "run" / "answers" / "test-winner.json")["answers"]
+    assert any(answer["reference"].endswith("; thing") for answer in answers)
+    encoder = tiny.bert(tmp_path / "bert")
+    with pytest.raises(UsageError, match="every combination of labels is a class"):
+        fast_fit(data, model=encoder, output=tmp_path / "second", options=BRIEF)
+    classes = fast_fit(data, model=encoder, output=tmp_path / "third", options={**BRIEF, "data.task": "classification"})
+    assert classes.record.comparison.metric == "accuracy"
 
 
 def test_reasoning(fast_fit: Callable[..., Any], tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def evaluate(
     part, examples = _part(found.examples, split, data)
     examples = examples[:rows]
     wanted = metrics or list(
-        dict.fromkeys([default_metric(found.task, examples, translation=pair is not None), "loss"])
+        dict.fromkeys([default_metric(found.task, examples, translation=pair is not None, format=found.format), "loss"])
     )
     settings = Settings(
         max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain, languages=pair,

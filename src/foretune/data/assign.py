@@ -7,7 +7,7 @@ Which split a unit goes to depends on its content and the seed, not on where its
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,13 @@ _FEWEST_OF_A_LABEL = 3
 
 @dataclass(frozen=True)
 class Unit:
-    """Rows that stay together. ``key`` orders units at random but reproducibly; ``stratum`` is what is balanced."""
+    """Rows that stay together. ``key`` orders units at random but reproducibly; ``stratum`` is what is balanced:
+    what most of the rows have of ``strata``, which all of them have together."""
 
     rows: tuple[int, ...]
     stratum: str
     key: tuple[int, str]
+    strata: frozenset[str] = frozenset()
 
 
 def units_of(examples: Sequence[Example], cluster: Clusters, *, seed: int) -> list[Unit]:
@@ -49,7 +51,8 @@ def units_of(examples: Sequence[Example], cluster: Clusters, *, seed: int) -> li
     for rows in members.values():
         name = min(examples[row].id for row in rows)
         stratum = min(Counter(strata[row] for row in rows).items(), key=lambda item: (-item[1], item[0]))[0]
-        units.append(Unit(tuple(rows), stratum, (derive(seed, "split", name), name)))
+        own = frozenset(strata[row] for row in rows)
+        units.append(Unit(tuple(rows), stratum, (derive(seed, "split", name), name), own))
     return sorted(units, key=lambda unit: unit.key)
 
 
@@ -88,7 +91,19 @@ def deal(units: Sequence[Unit], wanted: Mapping[str, int]) -> dict[str, list[Uni
             if target != "train":
                 owed[target][stratum] -= len(unit.rows)
             result[target].append(unit)
+    _keep_for_training(result, wanted)
     return result
+
+
+def _keep_for_training(result: dict[str, list[Unit]], measured: Iterable[str]) -> None:
+    """Take units back into training whose rows have a label that no training row has: it could not be predicted."""
+    learnt = frozenset[str]().union(*(unit.strata for unit in result["train"]))
+    for name in measured:
+        for unit in tuple(result[name]):
+            if not unit.strata <= learnt:
+                result[name].remove(unit)
+                result["train"].append(unit)
+                learnt |= unit.strata
 
 
 def _shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:

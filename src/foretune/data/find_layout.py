@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from foretune.data.columns import Columns, columns_of
-from foretune.data.formats import FORMATS, QUESTIONS, SYSTEM_COLUMNS, Format, Layout, Raw, first_column
+from foretune.data.columns import Columns, columns_of, value_of
+from foretune.data.formats import FORMATS, LABEL_SETS, ONE_LABEL, Format, Layout, Raw, first_column
+from foretune.data.label_sets import are_indicators, are_several
 from foretune.data.reasoning import REASONING_KEYS
 from foretune.data.tools import tool_column
+from foretune.data.usual_columns import QUESTIONS, SYSTEM_COLUMNS
 from foretune.errors import DataError, Place, UsageError
 
 REASONING_COLUMNS = (*REASONING_KEYS, "chain_of_thought", "complex_cot", "cot")
@@ -48,8 +51,21 @@ def find_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place:
         tools = tool_column(views) if winner.label is None and winner.text is None else None
         reasoning = _reasoning_column(views) if winner.format in REASONED else None
         winner = replace(winner, context=contexts.get(winner), system=system, tools=tools, reasoning=reasoning)
+        if winner.format == ONE_LABEL and named is None:
+            winner = replace(winner, format=_label_format([value_of(row, winner.label or "") for row in views], place))
         return winner.named(_own_names(rows))
     raise _no_layout(rows, columns, named, place)
+
+
+def _label_format(labels: Sequence[Any], place: Place) -> str:
+    """Whether a text has one label or several. Raises `DataError` for labels without names."""
+    if are_indicators(labels):
+        raise DataError(
+            "the labels are vectors of 0 and 1, which do not say what each place means.",
+            place=place,
+            remedy='Write the names of those that hold instead: ["anger", "joy"].',
+        )
+    return LABEL_SETS if are_several(labels) else ONE_LABEL
 
 
 def _reasoning_column(rows: Sequence[Raw]) -> str | None:

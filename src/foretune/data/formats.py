@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from foretune.data import choices
+from foretune.data import choices, label_sets
+from foretune.data import usual_columns as usual
 from foretune.data.columns import Columns, columns_of, has, value_of
 from foretune.data.conversations import Draft, from_messages, turns_of
 from foretune.data.example import Turn
 from foretune.data.problems import Refused
 from foretune.data.reasoning import reasoned
+from foretune.data.row_label import asked
 from foretune.data.strict_json import described
 from foretune.data.tools import calling_turn, calls_of, looks_like_calls, offered
 
@@ -65,24 +67,9 @@ class Format:
     convert: Callable[[Raw, Layout], Draft]
 
 
-TURN_COLUMNS = ("messages", "conversations", "conversation")
-SYSTEM_COLUMNS = ("system", "system_prompt")
-ALPACA_CONTEXT = ("input", "context")
-ALPACA_ANSWER = ("output", "response")
-PROMPTS = ("prompt", "input", "inputs", "problem", "user")
-COMPLETIONS = ("completion", "solution", "response", "answer", "output", "targets", "assistant")
-QUESTIONS = ("question", "query")
-QUESTION_CONTEXT = ("context", "passage")
-QUESTION_ANSWER = ("answer", "answers", "response")
-PAIRS = (("source", "target"), ("src", "tgt"), ("document", "summary"), ("article", "highlights"),
-         ("dialogue", "summary"), ("text", "summary"))  # fmt: skip
-TEXTS = ("text", "sentence", "review", "content", "tweet", "comment", "title")
-TEXT_PAIRS = (("text", "text_pair"), ("premise", "hypothesis"), ("sentence1", "sentence2"), ("question1", "question2"),
-              ("sentence_a", "sentence_b"), ("text_a", "text_b"), ("text1", "text2"), ("question", "sentence"),
-              ("query", "passage"), ("query", "document"))  # fmt: skip
-LABELS = ("label_text", "label", "labels", "class", "category", "sentiment", "intent", "rating", "stars", "score")
-LABEL_ENDINGS = ("_label", "_labels")
-PAIR_LABELS = ("gold_label", "is_duplicate", "similarity", "similarity_score", "relevance", "entailment")
+ONE_LABEL, LABEL_SETS = "text-label", "text-labels"
+TRANSLATIONS = ("translation", "source-target")
+"""Formats whose rows are a text and its translation"""
 
 
 def first_column(row: Raw, said: str | None, usual: Sequence[str]) -> str | None:
@@ -93,7 +80,7 @@ def first_column(row: Raw, said: str | None, usual: Sequence[str]) -> str | None
 
 
 def _turns(row: Raw, keys: tuple[str, str]) -> str | None:
-    for name in TURN_COLUMNS:
+    for name in usual.TURN_COLUMNS:
         value = row.get(name)
         if isinstance(value, list) and (not value or (isinstance(value[0], Mapping) and keys[0] in value[0])):
             return name
@@ -187,41 +174,50 @@ def _find_pair(
     return find
 
 
-def _find_source_target(row: Raw, columns: Columns) -> Layout | None:
-    found = (_find_pair("source-target", (source,), (target,))(row, columns) for source, target in PAIRS)
-    return next((layout for layout in found if layout is not None), None)
+def _find_one_of(name: str, pairs: Sequence[tuple[str, str]]) -> Callable[[Raw, Columns], Layout | None]:
+    def find(row: Raw, columns: Columns) -> Layout | None:
+        found = (_find_pair(name, (source,), (target,))(row, columns) for source, target in pairs)
+        return next((layout for layout in found if layout is not None), None)
+
+    return find
 
 
 def _find_labelled(row: Raw, columns: Columns) -> Layout | None:
     if columns.answer is not None:
         return None
     text, pair = _find_text_pair(row, columns)
-    labels = (*LABELS, *PAIR_LABELS) if pair else LABELS
+    labels = (*usual.LABELS, *usual.PAIR_LABELS) if pair else usual.LABELS
     label = first_column(row, columns.label, [name for name in labels if name not in (text, pair)])
     if label is None and columns.label is None and len(named := _named_labels(row)) == 1:
         label = named[0]
-    return Layout("text-label", text=text, pair=pair, label=label) if text and label else None
+    return Layout(ONE_LABEL, text=text, pair=pair, label=label) if text and label else None
+
+
+def _find_label_sets(row: Raw, columns: Columns) -> Layout | None:
+    found = _find_labelled(row, columns)
+    several = found is not None and isinstance(value_of(row, found.label or ""), list)
+    return replace(found, format=LABEL_SETS) if found is not None and several else None
 
 
 def _named_labels(row: Raw) -> list[str]:
     """The columns that call themselves somebody's label (``topic_label``), in lower case."""
     names = dict.fromkeys(name.strip().lower() for name in row)
-    return [name for name in names if name.endswith(LABEL_ENDINGS)]
+    return [name for name in names if name.endswith(usual.LABEL_ENDINGS)]
 
 
 def _find_text_pair(row: Raw, columns: Columns) -> tuple[str | None, str | None]:
     """The column of the text that is labelled, and that of a second text."""
     text = columns.text or columns.prompt
     if columns.pair is not None:
-        firsts = [first for first, second in TEXT_PAIRS if second == columns.pair]
-        found = first_column(row, text, [name for name in (*firsts, *TEXTS) if name != columns.pair])
+        firsts = [first for first, second in usual.TEXT_PAIRS if second == columns.pair]
+        found = first_column(row, text, [name for name in (*firsts, *usual.TEXTS) if name != columns.pair])
         return found, columns.pair if has(row, columns.pair) else None
     if text is not None:
         return (text if has(row, text) else None), None
-    for first, second in TEXT_PAIRS:
+    for first, second in usual.TEXT_PAIRS:
         if first in row and second in row:
             return first, second
-    return first_column(row, None, TEXTS), None
+    return first_column(row, None, usual.TEXTS), None
 
 
 def _find_text(row: Raw, columns: Columns) -> Layout | None:
@@ -339,6 +335,14 @@ def _convert_labelled(row: Raw, layout: Layout) -> Draft:
     return _with_system(Draft(tuple(Turn("user", text) for text in texts), label=label), row, layout)
 
 
+def _convert_label_set(row: Raw, layout: Layout) -> Draft:
+    assert layout.text is not None and layout.label is not None
+    texts = (layout.text,) if layout.pair is None else (layout.text, layout.pair)
+    turns = asked([Turn("user", plain(row, name)) for name in texts])
+    said = Turn("assistant", label_sets.written(value_of(row, layout.label), layout.label))
+    return _with_system(Draft((*turns, said), targets=(len(turns),)), row, layout)
+
+
 def _convert_text(row: Raw, layout: Layout) -> Draft:
     assert layout.text is not None
     return Draft((Turn("text", plain(row, layout.text)),), targets=(0,))
@@ -360,18 +364,22 @@ FORMATS: dict[str, Format] = {
     "multiple-choice": Format('{"question": …, "choices": […, …], "answer": …}', _find_choices, _convert_choices),
     "alpaca": Format(
         '{"instruction": …, "input": …, "output": …}',
-        _find_pair("alpaca", ("instruction",), ALPACA_ANSWER, ALPACA_CONTEXT),
+        _find_pair("alpaca", ("instruction",), usual.ALPACA_ANSWER, usual.ALPACA_CONTEXT),
         _convert_pair,
     ),
     "prompt-completion": Format(
-        '{"prompt": …, "completion": …}', _find_pair("prompt-completion", PROMPTS, COMPLETIONS), _convert_pair
+        '{"prompt": …, "completion": …}',
+        _find_pair("prompt-completion", usual.PROMPTS, usual.COMPLETIONS),
+        _convert_pair,
     ),
     "question-answer": Format(
         '{"question": …, "answer": …}',
-        _find_pair("question-answer", QUESTIONS, QUESTION_ANSWER, QUESTION_CONTEXT),
+        _find_pair("question-answer", usual.QUESTIONS, usual.QUESTION_ANSWER, usual.QUESTION_CONTEXT),
         _convert_pair,
     ),
-    "source-target": Format('{"source": …, "target": …}', _find_source_target, _convert_pair),
-    "text-label": Format('{"text": …, "label": …}, or two texts and a label', _find_labelled, _convert_labelled),
+    "source-target": Format('{"source": …, "target": …}', _find_one_of("source-target", usual.PAIRS), _convert_pair),
+    "summary": Format('{"document": …, "summary": …}', _find_one_of("summary", usual.SUMMARIES), _convert_pair),
+    ONE_LABEL: Format('{"text": …, "label": …}, or two texts and a label', _find_labelled, _convert_labelled),
+    LABEL_SETS: Format('{"text": …, "labels": […, …]}', _find_label_sets, _convert_label_set),
     "text": Format('{"text": …}', _find_text, _convert_text),
 }

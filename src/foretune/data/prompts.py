@@ -15,11 +15,12 @@ from foretune.data.choices import ANSWERS
 from foretune.data.columns import FOUND, Columns, columns_of
 from foretune.data.example import Example, Turn
 from foretune.data.find_layout import find_layout, with_usual_names
-from foretune.data.formats import QUESTIONS, TEXT_PAIRS, TEXTS, ask_choices, find_unanswered_choices
+from foretune.data.formats import ask_choices, find_unanswered_choices
 from foretune.data.problems import Refused
 from foretune.data.read import read
 from foretune.data.rows import Row
 from foretune.data.sources import locate
+from foretune.data.usual_columns import QUESTIONS, TEXT_PAIRS, TEXTS
 from foretune.errors import DataError, Place
 
 PROMPT = "prompt"

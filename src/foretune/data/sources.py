@@ -20,7 +20,7 @@ from foretune.data.lines import first_bytes
 from foretune.data.parallel import is_tree_folder, po, tmx, trees
 from foretune.data.problems import BadRow
 from foretune.data.rows import Row, documents, json_document, json_lines, separates_by_blank_lines, split_name
-from foretune.data.tables import arrow, delimited, parquet, sniff_delimiter, table_row
+from foretune.data.tables import arrow, classes_of, delimited, parquet, sniff_delimiter, table_row
 from foretune.errors import DataError, Place
 from foretune.files import canonical_json, sha256_bytes, sha256_file
 
@@ -234,9 +234,7 @@ def _hub(name: str) -> Source:
 
 def _hub_rows(name: str, split: str, rows: Any) -> Rows:
     features = getattr(rows, "features", None) or {}
-    classes = {
-        column: list(feature.names) for column, feature in features.items() if type(feature).__name__ == "ClassLabel"
-    }
+    classes = {column: names for column, feature in features.items() if (names := classes_of(feature))}
     label = f"{name}/{split}" if split else name
     for number, value in enumerate(rows, 1):
         yield table_row(dict(value), Place(label, number), split_name(split), classes)

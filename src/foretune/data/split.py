@@ -12,6 +12,7 @@ a fifth is taken; the report says what the sizes can detect and recommends cross
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -179,12 +180,13 @@ def _deal_into(
 
 
 def _smallest(units: list[Unit], rows: int) -> Unit:
-    """Take the smallest unit out of training, where more than one is left."""
+    """Take the smallest unit out of training, where more than one is left; if it can be, one with common labels."""
     if len(units) < 2:
         raise DataError(
             f"the {rows} training rows belong together (one group, or repetitions of one row) and cannot be split.",
             remedy="Give a --validation file, or a group column with more than one value.",
         )
-    unit = min(units, key=lambda unit: (len(unit.rows), unit.key))
+    having = Counter(label for unit in units for label in unit.strata)
+    unit = min(units, key=lambda unit: (any(having[label] == 1 for label in unit.strata), len(unit.rows), unit.key))
     units.remove(unit)
     return unit

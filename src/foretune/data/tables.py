@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -204,22 +204,39 @@ def table_row(value: dict[str, Any], place: Place, split: str | None, names: Map
     """One row of a typed table, with class numbers turned into the ``names`` of their column (-1 is no label)."""
     named = dict(value)
     for column, classes in names.items():
-        number = named.get(column)
-        if isinstance(number, int):
-            named[column] = classes[number] if 0 <= number < len(classes) else None
+        if isinstance(numbers := named.get(column), list):
+            named[column] = [_class_name(number, classes) for number in numbers]
+        else:
+            named[column] = _class_name(numbers, classes)
     raw = json.dumps(value, ensure_ascii=False, default=repr).encode("utf-8", "surrogateescape")
     return Row(named, place, raw, split)
+
+
+def _class_name(number: Any, classes: Sequence[str]) -> Any:
+    if not isinstance(number, int):
+        return number
+    return classes[number] if 0 <= number < len(classes) else None
+
+
+def classes_of(feature: Any) -> list[str]:
+    """The class names of a column of ``datasets``, or of the lists in it; none where it holds something else.
+
+    ``feature`` is one of its features or what it writes into a file for one.
+    """
+    if isinstance(feature, list):
+        return classes_of(feature[0]) if len(feature) == 1 else []
+    if not isinstance(feature, Mapping):
+        feature = {"_type": type(feature).__name__, **getattr(feature, "__dict__", {})}
+    if feature.get("_type") in ("Sequence", "List", "LargeList"):
+        return classes_of(feature.get("feature"))
+    return list(feature["names"]) if feature.get("_type") == "ClassLabel" else []
 
 
 def _class_names(metadata: Mapping[bytes, bytes] | None) -> dict[str, list[str]]:
     """Class names by column, from what ``datasets`` writes into a file's metadata; empty where there is none."""
     try:
         features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            column: list(feature["names"])
-            for column, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"
-        }
+        return {column: names for column, feature in features.items() if (names := classes_of(feature))}
     except (KeyError, ValueError, TypeError):
         return {}
 

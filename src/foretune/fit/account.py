@@ -37,6 +37,7 @@ WRITTEN = {
     "chrf": "chrF++",
     "bleu": "BLEU",
     "comet": "COMET",
+    "label_f1": "label F1",
     "json_validity": "valid JSON",
     "json_match": "equal JSON",
     "tool_calls": "tool calls",

@@ -21,6 +21,7 @@ from foretune.config.rules_file import PRIORS, read_rules
 from foretune.config.spec import FitSpec
 from foretune.cost.request import RunSettings
 from foretune.cost.shapes import ModelShapes
+from foretune.data.formats import TRANSLATIONS
 from foretune.errors import ForetuneError, UsageError
 from foretune.experience.store import default_path
 from foretune.methods.share import with_share
@@ -28,7 +29,6 @@ from foretune.search.hints import Hint
 
 logger = logging.getLogger(__name__)
 NONE = "none"
-TRANSLATION_FORMATS = ("translation", "source-target")
 
 
 def measured_rules(setting: str | None) -> tuple[Rule, ...]:
@@ -58,7 +58,7 @@ def advice_for(spec: FitSpec, shapes: ModelShapes, *, task: str, format: str, ro
         task=task,
         rows=rows,
         parameters=shapes.parameters,
-        translation=pair is not None or format in TRANSLATION_FORMATS,
+        translation=pair is not None or format in TRANSLATIONS,
         distance=None if pair is None else distance(*pair),
         model=Path(spec.model.source).name,
     )

@@ -211,8 +211,9 @@ def metric_names(primary: str, kind: str, task: str) -> list[str]:
     names = [primary]
     if task == "classification" and primary != "accuracy":
         names.append("accuracy")
-    if task == "generation" and primary == "exact_match":
-        names.append("token_f1")
+    beside = {"exact_match": "token_f1", "label_f1": "exact_match"}
+    if task == "generation" and primary in beside:
+        names.append(beside[primary])
     if task != "regression":
         names.append("loss")
     if kind != "encoder":

@@ -30,6 +30,7 @@ from foretune.cost.placement import Placement, place
 from foretune.cost.rates import Throughput
 from foretune.cost.request import Budget, DataSize, ForecastRequest, Measured, RunSettings
 from foretune.cost.shapes import ModelShapes
+from foretune.data.formats import LABEL_SETS
 from foretune.errors import UsageError
 from foretune.experience.past import PastRun
 from foretune.fit.advice import advice_for, advised_configuration
@@ -259,9 +260,13 @@ def _check_kind(spec: FitSpec, facts: ModelFacts) -> None:
 
 def _check_task(facts: ModelFacts, rows: PlannedRows) -> None:
     if facts.shapes.kind == "encoder" and rows.task not in ("classification", "regression"):
+        several = rows.format == LABEL_SETS
         raise UsageError(
             f"{facts.source} is an encoder, which writes no text, and the task is {rows.task}.",
-            remedy="Choose a causal --model, or name the label column (data.columns.label).",
+            remedy="Choose a causal --model, which names the labels of a row, or say --task classification: every "
+            "combination of labels is a class then."
+            if several
+            else "Choose a causal --model, or name the label column (data.columns.label).",
         )
 
 

@@ -6,7 +6,7 @@ Everything here happens once per run. What workers need is the returned `TaskSpe
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     languages = None if spec.data.languages is None else parse_pair(spec.data.languages)
     prefix = instruction(spec, plan.model)
     name = spec.data.metric or default_metric(
-        found.task, splits.train, translation=found.format in ("translation", "source-target") or bool(languages)
+        found.task, splits.train, translation=bool(languages), format=found.format
     )
     try_out(name, splits.validation)
     labels = sorted({str(row.label) for row in splits.train}) if found.task == "classification" else []
@@ -80,6 +80,11 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
             place=Place(str(spec.data.path)),
             remedy="Classification needs at least two classes; check --label-column.",
         )
+    if kind == "encoder" and labels:
+        _check_learnt(splits, "label", lambda row: str(row.label), labels)
+    tasks = task_names(splits.train)
+    if tasks:
+        _check_learnt(splits, "task", lambda row: row.task or "", tasks)
     layout = plan.placement.layout
     task = TaskSpec(
         folder=str(folder.task.resolve()),
@@ -95,7 +100,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         ),
         metric=name,
         labels=tuple(labels),
-        tasks=task_names(splits.train),
+        tasks=tasks,
         context_tokens=context_tokens(spec, plan.model.shapes),
         seed=spec.search.seed,
         device=spec.device,
@@ -111,6 +116,20 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     facts = {**_facts(spec, found, splits), "instruction": prefix}
     write_json(folder.task / FACTS, facts)
     return Prepared(task, {**{name: len(splits.of(name)) for name in SPLITS}, **others}, facts)
+
+
+def _check_learnt(splits: Splits, what: str, of: Callable[[Example], str], learnt: Sequence[str]) -> None:
+    """Raise `DataError` for validation or test rows with a label or task that is in no training row."""
+    for name in ("validation", "test"):
+        unknown = [row for row in splits.of(name) if of(row) not in learnt]
+        if unknown:
+            first = unknown[0]
+            rest = f" (and {len(unknown) - 1} more {name} rows have such)" if len(unknown) > 1 else ""
+            raise DataError(
+                f"the {what} {of(first)!r} of this {name} row is in no training row{rest}.",
+                place=first.place,
+                remedy="What was not learnt cannot be predicted: leave such rows out, or add training rows.",
+            )
 
 
 def instruction(spec: FitSpec, model: ModelFacts) -> str:

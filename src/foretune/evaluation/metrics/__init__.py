@@ -25,6 +25,7 @@ METRICS: dict[str, Metric] = {
     "chrf": text.Chrf(),
     "bleu": text.Bleu(),
     "comet": comet.COMET,
+    "label_f1": ShareMetric("label_f1", text.label_f1),
     "json_validity": ShareMetric("json_validity", text.json_valid),
     "json_match": ShareMetric("json_match", text.json_equal),
     "tool_calls": ShareMetric("tool_calls", text.same_calls),
@@ -42,6 +43,7 @@ METRICS: dict[str, Metric] = {
 ROW_LOSS_UNITS = {"classification": "nats per row", "regression": "squared error"}
 """The unit of the loss of a model with a head for labels, whose rows have no tokens to predict"""
 TASK_METRICS = {"classification": "accuracy", "regression": "spearman", "language-modelling": "loss"}
+FORMAT_METRICS = {"translation": "chrf", "source-target": "chrf", "text-labels": "label_f1", "summary": "rouge_l"}
 SHORT_ANSWER_WORDS = 5
 """A median answer of at most this many words is right or wrong; a longer one is more or less right."""
 CALLING_SHARE = 0.5
@@ -102,13 +104,15 @@ def try_out(name: str, examples: Sequence[Example]) -> None:
         one.try_out(examples)
 
 
-def default_metric(task: str, examples: Sequence[Example], *, translation: bool = False) -> str:
-    """The primary metric for ``task``, judged by the shape of the answers.
+def default_metric(task: str, examples: Sequence[Example], *, translation: bool = False, format: str = "") -> str:
+    """The primary metric for ``task``, judged by the ``format`` of the rows and the shape of the answers.
 
-    ``translation`` says that the rows came as source and target; a row's own ``task`` of that name says so too.
+    ``translation`` says that languages were named; a row's own ``task`` of that name says so too.
     """
     if task in TASK_METRICS:
         return TASK_METRICS[task]
+    if format in FORMAT_METRICS:
+        return FORMAT_METRICS[format]
     answers = [example.answer for example in examples]
     if translation or (examples and all(example.task == "translation" for example in examples)):
         return "chrf"
