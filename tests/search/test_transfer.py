@@ -239,3 +239,14 @@ def test_other_load_on_the_machine_does_not_make_a_run_expensive():
                              for r in (run, busy, gpu))  # fmt: skip
     np.testing.assert_allclose(loaded.seconds, quiet.seconds)
     assert remote.train_s == pytest.approx(4 * quiet.train_s)
+
+
+def test_equal_experience_is_learnt_from_once_and_changed_experience_again():
+    """A plan and its fit read the store one after the other and find the same runs."""
+    runs, again = synthetic.experience(3, 12), synthetic.experience(3, 12)
+    assert past_tasks(runs) is past_tasks(again) and runs[0] is not again[0]
+    assert fit(past_tasks(runs), 0) is fit(past_tasks(again), 0) is not fit(past_tasks(runs), 1)
+    points = (*again[5].points[:-1], replace(again[5].points[-1], metrics={"gain": (9.0, 0.1, 50)}))
+    changed = [*again[:5], replace(again[5], points=points), *again[6:]]
+    assert past_tasks(changed) is not past_tasks(runs)
+    assert past_tasks(changed)[0].curves[5].tested == 9.0

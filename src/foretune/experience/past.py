@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,10 @@ class PastRun:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the libraries that it ran with"""
 
+    def __hash__(self) -> int:
+        """By the name alone: what was learnt from the same runs is found again, see `search.past_tasks`."""
+        return hash(self.run)
+
     def on(self, split: str) -> tuple[Point, ...]:
         """The points of one split, by step."""
         return tuple(point for point in self.points if point.split == split)
@@ -133,7 +138,12 @@ def past_runs(source: Store | Path) -> list[PastRun]:
 
 def bundled() -> list[PastRun]:
     """The runs that ship with Foretune."""
-    return [run for path in _provenances() for run in past_runs(path.parent)]
+    return list(_shipped())
+
+
+@cache
+def _shipped() -> tuple[PastRun, ...]:
+    return tuple(run for path in _provenances() for run in past_runs(path.parent))
 
 
 def bundled_counts() -> dict[str, int]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 
 from foretune.catalogue.methods.measured import step_factor
 from foretune.search.encoding import NOTHING, Encoding, Floats
-from foretune.search.past_tasks import PastCurve, PastTask
-from foretune.search.trees import grow
+from foretune.search.past_tasks import KEPT, PastCurve, PastTask
+from foretune.search.trees import Trees, grow
 from foretune.seeding import derive
 
 METHOD = "method"
@@ -52,9 +53,23 @@ def relative(
 ) -> Floats:
     """(rows,): factor of ``quantity`` of each described configuration over that of ``against``; 1 where unknown.
 
+    ``accelerated`` says what kind of machine is asked about.
+    """
+    trees = _learnt(tuple(tasks), encoding, quantity, seed, accelerated)
+    if trees is None:
+        return np.ones(len(rows))
+    found, limit = trees.predict(encoding.table([*rows, against])), math.log(LARGEST_FACTOR)
+    return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))
+
+
+@lru_cache(maxsize=2 * KEPT)
+def _learnt(
+    tasks: tuple[PastTask, ...], encoding: Encoding, quantity: Quantity, seed: int, accelerated: bool
+) -> Trees | None:
+    """Trees from settings to the log of ``quantity``; None where too few runs tell.
+
     What a task and machine take on the whole is taken out, so that only what the settings change is left: first the
     median, then, because each may have run other settings, the median of what the settings do not explain.
-    ``accelerated`` says what kind of machine is asked about.
     """
     inputs, logs = [], []
     for curves in _together(tasks, accelerated):
@@ -65,7 +80,7 @@ def relative(
         inputs.append(encoding.table([curve.row for curve in curves])[known])
         logs.append(np.log(values[known]))
     if sum(map(len, logs)) < FEWEST_RUNS:
-        return np.ones(len(rows))
+        return None
     x, limit = np.concatenate(inputs), math.log(LARGEST_FACTOR)
     ends = np.cumsum([len(part) for part in logs])[:-1]
     explained = [np.zeros(len(part)) for part in logs]
@@ -73,8 +88,7 @@ def relative(
         y = np.concatenate([part - np.median(part - own) for part, own in zip(logs, explained, strict=True)])
         trees = grow(x, np.clip(y, -limit, limit), encoding.categorical, derive(seed, "search", "cost"))
         explained = np.split(trees.predict(x), ends)
-    found = trees.predict(encoding.table([*rows, against]))
-    return np.asarray(np.exp(np.clip(found[:-1] - found[-1], -limit, limit)))
+    return trees
 
 
 def untried_methods(

@@ -6,8 +6,8 @@ the first extra configuration is drawn, so the sequence is the same whatever the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -98,19 +98,34 @@ def extra(
     exclude: Collection[str],
     menu: Menu | None = None,
 ) -> Mapping[str, Value] | None:
-    """Configuration ``number`` (from 0) of the sequence, or None beyond its end.
+    """Configuration ``number`` (from 0) of the `sequence`, or None beyond its end."""
+    return sequence(centres, fixed, seed, exclude, menu)(number)
 
-    Configurations are complete and distinct; none has a fingerprint in ``exclude``.
+
+def sequence(
+    centres: Mapping[str, Centre],
+    fixed: Collection[str],
+    seed: int,
+    exclude: Collection[str],
+    menu: Menu | None = None,
+) -> Callable[[int], Mapping[str, Value] | None]:
+    """Configurations by number, counted from 0; None beyond the end.
+
+    They are complete and distinct; none has a fingerprint in ``exclude``.
     """
     offered = None if menu is None else {k: vars(v) if isinstance(v, Range) else v for k, v in menu.offered.items()}
     kind = None if menu is None else menu.kind
-    around = {name: asdict(centre) for name, centre in centres.items()}
+    around = {name: vars(centre) for name, centre in centres.items()}
     key = canonical_json([around, sorted(fixed), seed, sorted(exclude), offered, kind])
     drawn, rest = _memory.setdefault(key, ([], _extras(centres, fixed, seed, exclude, menu)))
-    drawn.extend(islice(rest, number + 1 - len(drawn)) if number >= len(drawn) else ())
     if len(_memory) > REMEMBERED:
         del _memory[next(iter(_memory))]
-    return drawn[number] if number < len(drawn) else None
+
+    def member(number: int) -> Mapping[str, Value] | None:
+        drawn.extend(islice(rest, number + 1 - len(drawn)) if number >= len(drawn) else ())
+        return drawn[number] if number < len(drawn) else None
+
+    return member
 
 
 _memory: dict[str, tuple[list[dict[str, Value]], Iterator[dict[str, Value]]]] = {}

@@ -10,11 +10,13 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
 from foretune.search.encoding import Floats
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT
+from foretune.search.past_tasks import KEPT
 from foretune.search.residual_gp import CURVE_LENGTH, SMALLEST_NOISE, matern, no_common, no_growth, no_path
 from foretune.search.transfer_mean import TransferMean
 
@@ -54,6 +56,7 @@ class Learned:
 NOTHING_LEARNT = Learned()
 
 
+@lru_cache(maxsize=KEPT)
 def learn(mean: TransferMean) -> Learned:
     """The hyper-parameters that the out-of-bag errors of ``mean`` speak for."""
     slopes, errors, places, ties = [], [], [], []

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ NORMAL_QUARTILES = 1.349
 NEAR_A_RUNG = (0.6, 1.25)
 """A point counts for a rung when it lies within these multiples of the rung's share."""
 LOWER_IS_BETTER = frozenset({"loss", "loss_per_byte", "mse", "mae"})
+KEPT = 4
+"""So many sets of earlier runs are kept with what was learnt from each: a plan and its fit learn once."""
 FAILED = frozenset({"diverged", "oom", "crashed", "timeout", "refused"})
 TINY_LOSS = 1e-6
 GAIN, LOSS = "gain", "loss"
@@ -106,9 +109,9 @@ class PastCurve:
         return float(self.gains[LAST_LEVEL])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PastTask:
-    """All runs of one task with one model."""
+    """All runs of one task with one model. Equal to itself alone, so that what was learnt from it can be kept."""
 
     key: str
     facts: Facts
@@ -126,7 +129,12 @@ class PastTask:
 
 
 def past_tasks(runs: Sequence[PastRun]) -> tuple[PastTask, ...]:
-    """Tasks with enough finished runs to compare, in the order of their first run."""
+    """Tasks with enough finished runs to compare, in the order of their first run; the same ones for equal runs."""
+    return _past_tasks(tuple(runs))
+
+
+@lru_cache(maxsize=KEPT)
+def _past_tasks(runs: tuple[PastRun, ...]) -> tuple[PastTask, ...]:
     grouped: dict[tuple[str, str], list[PastRun]] = {}
     for run in runs:
         grouped.setdefault((run.task, run.model), []).append(run)

@@ -19,7 +19,7 @@ from foretune.experience.past import PastRun
 from foretune.files import fingerprint
 from foretune.search.baselines.halving import Asha, Hyperband
 from foretune.search.baselines.random_search import RandomSearch
-from foretune.search.extras import Centre, extra, fixed_for, methods_for
+from foretune.search.extras import Centre, fixed_for, methods_for, sequence
 from foretune.search.menu import POOL, Menu, pool
 from foretune.search.past_tasks import PastTask, past_tasks
 from foretune.search.peers.optuna_tpe import OptunaTpe
@@ -143,11 +143,7 @@ def pool_of(
         centres[name] = Centre(config, float(config["learning_rate"]), float(config["learning_rate"]))
         listed.append(config)
     known = {fingerprint(dict(config)): config for config in listed}
-    taken, offered = sorted(known), menu or Menu(kind=kind)
-
-    def drawn(number: int) -> Mapping[str, Any] | None:
-        return extra(number, centres, tuple(first.fixed), seed, taken, offered)
-
+    drawn = sequence(centres, tuple(first.fixed), seed, sorted(known), menu or Menu(kind=kind))
     return pool(drawn, tuple(known.values()), size)
 
 

@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from foretune.search.encoding import Encoding, Facts, Floats, described, features
 from foretune.search.fidelity import LAST_LEVEL, LEVELS
-from foretune.search.past_tasks import PastTask
+from foretune.search.past_tasks import KEPT, PastTask
 from foretune.search.trees import Trees, grow
 from foretune.seeding import derive, generator
 
@@ -31,7 +32,7 @@ FEWEST_PATHS = 10
 """Fewer points before an end teach no course."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TransferMean:
     """Fitted trees; `fit` makes one."""
 
@@ -84,7 +85,12 @@ def joined(encoding: Encoding, rows: Sequence[Any], own: Floats) -> Floats:
 
 
 def fit(tasks: Sequence[PastTask], seed: int, *, bags: int = BAGS) -> TransferMean:
-    """Trees over ``tasks``, of which there is at least one."""
+    """Trees over ``tasks``, of which there is at least one; the same ones for the same tasks."""
+    return _fit(tuple(tasks), seed, bags)
+
+
+@lru_cache(maxsize=KEPT)
+def _fit(tasks: tuple[PastTask, ...], seed: int, bags: int) -> TransferMean:
     encoding = Encoding.of(curve.row for task in tasks for curve in task.curves)
     tables = [joined(encoding, [curve.row for curve in task.curves], task.features) for task in tasks]
     ends = [task.scaled(np.asarray([curve.final for curve in task.curves])) for task in tasks]
@@ -94,7 +100,7 @@ def fit(tasks: Sequence[PastTask], seed: int, *, bags: int = BAGS) -> TransferMe
         _trees(tables, ends, counts, categorical, derive(seed, "search", "trees", bag))
         for bag, counts in enumerate(drawn)
     )
-    return TransferMean(encoding, tuple(tasks), trees, tuple(drawn), _path(tasks, tables, categorical, seed))
+    return TransferMean(encoding, tasks, trees, tuple(drawn), _path(tasks, tables, categorical, seed))
 
 
 def _draw(tasks: int, seed: int, bag: int) -> Floats:
