@@ -96,19 +96,22 @@ def _weighted(values: Sequence[float], weight: Floats, unknown: tuple[float, flo
 
 
 def verdicts(
-    tasks: Sequence[PastTask], weight: Floats, encode: Callable[..., Floats], config: Mapping[str, Any]
-) -> tuple[int, int]:
-    """(on how many similar tasks the stored run nearest to ``config`` was better than the median run, of how many).
+    tasks: Sequence[PastTask], weight: Floats, encode: Callable[..., Floats], configs: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, int]]:
+    """For each of ``configs``: on how many similar tasks the stored run nearest to it was better than the median run,
+    and of how many.
 
     ``encode`` maps described configurations to points whose distances mean something.
     """
-    wins = counted = 0
+    wins, counted = np.zeros(len(configs), dtype=np.int64), 0
     for task, share in zip(tasks, weight, strict=True):
         if share < SIMILAR * float(weight.max()):
             continue
         finished = [curve for curve in task.curves if math.isfinite(curve.final)]
-        places, own = encode([curve.row for curve in finished]), encode([described(config, task.facts)])
-        nearest = int(np.argmin(((places - own) ** 2).sum(1)))
+        places = encode([curve.row for curve in finished])
+        better = np.asarray([curve.final > task.centre for curve in finished])
+        own = encode([described(config, task.facts) for config in configs])
+        nearest = [int(np.argmin(((places - one) ** 2).sum(1))) for one in own]
         counted += 1
-        wins += finished[nearest].final > task.centre
-    return wins, counted
+        wins += better[nearest]
+    return [(int(won), counted) for won in wins]

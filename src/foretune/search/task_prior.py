@@ -152,7 +152,7 @@ def build(
     transfer = shifted(transfer, by.shift)
     encoding = mean.encoding
     best = np.argsort(-transfer.mean, kind="stable")[:MOST_REASONS]
-    found = {int(p): verdicts(tasks, weight, encoding.dense, pool[p]) for p in best}
+    found = dict(zip(map(int, best), verdicts(tasks, weight, encoding.dense, [pool[p] for p in best]), strict=True))
     return TaskPrior(
         pool=tuple(pool), rows=rows, alone=shifted(expert(rows), by.shift), transfer=transfer, bags=bags + by.shift,
         amount=amount,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ class TransferMean:
     """(tasks,) for each bag: how often each task is in it"""
     path: tuple[Trees, ...]
     """Two, from tasks of even and of odd number; none where no run has a point before its end"""
+    tables: tuple[Floats, ...]
+    """(runs, columns + features) of each task: its runs beside its features"""
 
     def end(self, rows: Sequence[dict[str, float | str]], facts: Facts) -> Floats:
         """(bags, n): scaled gain of whole runs of ``rows`` (`encoding.described`) on the task of ``facts``."""
@@ -61,21 +63,40 @@ class TransferMean:
 
     def unseen_deficits(self, number: int) -> Floats:
         """(6, runs): those of task ``number`` as predicted from the tasks of the other half."""
-        task = self.tasks[number]
-        found = np.zeros((LEVELS, len(task.curves)))
-        if self.path:
-            table = joined(self.encoding, [curve.row for curve in task.curves], task.features)
-            half = self.path[(number + 1) % 2]
-            for level in range(LAST_LEVEL):
-                found[level] = half.predict(_at(table, level))
+        return self._unseen_deficits[number]
+
+    @cached_property
+    def _unseen_deficits(self) -> list[Floats]:
+        found: list[Floats] = [np.zeros((LEVELS, len(table))) for table in self.tables]
+        for place, half in enumerate(self.path):
+            others = range((place + 1) % 2, len(self.tables), 2)
+            tables = [_at(self.tables[number], level) for number in others for level in range(LAST_LEVEL)]
+            at = iter(_predicted(half, tables))
+            for number in others:
+                for level in range(LAST_LEVEL):
+                    found[number][level] = next(at)
         return found
 
     def unseen(self, number: int) -> Floats:
         """(runs,): scaled gains of task ``number`` as the bags without it predict them; NaN where there is none."""
-        task = self.tasks[number]
-        table = joined(self.encoding, [curve.row for curve in task.curves], task.features)
-        others = [tree.predict(table) for tree, drawn in zip(self.ends, self.drawn, strict=True) if not drawn[number]]
-        return np.mean(others, axis=0) if others else np.full(len(task.curves), math.nan)
+        return self._unseen[number]
+
+    @cached_property
+    def _unseen(self) -> list[Floats]:
+        found: list[list[Floats]] = [[] for _ in self.tables]
+        for tree, drawn in zip(self.ends, self.drawn, strict=True):
+            others = [number for number, count in enumerate(drawn) if not count]
+            for number, own in zip(others, _predicted(tree, [self.tables[each] for each in others]), strict=True):
+                found[number].append(own)
+        nothing = [np.full(len(table), math.nan) for table in self.tables]
+        return [np.mean(own, axis=0) if own else none for own, none in zip(found, nothing, strict=True)]
+
+
+def _predicted(trees: Trees, tables: Sequence[Floats]) -> list[Floats]:
+    """The predictions for each of ``tables``, asked for together: every call has a price of its own."""
+    if not tables:
+        return []
+    return np.split(trees.predict(np.concatenate(tables)), np.cumsum([len(table) for table in tables])[:-1])
 
 
 def joined(encoding: Encoding, rows: Sequence[Any], own: Floats) -> Floats:
@@ -100,7 +121,7 @@ def _fit(tasks: tuple[PastTask, ...], seed: int, bags: int) -> TransferMean:
         _trees(tables, ends, counts, categorical, derive(seed, "search", "trees", bag))
         for bag, counts in enumerate(drawn)
     )
-    return TransferMean(encoding, tasks, trees, tuple(drawn), _path(tasks, tables, categorical, seed))
+    return TransferMean(encoding, tasks, trees, tuple(drawn), _path(tasks, tables, categorical, seed), tuple(tables))
 
 
 def _draw(tasks: int, seed: int, bag: int) -> Floats:
