@@ -105,7 +105,7 @@ def test_predictions_that_are_no_numbers_are_no_skill_and_constant_ones_correlat
     assert METRICS["mse"].score(rows).value == pytest.approx(2 / 3)  # the variance of 0, 1, 2
     with pytest.raises(DataError, match="every reference is the same"):
         METRICS["pearson"].score([Answer(0, "?", "1", "2"), Answer(1, "?", "1", "3")])
-    with pytest.raises(DataError, match="row 0: the reference 'bad'"):
+    with pytest.raises(DataError, match="compares numbers, and the answer of row 0 is 'bad'"):
         METRICS["mae"].score([Answer(0, "?", "bad", "2")])
     huge = regression([(1e308, -1e308), (-1e308, 1e308), (0.0, 5.0)])
     assert METRICS["pearson"].score(huge).value == pytest.approx(-1.0)

@@ -149,6 +149,6 @@ def _probability(row: Answer) -> float:
     if row.probability is None or not 0.0 <= row.probability <= 1.0:
         raise DataError(
             f"row {row.row} has no probability in 0 to 1 for its class ({row.probability}).",
-            remedy="Calibration needs a classifier's probabilities.",
+            remedy="Only a head for labels gives one: use an encoder, or choose another --metric.",
         )
     return row.probability

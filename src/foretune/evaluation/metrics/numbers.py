@@ -38,7 +38,7 @@ def number(text: str) -> float | None:
 def _pairs(rows: Sequence[Answer], metric: str) -> tuple[Array, dict[str, int]]:
     """(rows, 2): prediction and reference; and how many predictions could not be read."""
     require_rows(rows, metric)
-    references = [_reference(row) for row in rows]
+    references = [_reference(row, metric) for row in rows]
     predictions = [number(prediction_of(row, metric)) for row in rows]
     no_skill = math.fsum(references) / len(references)
     unread = sum(value is None for value in predictions)
@@ -46,11 +46,13 @@ def _pairs(rows: Sequence[Answer], metric: str) -> tuple[Array, dict[str, int]]:
     return np.asarray(pairs, dtype=np.float64), {"unreadable_predictions": unread}
 
 
-def _reference(row: Answer) -> float:
+def _reference(row: Answer, metric: str) -> float:
     value = number(row.reference)
     if value is None:
-        raise DataError(f"row {row.row}: the reference {row.reference[:40]!r} is not a number.",
-                        remedy="Regression needs a number in every row.")  # fmt: skip
+        raise DataError(
+            f"{metric} compares numbers, and the answer of row {row.row} is {row.reference[:40]!r}.",
+            remedy="Give every row a number, or choose another --metric.",
+        )
     return value
 
 
