@@ -31,8 +31,8 @@ def row_tests(
     """Every arm against its control in every block where both have scores of the same seeds.
 
     ``families`` holds the arms of every control (`GridSpec.families`). ``lines`` are `results.views`: every test set is
-    a block of its own. ``root`` is the study's folder; its cache is extended. Runs whose row scores were lost have no
-    such tests.
+    a block of its own. ``root`` is the study's folder, which keeps what was compared. Runs whose row scores were lost
+    have no such tests.
     """
     path = root / FILE
     known: dict[str, dict[str, object]] = read_json(path) if path.is_file() else {}
@@ -55,8 +55,8 @@ def row_tests(
         else:
             continue
         found[block, arm] = Comparison(**fresh[key])  # type: ignore[arg-type]
-    if not fresh.items() <= known.items():
-        write_json(path, {**known, **fresh})
+    if fresh != known:
+        write_json(path, fresh)
     return found
 
 
