@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from foretune.data.example import conversation
-from foretune.data.translation import instructed, prefix_for, without_instruction
+from foretune.data.instruction import instructed
+from foretune.data.translation import prefix_for, without_instruction
 from foretune.errors import UsageError
 from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import metric

@@ -254,9 +254,10 @@ def test_calls_of_tools(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     assert all(answer["reference"].startswith("<tool_call>") for answer in answers)
 
 
+@pytest.mark.parametrize("model", [None, tiny.bert])
 @pytest.mark.parametrize("what", ["label", "task"])
 def test_what_no_training_row_has_is_refused_before_anything_is_trained(
-    fast_fit: Callable[..., Any], tmp_path: Path, what: str
+    fast_fit: Callable[..., Any], tmp_path: Path, what: str, model: Callable[[Path], Path] | None
 ) -> None:
     """A test row of an unknown class ended whole fits at their last step."""
     rows = [
@@ -267,7 +268,8 @@ def test_what_no_training_row_has_is_refused_before_anything_is_trained(
     test = tiny.write_rows(tmp_path / "test.jsonl", [*rows[50:], {**rows[0], "text": "?", **unknown}])
     given = {"data.test": str(test), "data.columns.task": "kind"}
     with pytest.raises(DataError, match=rf"test.jsonl:11: the {what} '.' of this test row is in no training row"):
-        fast_fit(data, model=tiny.bert(tmp_path / "bert"), output=tmp_path / "run", options={**BRIEF, **given})
+        made = None if model is None else model(tmp_path / "model")
+        fast_fit(data, model=made, output=tmp_path / "run", options={**BRIEF, **given})
     assert not (tmp_path / "run" / "result.json").exists()
 
 

@@ -11,7 +11,8 @@ import pytest
 from foretune.catalogue.models import ModelReference
 from foretune.data.encode import encode_rows
 from foretune.data.example import conversation
-from foretune.data.translation import instructed, prefix_for
+from foretune.data.instruction import instructed
+from foretune.data.translation import prefix_for
 from foretune.errors import ModelError
 from foretune.models.languages import language_tokens, set_languages
 from foretune.models.load import load

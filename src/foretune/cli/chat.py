@@ -13,7 +13,7 @@ import typer
 
 from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import DEFAULT_MODEL
-from foretune.cli.options import Plugins
+from foretune.cli.options import Instruction, Plugins
 from foretune.errors import ForetuneError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def chat(
     ] = None,
     model: Annotated[str | None, typer.Option(help="The base of the adapter; alone, the model to talk to.")] = None,
     adapter: Annotated[Path | None, typer.Option(help="An adapter folder.")] = None,
-    instruction: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
+    system_turn: Annotated[str, typer.Option("--system", metavar="TEXT", help="The system turn.")] = "",
+    instruction: Instruction = None,
     task: Annotated[str | None, typer.Option(help="Which task answers, for an adapter of several.")] = None,
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
@@ -49,7 +50,7 @@ def chat(
     forgets what was said, /quit ends. Piped input is answered line by line.
     """
     from foretune.fit.conversation import Conversation
-    from foretune.fit.systems import Settings, known_answer_tokens, known_reasoning, opened, task_of
+    from foretune.fit.systems import Settings, instruction_of, known_answer_tokens, known_reasoning, opened, task_of
     from foretune.plugins import load as load_plugins
 
     load_plugins(plugin or ())
@@ -57,14 +58,14 @@ def chat(
     settings = Settings(
         max_answer_tokens=max_tokens or known_answer_tokens(name, ANSWER_TOKENS),
         context_tokens=context, plain_template=plain,
-        languages=None if languages is None else parse_pair(languages),
+        languages=None if languages is None else parse_pair(languages), instruction=instruction,
     )  # fmt: skip
     typed = _is_terminal()
     with opened(name, [], "generation", base=base, settings=settings) as (bench, adapted):
         number = None if task is None else task_of(adapted, task, name)
         conversation = Conversation(
-            bench, adapted, instruction=instruction, temperature=temperature, seed=seed, task=number,
-            reasons=known_reasoning(name),
+            bench, adapted, system=system_turn, temperature=temperature, seed=seed, task=number,
+            instruction=instruction_of(name, bench.task.model, bench.model, settings), reasons=known_reasoning(name),
         )  # fmt: skip
         if typed:
             typer.echo(f"{name}. {HELP}", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretune.catalogue.languages import parse_pair
-from foretune.cli.options import AsJson, PairColumn, Plugins
+from foretune.cli.options import AsJson, Instruction, PairColumn, Plugins
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def evaluate(
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,
+    instruction: Instruction = None,
     answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest generated answer; as in the run, at least 128.")
     ] = None,
@@ -76,7 +77,8 @@ def evaluate(
         dict.fromkeys([default_metric(found.task, examples, translation=pair is not None, format=found.format), "loss"])
     )
     settings = Settings(
-        max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain, languages=pair,
+        max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
+        languages=pair if languages else None, instruction=instruction,
         labels=tuple(name.strip() for name in labels.split(",") if name.strip()),
     )  # fmt: skip
     result = evaluate_rows(system, examples, found.task, list(dict.fromkeys(wanted)), base=base, settings=settings)

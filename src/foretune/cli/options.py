@@ -12,3 +12,6 @@ PairColumn = Annotated[str | None, typer.Option(help="Column of the second text,
 Plugins = Annotated[
     list[Path] | None, typer.Option("--plugin", help="A Python file that adds methods or metrics; repeatable.")
 ]
+Instruction = Annotated[
+    str | None, typer.Option(help="What stands before every question or text; as in the run when not given.")
+]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretune.catalogue.languages import parse_pair
-from foretune.cli.options import Plugins
+from foretune.cli.options import Instruction, Plugins
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def predict(
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,
+    instruction: Instruction = None,
     answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest generated answer; as in the run, at least 128.")
     ] = None,
@@ -58,7 +59,7 @@ def predict(
         raise UsageError("the answers would replace the prompts.", remedy="Choose another --output.")
     settings = Settings(
         max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
-        languages=None if languages is None else parse_pair(languages),
+        languages=None if languages is None else parse_pair(languages), instruction=instruction,
         labels=tuple(name.strip() for name in labels.split(",") if name.strip()),
     )  # fmt: skip
     if task is not None and task_column is not None:

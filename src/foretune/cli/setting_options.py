@@ -77,6 +77,7 @@ DATA = Group("Data", (
     _S("pair_column", "data.columns.pair", "Column of the second text, where a label is about two."),
     _S("group_column", "data.columns.group", "Column whose equal values stay in one split."),
     _S("split_column", "data.columns.split", "Column that says train, validation or test."),
+    _S("instruction", "data.instruction", "What to do with every question or text, said before it."),
     _S("task", "data.task", "What is learnt; found from the rows when not given."),
     _S("metric", "data.metric", "The primary metric; found from the task when not given."),
     _S("validation", "data.validation", "A file of validation rows."),

@@ -105,6 +105,8 @@ class DataSettings(Section):
     """Longest row in tokens: longer prompts are cut, answers never."""
     languages: Annotated[str, _read(_pair)] | None = None
     """Source and target of translation rows, like en-de: the model is told, in the way that it understands."""
+    instruction: Annotated[str, Field(pattern=r"\S")] | None = None
+    """What stands before every question or text, then an empty line (none after white space); no part of the rows."""
 
     @model_validator(mode="after")
     def _shares_leave_rows(self) -> DataSettings:

@@ -6,20 +6,15 @@ T5                      its own prefix: ``translate English to German: ``
 Marian and ours         the target's token before the text (``>>de<<``), where the vocabulary has it
 mBART, M2M-100, NLLB    language codes in the tokenizer and a forced first token (`models.languages`), no text
 ======================  ============================================================================================
-
-Rows are changed once, where a task is prepared, so that training, scoring and answering see the same prompt.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 
 from foretune.catalogue.languages import Languages, name_of
 from foretune.catalogue.models import ModelKind
-from foretune.data.example import Example, Turn
 
 VOCABULARIES = ("tokenizer.json", "vocab.json")
 """Files of a model's folder that may name a target's token."""
@@ -52,17 +47,3 @@ def without_instruction(prompt: str) -> str:
 def _knows(folder: Path | None, token: str) -> bool:
     files = [] if folder is None else [folder / name for name in VOCABULARIES]
     return any(f'"{token}"' in path.read_text(encoding="utf-8", errors="replace") for path in files if path.is_file())
-
-
-def instructed(examples: Iterable[Example], prefix: str) -> tuple[Example, ...]:
-    """The examples with ``prefix`` before the first user turn."""
-    return tuple(_instructed(example, prefix) for example in examples) if prefix else tuple(examples)
-
-
-def _instructed(example: Example, prefix: str) -> Example:
-    turns = list(example.turns)
-    first = next((i for i, turn in enumerate(turns) if turn.role == "user"), None)
-    if first is None:
-        return example
-    turns[first] = Turn("user", prefix + turns[first].content)
-    return replace(example, turns=tuple(turns))

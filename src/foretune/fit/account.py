@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,34 +25,11 @@ from foretune.fit.prepare import Prepared
 from foretune.fit.regularized import regularizer_notes
 from foretune.fit.selected import selection_info
 from foretune.report import record as r
+from foretune.report.metric_words import WRITTEN
 from foretune.search.runs import Run
 from foretune.search.types import Score
 
 VERSIONED = ("torch", "transformers", "peft", "accelerate", "numpy")
-WRITTEN = {
-    "loss": "loss",
-    "loss_per_byte": "loss per byte",
-    "exact_match": "exact match",
-    "token_f1": "token F1",
-    "rouge_l": "ROUGE-L",
-    "chrf": "chrF++",
-    "bleu": "BLEU",
-    "comet": "COMET",
-    "label_f1": "label F1",
-    "json_validity": "valid JSON",
-    "json_match": "equal JSON",
-    "tool_calls": "tool calls",
-    "accuracy": "accuracy",
-    "balanced_accuracy": "balanced accuracy",
-    "calibration_error": "calibration error",
-    "brier": "Brier score",
-    "macro_f1": "macro F1",
-    "pearson": "Pearson's r",
-    "spearman": "Spearman's ρ",
-    "mse": "mean squared error",
-    "mae": "mean absolute error",
-}
-"""The metrics that a report writes in words; one from outside is written by its own name, and with its unit."""
 EXAMPLE_PAIRS = 200
 """Answer pairs kept in the record; the report chooses a few of them."""
 RIGHT = 1.0
@@ -184,15 +162,21 @@ def _data(prepared: Prepared, probe: Mapping[str, Any]) -> r.DataInfo:
         translation="-".join(prepared.task.model.languages or ()),
         reasoning=facts.get("reasoning", 0.0),
         answer_tokens=prepared.task.max_answer_tokens,
+        instruction=facts["instruction"],
         read=facts["read"],
         quarantined=facts["quarantined"],
         problems=tuple(facts["problems"]),
         split_report=(*facts["notes"], *facts["split"]),
         encoding=tuple(probe.get("encoding", ())),
-        template=tuple(probe.get("template", ())),
+        template=(*_instructed(facts["instruction"]), *probe.get("template", ())),
         profile=facts["profile"],
         languages=tuple(language for language in facts["profile"]["languages"] if language != "unknown"),
     )
+
+
+def _instructed(instruction: str) -> tuple[str, ...]:
+    written = json.dumps(instruction, ensure_ascii=False)
+    return (f"Before every question or text stands {written}.",) if instruction else ()
 
 
 def _budget(outcome: Outcome) -> r.BudgetInfo:

@@ -22,7 +22,6 @@ from foretune.data.template import stop_ids
 from foretune.errors import UsageError
 from foretune.evaluation.streaming import write_one
 from foretune.execution.bench import Bench
-from foretune.fit.systems import instruction_of
 from foretune.seeding import torch_generator
 
 UNFINISHED = "\ufffd"
@@ -52,22 +51,24 @@ class Conversation:
         bench: Bench,
         adapted: Any,
         *,
+        system: str = "",
         instruction: str = "",
         temperature: float = 0.0,
         seed: int = 0,
         task: int | None = None,
         reasons: bool = False,
     ) -> None:
-        """``bench`` and ``adapted`` come from `systems.opened`; ``instruction`` is the system turn, ``task`` the number
-        of the task that a multi-task adapter answers for. With ``reasons`` what is fed asks for reasoning.
+        """``bench`` and ``adapted`` come from `systems.opened`; ``system`` is the system turn, ``instruction`` stands
+        before every question (`systems.instruction_of`), ``task`` is the number of the task that a multi-task adapter
+        answers for. With ``reasons`` what is fed asks for reasoning.
 
-        Raises `UsageError` for an instruction to an encoder–decoder, which has no place for it.
+        Raises `UsageError` for a system turn to an encoder–decoder, which has no place for it.
         """
-        if instruction and bench.kind == "seq2seq":
+        if system and bench.kind == "seq2seq":
             raise UsageError("an encoder–decoder takes no system text.", remedy="Write it into the question.")
         self._bench, self._adapted = bench, adapted
-        self._instruction = instruction_of(bench)
-        self._system = (Turn("system", instruction),) if instruction else ()
+        self._instruction = instruction
+        self._system = (Turn("system", system),) if system else ()
         self._temperature, self._task = temperature, task
         self._generator = torch_generator(seed, "chat")
         self._layout = layout_of(bench.tokenizer, plain=bench.task.plain_template) if bench.kind == "causal" else None
@@ -106,7 +107,7 @@ class Conversation:
     ) -> Reply:
         bench = self._bench
         limit = bench.most_answer_tokens
-        remembers = bench.kind == "causal" and not self._instruction  # a translator was taught single texts
+        remembers = bench.kind == "causal" and not self._instruction  # behind one, single texts were learnt
         prompt, forgotten = self._prompt(self._instruction + question, before if remembers else [], limit)
         stops = (
             stop_ids(bench.tokenizer, plain=bench.task.plain_template)

@@ -213,7 +213,7 @@ def plan(
     request = with_horizon(request, resolution, keeping)
     answer = forecast(request, placement)
     advice = {**_advice(advised, why, placement, rows), **budget_advice, **evaluation_advice}
-    notes = (share_said, *(offer.sentence() for offer in keeping))
+    notes = (share_said, _untold(resolution.spec, facts, rows), *(offer.sentence() for offer in keeping))
     return Plan(
         resolution.recommend(advice), advised, why, facts, rows, machine, placement, answer, budget, trainable,
         request, rules, (*filter(None, notes), *_notes(facts, rows, placement, answer, request)),
@@ -236,6 +236,7 @@ def _understood(resolution: Resolution) -> tuple[Resolution, ModelFacts, Planned
     check_method(resolution, facts.shapes)
     rows = planned_rows(resolution.spec, facts, context_tokens(resolution.spec, facts.shapes))
     _check_task(facts, rows)
+    _check_instruction(resolution.spec, rows)
     check_search(resolution, facts.shapes)
     if (earlier := resolution.spec.search.warm_start) is not None:
         finished_runs(Path(earlier))
@@ -268,6 +269,22 @@ def _check_task(facts: ModelFacts, rows: PlannedRows) -> None:
             if several
             else "Choose a causal --model, or name the label column (data.columns.label).",
         )
+
+
+def _check_instruction(spec: FitSpec, rows: PlannedRows) -> None:
+    if spec.data.instruction is not None and rows.task == "language-modelling":
+        raise UsageError(
+            "plain text has no questions for an instruction to stand before.",
+            remedy="Leave data.instruction out, or name a column of answers or labels.",
+        )
+
+
+def _untold(spec: FitSpec, facts: ModelFacts, rows: PlannedRows) -> str:
+    """What a base model that writes its labels is not told, where nobody tells it."""
+    labelled = rows.task == "classification" or rows.format == LABEL_SETS
+    if not labelled or facts.shapes.kind == "encoder" or spec.data.instruction:
+        return ""
+    return "every text is asked alone, so the base model does not know the labels; --instruction says them before it"
 
 
 def _check_regularizers(resolution: Resolution, facts: ModelFacts, rows: PlannedRows) -> None:

@@ -6,10 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from foretune.catalogue.languages import parse_pair
 from foretune.config.spec import FitSpec
 from foretune.data.columns import said_in
 from foretune.data.corpora import locate
+from foretune.data.instruction import before_texts, instructed
 from foretune.data.read import ReadResult, read
+from foretune.data.translation import prefix_for
 from foretune.errors import DataError, Place
 from foretune.fit.find_model import ModelFacts
 from foretune.fit.row_tokens import RowCount, count_tokens
@@ -68,7 +71,7 @@ def planned_rows(spec: FitSpec, facts: ModelFacts, context_tokens: int) -> Plann
     if not train:
         raise DataError("no rows are left to train on.", place=Place(settings.path), remedy="Give more rows.")
     count = count_tokens(
-        result.examples,
+        instructed(result.examples, instruction_of(spec, facts)),
         kind=facts.shapes.kind,
         tokenizer=facts.tokenizer,
         context_tokens=context_tokens,
@@ -78,6 +81,14 @@ def planned_rows(spec: FitSpec, facts: ModelFacts, context_tokens: int) -> Plann
         path=settings.path, format=result.format, task=result.task, train=train, validation=validation, test=test,
         quarantined=result.quarantined, count=count, notes=_notes(result, train), result=result,
     )  # fmt: skip
+
+
+def instruction_of(spec: FitSpec, model: ModelFacts) -> str:
+    """What is written before every text: the user's words, or what a translator is told; empty where nothing is."""
+    shapes = model.shapes
+    languages = None if spec.data.languages is None else parse_pair(spec.data.languages)
+    told = "" if languages is None else prefix_for(languages, shapes.kind, shapes.architecture, model.folder)
+    return before_texts(spec.data.instruction, told, replaces=shapes.kind == "causal")
 
 
 def _read(spec: FitSpec, path: str) -> ReadResult:

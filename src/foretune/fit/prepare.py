@@ -17,18 +17,18 @@ from foretune.config.spec import FitSpec
 from foretune.data import corpora
 from foretune.data.columns import said_in
 from foretune.data.example import Example
+from foretune.data.instruction import instructed
 from foretune.data.profile import profile
 from foretune.data.read import ReadResult, read
 from foretune.data.split import Splits, split
 from foretune.data.tasks import task_names
-from foretune.data.translation import instructed, prefix_for
 from foretune.errors import DataError, Place
 from foretune.evaluation.metrics import default_metric, try_out
 from foretune.execution.types import PREFIX_CACHE_BYTES, SPLITS, TaskSpec
 from foretune.files import write_json, write_text
-from foretune.fit.find_model import ModelFacts
 from foretune.fit.folder import RunFolder
 from foretune.fit.plan import Plan, context_tokens
+from foretune.fit.planned_rows import instruction_of
 from foretune.fit.selected import write_others
 from foretune.models.load import locate
 from foretune.packages import Progress
@@ -68,7 +68,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
         )
     kind = plan.model.shapes.kind
     languages = None if spec.data.languages is None else parse_pair(spec.data.languages)
-    prefix = instruction(spec, plan.model)
+    prefix = instruction_of(spec, plan.model)
     name = spec.data.metric or default_metric(
         found.task, splits.train, translation=bool(languages), format=found.format
     )
@@ -80,7 +80,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
             place=Place(str(spec.data.path)),
             remedy="Classification needs at least two classes; check --label-column.",
         )
-    if kind == "encoder" and labels:
+    if labels:
         _check_learnt(splits, "label", lambda row: str(row.label), labels)
     tasks = task_names(splits.train)
     if tasks:
@@ -130,14 +130,6 @@ def _check_learnt(splits: Splits, what: str, of: Callable[[Example], str], learn
                 place=first.place,
                 remedy="What was not learnt cannot be predicted: leave such rows out, or add training rows.",
             )
-
-
-def instruction(spec: FitSpec, model: ModelFacts) -> str:
-    """What is written before every text of a translation; empty where nothing is."""
-    if spec.data.languages is None:
-        return ""
-    shapes = model.shapes
-    return prefix_for(parse_pair(spec.data.languages), shapes.kind, shapes.architecture, model.folder)
 
 
 def read_rows(spec: FitSpec, source: str, quarantine: Path | None = None) -> ReadResult:

@@ -16,8 +16,8 @@ from foretune.cost.request import SelectionWork
 from foretune.data import corpora
 from foretune.data.columns import FOUND, Columns, said_in
 from foretune.data.example import Example
+from foretune.data.instruction import instructed
 from foretune.data.read import ReadResult, read
-from foretune.data.translation import instructed
 from foretune.errors import DataError, Place, UsageError
 from foretune.files import write_text
 from foretune.fit.planned_rows import PlannedRows

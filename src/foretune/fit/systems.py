@@ -17,9 +17,10 @@ from typing import Any, Literal
 from foretune.catalogue.languages import Languages, parse_pair
 from foretune.catalogue.models import ModelKind, ModelReference
 from foretune.data.example import Example, Turn
+from foretune.data.instruction import before_texts, instructed
 from foretune.data.reasoning import TO_COME
-from foretune.data.row_label import LABELLED, asked
-from foretune.data.translation import instructed, prefix_for
+from foretune.data.row_label import LABELLED, asked, label_text
+from foretune.data.translation import prefix_for
 from foretune.errors import ModelError, Place, UsageError
 from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
@@ -55,6 +56,8 @@ class Settings:
     """Class names in the order of the classifier's head, where the run's record does not know them"""
     languages: Languages | None = None
     """Source and target of a translator, where the run's record does not know them"""
+    instruction: str | None = None
+    """What stands before every question or text, where it is not the run's own; see `data.instruction`"""
 
 
 @dataclass(frozen=True)
@@ -84,14 +87,18 @@ def opened(
     encoder = reference.kind == "encoder"
     if encoder and task not in LABELLED:
         raise UsageError("a classifier writes no answers.", remedy="Use foretune evaluate with labelled rows.")
-    labels = _labels(source, name, settings) if task == "classification" and encoder else ()
-    loaded = load(reference, labels=labels, regression=encoder and task == "regression")
+    labels: tuple[str, ...] = ()
+    if task == "classification":  # a language model writes whatever the rows' classes are called
+        written = {label_text(row.label) for row in examples}
+        labels = _labels(source, name, settings) if encoder else tuple(sorted(written))
+    loaded = load(reference, labels=labels if encoder else (), regression=encoder and task == "regression")
     adapted = None
     if source is not None and source.base is not None:
         adapted = _adapted(loaded, source.trained)
         loaded = replace(loaded, model=adapted.get_base_model())
     with TemporaryDirectory(prefix="foretune-") as folder:
-        write_split(Path(folder) / f"{SPLIT}.jsonl", instructed(examples, _instruction(reference, loaded.model)))
+        before = instruction_of(name, reference, loaded.model, settings)
+        write_split(Path(folder) / f"{SPLIT}.jsonl", instructed(examples, before))
         spec = TaskSpec(
             folder=folder, task=task, model=reference, metric="loss", labels=labels, device=settings.device,
             context_tokens=_context(loaded, settings.context_tokens), plain_template=settings.plain_template,
@@ -178,17 +185,17 @@ def predict_rows(
         return [Prediction(row.prompt, row.prediction or "", row.probability) for row in answers]
 
 
-def instruction_of(bench: Bench) -> str:
-    """What stands before every text that a translator is asked; empty for other systems."""
-    return _instruction(bench.task.model, bench.model)
-
-
-def _instruction(reference: ModelReference, model: Any) -> str:
-    if reference.languages is None:
-        return ""
-    where = locate(reference.source)
-    folder = where if isinstance(where, Path) else None
-    return prefix_for(reference.languages, reference.kind, str(model.config.model_type), folder)
+def instruction_of(name: str, reference: ModelReference, model: Any, settings: Settings) -> str:
+    """What stands before every text that system ``name`` is asked: as said, as in its run, or as its languages ask."""
+    data = _known_data(name)
+    if settings.instruction is None and settings.languages is None and data is not None and data.instruction:
+        return data.instruction
+    told = ""
+    if reference.languages is not None:
+        where = locate(reference.source)
+        folder = where if isinstance(where, Path) else None
+        told = prefix_for(reference.languages, reference.kind, str(model.config.model_type), folder)
+    return before_texts(settings.instruction, told, replaces=reference.kind == "causal")
 
 
 def known_languages(name: str) -> Languages | None:

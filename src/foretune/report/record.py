@@ -96,6 +96,8 @@ class DataInfo:
     """Share of the training rows that reason before they answer."""
     answer_tokens: int = 0
     """Most tokens of an answer that was written for comparison; 0 where it is not known."""
+    instruction: str = ""
+    """What stands before every question or text; empty where nothing does, or where it is not known."""
 
 
 @dataclass(frozen=True)

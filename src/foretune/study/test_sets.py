@@ -15,7 +15,7 @@ from typing import Any, Literal
 from foretune.config.spec import ColumnNames, FitSpec, Section
 from foretune.data.deduplicate import find
 from foretune.data.example import Example
-from foretune.data.translation import instructed
+from foretune.data.instruction import instructed
 from foretune.errors import DataError, Place
 from foretune.execution.types import TaskSpec
 from foretune.files import read_lines
