@@ -11,7 +11,7 @@ from foretune.errors import DataError, TrainingError
 from foretune.evaluation.aggregate import calibration_error, resamples, spearman
 from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import METRICS
-from foretune.evaluation.metrics.labels import calibration
+from foretune.evaluation.metrics.labels import calibration, read_class
 
 
 def classified(pairs: list[tuple[str, str]]) -> list[Answer]:
@@ -141,3 +141,53 @@ def test_ratio_error_is_the_spread_over_samples() -> None:
         values.append(result.value)
         errors.append(result.standard_error)
     assert np.mean(errors) == pytest.approx(np.std(values), rel=0.12)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "score"),
+    [
+        ("joy; anger", "anger; joy", 1.0),
+        ("Joy, anger", "anger; joy", 1.0),
+        ("joy", "anger; joy", 2 / 3),
+        ("joy; joy", "joy", 1.0),
+        ("joy; rage", "joy", 2 / 3),
+        ("none", "anger; joy", 0.0),
+        ("none", "none", 1.0),
+        ("", "joy", 0.0),
+        ("arts, film", "arts, film; sport", 2 / 3),
+        ("It is about joy and a little anger.", "anger; joy", 1.0),
+        ("The text is about joy.", "anger; joy", 2 / 3),
+        ("A joyful text.", "joy", 0.0),
+    ],
+)
+def test_labels_are_compared_as_sets(prediction: str, reference: str, score: float) -> None:
+    rows = [Answer(0, "?", reference, prediction), Answer(1, "?", "anger; joy; none", "anger; joy; none")]
+    assert METRICS["label_f1"].score(rows).per_row == pytest.approx((score, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("prediction", "named"),
+    [
+        ("positive", "positive"),
+        (" positive\n", "positive"),
+        ("Positive.", "positive"),
+        ("This film review is positive, with a focus on escapism.", "positive"),
+        ("It is very positive!", "very positive"),
+        ("It is positive, even very positive", "It is positive, even very positive"),
+        ("Neither positive nor negative", "Neither positive nor negative"),
+        ("A positively good film", "A positively good film"),
+        ("4 stars", "4"),
+        ("4 out of 5", "4 out of 5"),
+        ("", ""),
+    ],
+)
+def test_a_class_is_read_from_a_sentence_that_names_one(prediction: str, named: str) -> None:
+    assert read_class(prediction, ["negative", "positive", "very positive", "4", "5"]) == named
+
+
+def test_accuracy_says_how_many_answers_were_sentences() -> None:
+    said = ["positive", "It is negative.", "It is positive.", "Who knows?"]
+    rows = [Answer(i, "?", ["positive", "negative"][i % 2], text) for i, text in enumerate(said)]
+    result = METRICS["accuracy"].score(rows)
+    assert result.per_row == (1.0, 1.0, 1.0, 0.0) and result.details == {"read_in_sentences": 2}
+    assert METRICS["balanced_accuracy"].score(rows).per_row == result.per_row

@@ -178,21 +178,3 @@ def test_default_metric_follows_the_answers() -> None:
 def test_an_unknown_metric_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="Did you mean rouge_l"):
         metric("rougel")
-
-
-@pytest.mark.parametrize(
-    ("prediction", "reference", "score"),
-    [
-        ("joy; anger", "anger; joy", 1.0),
-        ("Joy, anger", "anger; joy", 1.0),
-        ("joy", "anger; joy", 2 / 3),
-        ("joy; joy", "joy", 1.0),
-        ("none", "anger; joy", 0.0),
-        ("none", "none", 1.0),
-        ("", "joy", 0.0),
-        ("arts, film", "arts, film; sport", 2 / 3),
-        ("The text is about joy.", "joy", 0.0),
-    ],
-)
-def test_labels_are_compared_as_sets(prediction: str, reference: str, score: float) -> None:
-    assert metrics_text.label_f1(prediction, reference) == pytest.approx(score)

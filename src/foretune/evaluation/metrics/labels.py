@@ -1,18 +1,23 @@
 """Classification and calibration: right labels, fair to rare classes, and honest probabilities.
 
-Classes are compared as written, white space at the ends aside. Calibration is of the predicted class, the only
-probability an `Answer` holds: expected calibration error with equal-width bins (Guo et al. 2017, equation 3, 15
-bins as there), the top-label Brier score (mean squared difference between that probability and being right), and
-the log-loss of the true class where it was measured.
+Classes are compared as written, white space at the ends aside. A language model that answers in a sentence has named
+the class that stands in it, where only one does (`read_class`), so that an untouched model is not wrong for its
+manners. Sentences are not understood: "not positive" names positive.
+
+Calibration is of the predicted class, the only probability an `Answer` holds: expected calibration error with
+equal-width bins (Guo et al. 2017, equation 3, 15 bins as there), the top-label Brier score (mean squared difference
+between that probability and being right), and the log-loss of the true class where it was measured.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from foretune.data.label_sets import SEPARATOR, named_in
 from foretune.errors import DataError
 from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
 from foretune.evaluation.metrics.rows import from_rows, prediction_of, require_rows, value_error
@@ -23,6 +28,82 @@ CALIBRATION_BINS = 15
 def same_class(prediction: str, reference: str) -> float:
     """1 when the predicted class is the reference's."""
     return float(prediction.strip() == reference.strip())
+
+
+def read_class(prediction: str, classes: Collection[str]) -> str:
+    """The class that an answer names: all of it, or the only one of ``classes`` that stands in it, in any case of
+    letters; the answer itself where none or several do."""
+    said = prediction.strip()
+    if said in classes:
+        return said
+    found = mentioned(said, classes)
+    return found[0] if len(found) == 1 else said
+
+
+def mentioned(text: str, names: Collection[str]) -> list[str]:
+    """Those of ``names`` that stand in ``text`` as words, the longest first; within a longer one none stands alone."""
+    found = []
+    for name in sorted(names, key=lambda name: (-len(name), name)):
+        words = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
+        if name and words.search(text):
+            found.append(name)
+            text = words.sub(" ", text)
+    return found
+
+
+def _classes(rows: Sequence[Answer]) -> list[str]:
+    return sorted({row.reference.strip() for row in rows})
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """The share of rows whose class is named, among the classes that the references hold."""
+
+    name: str = "accuracy"
+    unit: str = SHARE
+    direction: Direction = "higher"
+    needs_generation: bool = True
+
+    def score(self, rows: Sequence[Answer]) -> MetricResult:
+        """The share with its standard error. Raises `DataError` for no rows or a row without prediction."""
+        require_rows(rows, self.name)
+        classes = _classes(rows)
+        said = [prediction_of(row, self.name) for row in rows]
+        per_row = tuple(
+            same_class(read_class(one, classes), row.reference) for one, row in zip(said, rows, strict=True)
+        )
+        value = math.fsum(per_row) / len(per_row)
+        sentences = sum(one.strip() not in classes and read_class(one, classes) in classes for one in said)
+        return MetricResult(value, value_error(per_row, scale=1.0), per_row, {"read_in_sentences": sentences})
+
+
+@dataclass(frozen=True)
+class LabelF1:
+    """The mean over rows of the F1 of the labels named against those that hold, in any order (`data.label_sets`).
+
+    A sentence that names none where labels should stand has named those of all rows' labels that stand in it.
+    """
+
+    name: str = "label_f1"
+    unit: str = SHARE
+    direction: Direction = "higher"
+    needs_generation: bool = True
+
+    def score(self, rows: Sequence[Answer]) -> MetricResult:
+        """The mean with its standard error. Raises `DataError` for no rows or a row without prediction."""
+        require_rows(rows, self.name)
+        wanted = [named_in(row.reference) for row in rows]
+        known = frozenset[str]().union(*wanted)
+        said = [_labels_in(prediction_of(row, self.name), row.reference, known) for row in rows]
+        per_row = tuple(2 * len(a & b) / max(1, len(a) + len(b)) for a, b in zip(said, wanted, strict=True))
+        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=1.0), per_row)
+
+
+def _labels_in(prediction: str, reference: str, known: Collection[str]) -> frozenset[str]:
+    """The labels that an answer names; commas and line breaks may stand between them unless the labels have some."""
+    separators = SEPARATOR + "".join(mark for mark in ",\n" if mark not in reference)
+    said = named_in(prediction, separators)
+    return said if any(name in known for name in said) else frozenset(mentioned(prediction, known)) or said
 
 
 @dataclass(frozen=True)
@@ -37,8 +118,8 @@ class ClassMetric:
     def score(self, rows: Sequence[Answer]) -> MetricResult:
         """The metric with its bootstrap error; ``per_row`` is right or wrong. Raises `DataError`."""
         require_rows(rows, self.name)
-        pairs = [(row.reference.strip(), prediction_of(row, self.name).strip()) for row in rows]
-        classes = sorted({reference for reference, _ in pairs})
+        classes = _classes(rows)
+        pairs = [(row.reference.strip(), read_class(prediction_of(row, self.name), classes)) for row in rows]
         numbers = {name: float(i) for i, name in enumerate(classes)}
         nowhere = float(len(classes))  # predicted, but no row's class
         statistics = tuple((numbers[reference], numbers.get(said, nowhere)) for reference, said in pairs)

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from foretune.data.label_sets import SEPARATOR, named_in
 from foretune.data.tools import found_in
 from foretune.evaluation import aggregate
 from foretune.evaluation.base import Answer, Direction, MetricResult
@@ -66,16 +65,6 @@ def words(text: str) -> list[str]:
 def exact(prediction: str, reference: str) -> float:
     """1 when both say the same after `normalise`."""
     return float(normalise(prediction) == normalise(reference))
-
-
-def label_f1(prediction: str, reference: str) -> float:
-    """F1 of the labels that an answer names against those that hold, in any order.
-
-    Commas and line breaks may stand between labels too, unless the reference's own labels have some.
-    """
-    separators = SEPARATOR + "".join(mark for mark in ",\n" if mark not in reference)
-    said, wanted = named_in(prediction, separators), named_in(reference)
-    return 2 * len(said & wanted) / (len(said) + len(wanted)) if said or wanted else 1.0
 
 
 def token_f1(prediction: str, reference: str) -> float:
