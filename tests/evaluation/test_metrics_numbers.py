@@ -7,11 +7,12 @@ import pytest
 from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
+from foretune.data.choices import Choices
 from foretune.errors import DataError, TrainingError
 from foretune.evaluation.aggregate import calibration_error, resamples, spearman
 from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import METRICS
-from foretune.evaluation.metrics.labels import calibration, read_class
+from foretune.evaluation.metrics.labels import calibration, read_choice, read_class
 
 
 def classified(pairs: list[tuple[str, str]]) -> list[Answer]:
@@ -191,3 +192,40 @@ def test_accuracy_says_how_many_answers_were_sentences() -> None:
     result = METRICS["accuracy"].score(rows)
     assert result.per_row == (1.0, 1.0, 1.0, 0.0) and result.details == {"read_in_sentences": 2}
     assert METRICS["balanced_accuracy"].score(rows).per_row == result.per_row
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label"),
+    [
+        ("B", "B"),
+        ("b", "B"),
+        ("B.", "B"),
+        ("(B)", "B"),
+        ("B. A dog", "B"),
+        ("**B**", "B"),
+        ("The answer is B.", "B"),
+        ("The correct answer is (B) A dog, because …", "B"),
+        ("Answer: C", "C"),
+        ("I think option C fits.", "C"),
+        ("It is a dog.", "B"),
+        ("Answer: a dog", "B"),
+        ("A dog", "B"),
+        ("A cat and a dog", "A cat and a dog"),
+        ("A", "A"),
+        ("D", "D"),
+        ("Nobody knows", "Nobody knows"),
+    ],
+)
+def test_a_choice_is_read_by_its_label_or_its_text(prediction: str, label: str) -> None:
+    choices = Choices(("A", "B", "C"), ("a cat", "a dog", "both of them"))
+    assert read_choice(prediction, choices) == label
+
+
+def test_choices_are_found_in_the_prompt_that_asked_them() -> None:
+    choices = Choices(("1", "2"), ("a cat", "a dog. Or not"))
+    prompt = choices.asked("Some passage.\n\nWhat is it?")
+    assert Choices.asked_in(prompt) == choices and Choices.asked_in("Instructed.\n\n" + prompt) == choices
+    for other in ("What is it?", "One.\n\nTwo.\n\nThree.", Choices(("A", "B"), ("x", "y\n\nz")).asked("?")):
+        assert Choices.asked_in(other) is None
+    rows = [Answer(0, prompt, "2", "It is a dog. Or not"), Answer(1, prompt, "2", "1"), Answer(2, "odd", "2", "2")]
+    assert METRICS["choice"].score(rows).per_row == (1.0, 0.0, 1.0)

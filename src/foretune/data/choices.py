@@ -77,8 +77,21 @@ class Choices:
     def asked(self, question: str) -> str:
         """The question with its choices, and how to answer."""
         lines = (f"{label}. {text}" for label, text in zip(self.labels, self.texts, strict=True))
+        return "\n".join((question, "", *lines, "", self._how()))
+
+    def _how(self) -> str:
         *others, last = self.labels
-        return "\n".join((question, "", *lines, "", f"Answer with {', '.join(others)} or {last}."))
+        return f"Answer with {', '.join(others)} or {last}."
+
+    @classmethod
+    def asked_in(cls, prompt: str) -> Choices | None:
+        """The choices that `asked` wrote at the end of ``prompt``; None where it did not."""
+        parts = prompt.rsplit("\n\n", 2)
+        if len(parts) < 3:
+            return None
+        pairs = [line.partition(". ") for line in parts[1].split("\n")]
+        found = cls(tuple(label for label, _, _ in pairs), tuple(text for _, _, text in pairs))
+        return found if len(pairs) > 1 and parts[2] == found._how() else None
 
 
 def answered(choices: Choices, answer: Any, column: str) -> str:

@@ -211,7 +211,7 @@ def metric_names(primary: str, kind: str, task: str) -> list[str]:
     names = [primary]
     if task == "classification" and primary != "accuracy":
         names.append("accuracy")
-    beside = {"exact_match": "token_f1", "label_f1": "exact_match"}
+    beside = {"exact_match": "token_f1", "label_f1": "exact_match", "choice": "exact_match"}
     if task == "generation" and primary in beside:
         names.append(beside[primary])
     if task != "regression":

@@ -12,6 +12,7 @@ WRITTEN = {
     "bleu": "BLEU",
     "comet": "COMET",
     "label_f1": "label F1",
+    "choice": "right choices",
     "json_validity": "valid JSON",
     "json_match": "equal JSON",
     "tool_calls": "tool calls",

@@ -26,6 +26,7 @@ METRICS: dict[str, Metric] = {
     "bleu": text.Bleu(),
     "comet": comet.COMET,
     "label_f1": labels.LabelF1(),
+    "choice": labels.ChoiceAccuracy(),
     "json_validity": ShareMetric("json_validity", text.json_valid),
     "json_match": ShareMetric("json_match", text.json_equal),
     "tool_calls": ShareMetric("tool_calls", text.same_calls),
@@ -43,7 +44,13 @@ METRICS: dict[str, Metric] = {
 ROW_LOSS_UNITS = {"classification": "nats per row", "regression": "squared error"}
 """The unit of the loss of a model with a head for labels, whose rows have no tokens to predict"""
 TASK_METRICS = {"classification": "accuracy", "regression": "spearman", "language-modelling": "loss"}
-FORMAT_METRICS = {"translation": "chrf", "source-target": "chrf", "text-labels": "label_f1", "summary": "rouge_l"}
+FORMAT_METRICS = {
+    "translation": "chrf",
+    "source-target": "chrf",
+    "summary": "rouge_l",
+    "text-labels": "label_f1",
+    "multiple-choice": "choice",
+}
 SHORT_ANSWER_WORDS = 5
 """A median answer of at most this many words is right or wrong; a longer one is more or less right."""
 CALLING_SHARE = 0.5

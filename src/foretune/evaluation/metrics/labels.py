@@ -17,6 +17,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from foretune.data.choices import Choices
 from foretune.data.label_sets import SEPARATOR, named_in
 from foretune.errors import DataError
 from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
@@ -49,6 +50,41 @@ def mentioned(text: str, names: Collection[str]) -> list[str]:
             found.append(name)
             text = words.sub(" ", text)
     return found
+
+
+def read_choice(prediction: str, choices: Choices) -> str:
+    """The label of the choice that an answer means: the label first or alone ("B", "(b) Paris"), behind "answer is", or
+    the text of one choice; the answer itself where it means none."""
+    said = prediction.strip()
+    label = "|".join(re.escape(label) for label in sorted(choices.labels, key=len, reverse=True))
+    alone = re.match(rf"[\W_]*({label})[\W_]*(?:$|(?<=[.):,*\n]))", said, re.IGNORECASE)
+    behind = re.search(rf"\b(?i:answer|choice|option)\b\W*(?:is\W+)?(?:(?:option|choice)\W+)?({label})(?!\w)", said)
+    for found in (alone, behind):
+        if found:
+            return next(each for each in choices.labels if each.casefold() == found[1].casefold())
+    named = mentioned(said, choices.texts)
+    return choices.labels[choices.texts.index(named[0])] if len(named) == 1 else said
+
+
+@dataclass(frozen=True)
+class ChoiceAccuracy:
+    """The share of multiple-choice rows whose right choice is meant (`read_choice`), by the choices in the prompt."""
+
+    name: str = "choice"
+    unit: str = SHARE
+    direction: Direction = "higher"
+    needs_generation: bool = True
+
+    def score(self, rows: Sequence[Answer]) -> MetricResult:
+        """The share with its standard error. Raises `DataError` for no rows or a row without prediction."""
+        require_rows(rows, self.name)
+        per_row = tuple(same_class(_chosen(row, prediction_of(row, self.name)), row.reference) for row in rows)
+        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=1.0), per_row)
+
+
+def _chosen(row: Answer, said: str) -> str:
+    choices = Choices.asked_in(row.prompt)
+    return said if choices is None else read_choice(said, choices)
 
 
 def _classes(rows: Sequence[Answer]) -> list[str]:
