@@ -57,3 +57,13 @@ def test_plain(data):
 def test_a_wrong_kind_is_refused(data):
     with pytest.raises(UsageError, match="not a kind of model"):
         run(*data, "--kind", "diffusion")
+
+
+def test_columns_of_ones_own_and_an_instruction(data, tmp_path):
+    """A file that fit reads with options can be looked at with the same ones."""
+    file = tmp_path / "own.jsonl"
+    file.write_text(json.dumps({"ask": "what is two?", "say": "it is 2", "role": "be brief"}) + "\n", encoding="utf-8")
+    columns = ["--prompt-column", "ask", "--answer-column", "say", "--system-column", "role"]
+    shown = run(str(file), *data[1:], *columns, "--instruction", "Answer in one word.").output
+    assert "system↵\nbe brief<|im_end|>" in shown and "user↵\nAnswer in one word.↵\n↵\nwhat is two?" in shown
+    assert "[[it is 2<|im_end|>]]" in shown

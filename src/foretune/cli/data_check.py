@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from foretune.cli.options import AsJson, PairColumn
+from foretune.cli.options import (
+    AnswerColumn,
+    AsJson,
+    LabelColumn,
+    PairColumn,
+    PromptColumn,
+    RowFormat,
+    SystemColumn,
+    TextColumn,
+)
 
 if TYPE_CHECKING:
     from foretune.data.columns import Columns
@@ -31,14 +40,14 @@ def check(
     source: Annotated[
         str, typer.Argument(metavar="DATA", help="A file, a folder, a hub id, or the name of a data set.")
     ],
-    format: Annotated[str | None, typer.Option(help="Row format, if it is not found: messages, alpaca, …")] = None,
+    format: RowFormat = None,
     task: Annotated[str | None, typer.Option(help="Task, if the guess is wrong: generation, classification, …")] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the prompt.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
+    label_column: LabelColumn = None,
+    text_column: TextColumn = None,
     pair_column: PairColumn = None,
-    system_column: Annotated[str | None, typer.Option(help="Column of the system prompt.")] = None,
+    system_column: SystemColumn = None,
     group_column: Annotated[str | None, typer.Option(help="Rows with the same value stay in one split.")] = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
     task_column: Annotated[str | None, typer.Option(help="Column that names the task of a row.")] = None,

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 import typer
 
 from foretune.catalogue.models import DEFAULT_MODEL, ModelKind
-from foretune.cli.options import AsJson
+from foretune.cli.options import (
+    AnswerColumn,
+    AsJson,
+    LabelColumn,
+    PairColumn,
+    PromptColumn,
+    RowFormat,
+    SystemColumn,
+    TextColumn,
+)
 from foretune.errors import ModelError, UsageError
 from foretune.files import read_json
 
@@ -37,17 +46,31 @@ def show(
     context: Annotated[int, typer.Option("--context", min=2, help="Longest row in tokens.")] = 2048,
     kind: Annotated[str | None, typer.Option("--kind", help="causal, seq2seq or encoder; from the model.")] = None,
     task: Annotated[str | None, typer.Option("--task", help="What to train for; found from the rows.")] = None,
+    format: RowFormat = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
+    label_column: LabelColumn = None,
+    text_column: TextColumn = None,
+    pair_column: PairColumn = None,
+    system_column: SystemColumn = None,
+    instruction: Annotated[str | None, typer.Option(help="What stands before every question or text.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show rows with their trained tokens marked, and check the target mask of all of them."""
     from foretune.data import corpora
+    from foretune.data.columns import Columns
     from foretune.data.encode import encode_rows
+    from foretune.data.instruction import before_texts, instructed
     from foretune.data.mask_check import check_encoding
     from foretune.data.read import read
 
-    found = read(corpora.locate(file), task=task)
-    examples = list(found.examples)
+    columns = Columns(
+        prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, pair=pair_column,
+        system=system_column,
+    )  # fmt: skip
+    found = read(corpora.locate(file), format=format, columns=columns, task=task)
+    examples = list(instructed(found.examples, before_texts(instruction, "", replaces=True)))
     if row is not None and row > len(examples):
         raise UsageError(f"there is no row {row}: {file} has {len(examples)}.")
     tokenizer, chosen = _tokenizer(model, kind)

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from foretune.catalogue.languages import parse_pair
-from foretune.cli.options import AsJson, Instruction, PairColumn, Plugins
+from foretune.cli.options import (
+    AnswerColumn,
+    AsJson,
+    Instruction,
+    LabelColumn,
+    PairColumn,
+    Plugins,
+    PromptColumn,
+    TextColumn,
+)
 from foretune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,10 +39,10 @@ def evaluate(
     split: Annotated[
         str | None, typer.Option(help="Only the rows of this split; by default test, where rows say so.")
     ] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the question or instruction.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of the text to classify.")] = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
+    label_column: LabelColumn = None,
+    text_column: TextColumn = None,
     pair_column: PairColumn = None,
     task_column: Annotated[
         str | None, typer.Option(help="Column that names each row's task, for an adapter of several.")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from foretune.catalogue.models import DEFAULT_MODEL
-from foretune.cli.options import AsJson
+from foretune.cli.options import AnswerColumn, AsJson, PromptColumn
 
 if TYPE_CHECKING:
     from foretune.training.loop import StepReport
@@ -30,8 +30,8 @@ def retrain(
     context: Annotated[int, typer.Option(min=8, help="Longest row in tokens.")] = 1024,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     format: Annotated[str | None, typer.Option(help="How rows are written; found when not given.")] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the question or instruction.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a base on several tasks so that an adapter on a further task does well (PEFT-aware meta-learning).

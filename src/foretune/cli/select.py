@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from foretune.cli.options import AsJson, PairColumn
+from foretune.cli.options import AnswerColumn, AsJson, LabelColumn, PairColumn, PromptColumn, TextColumn
 from foretune.errors import Interrupted, Place, UsageError
 from foretune.units import format_bytes, format_duration
 
@@ -33,10 +33,10 @@ def select(
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     context: Annotated[int, typer.Option(min=8, help="Longest row in tokens.")] = 2048,
     format: Annotated[str | None, typer.Option(help="How rows are written; found when not given.")] = None,
-    prompt_column: Annotated[str | None, typer.Option(help="Column of the question or instruction.")] = None,
-    answer_column: Annotated[str | None, typer.Option(help="Column of the answer.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the class name or number.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Column of plain text, or of the text to classify.")] = None,
+    prompt_column: PromptColumn = None,
+    answer_column: AnswerColumn = None,
+    label_column: LabelColumn = None,
+    text_column: TextColumn = None,
     pair_column: PairColumn = None,
     task: Annotated[str | None, typer.Option(help="What the rows are; found from them.")] = None,
     on_bad_row: Annotated[
