@@ -211,6 +211,8 @@ def test_accuracy_says_how_many_answers_were_sentences() -> None:
         ("Answer: a dog", "B"),
         ("A dog", "B"),
         ("A cat and a dog", "A cat and a dog"),
+        ("A. a cat\nB. a dog\nC. both of them", "A. a cat\nB. a dog\nC. both of them"),
+        ("B. a dog\n\nDogs bark.", "B"),
         ("A", "A"),
         ("D", "D"),
         ("Nobody knows", "Nobody knows"),

@@ -54,9 +54,11 @@ def mentioned(text: str, names: Collection[str]) -> list[str]:
 
 def read_choice(prediction: str, choices: Choices) -> str:
     """The label of the choice that an answer means: the label first or alone ("B", "(b) Paris"), behind "answer is", or
-    the text of one choice; the answer itself where it means none."""
+    the text of one choice; the answer itself where it means none, or says the choices again."""
     said = prediction.strip()
     label = "|".join(re.escape(label) for label in sorted(choices.labels, key=len, reverse=True))
+    if len(set(re.findall(rf"^\W*({label})[.):]", said, re.MULTILINE))) > 1:
+        return said
     alone = re.match(rf"[\W_]*({label})[\W_]*(?:$|(?<=[.):,*\n]))", said, re.IGNORECASE)
     behind = re.search(rf"\b(?i:answer|choice|option)\b\W*(?:is\W+)?(?:(?:option|choice)\W+)?({label})(?!\w)", said)
     for found in (alone, behind):
