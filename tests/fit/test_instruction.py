@@ -76,8 +76,9 @@ def test_a_fit_with_an_instruction(fast_fit: Callable[..., Any], tmp_path: Path)
     assert losses[0] == pytest.approx(winner, rel=1e-4) and abs(losses[1] - winner) > 1e-3
     with opened(run, [], "generation", settings=SHORT) as (bench, adapted):
         before = instruction_of(run, bench.task.model, bench.model, SHORT)
-        assert Conversation(bench, adapted, instruction=before).ask(texts[0]).answer == wanted[0]
-        assert Conversation(bench, adapted).ask(f"{SAID}\n\n{texts[0]}").answer == wanted[0]
+        asked, told = Conversation(bench, adapted, instruction=before), Conversation(bench, adapted)
+        assert asked.ask(texts[0]).answer == told.ask(f"{SAID}\n\n{texts[0]}").answer == wanted[0]
+        assert asked.ask(texts[1]).answer == told.ask(texts[1]).answer, "said once, and remembered"
 
 
 def test_a_plan_counts_its_tokens_and_refuses_it_for_plain_text(tmp_path: Path) -> None:

@@ -72,11 +72,11 @@ TRANSLATIONS = ("translation", "source-target")
 """Formats whose rows are a text and its translation"""
 
 
-def first_column(row: Raw, said: str | None, usual: Sequence[str]) -> str | None:
+def first_column(row: Raw, said: str | None, names: Sequence[str]) -> str | None:
     """The column that was said, or the first usual one; None where the row has it not."""
     if said is not None:
         return said if has(row, said) else None
-    return next((name for name in usual if name in row), None)
+    return next((name for name in names if name in row), None)
 
 
 def _turns(row: Raw, keys: tuple[str, str]) -> str | None:

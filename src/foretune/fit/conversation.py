@@ -2,7 +2,7 @@
 
 Serves ``foretune chat``. When the history no longer fits the context, its oldest exchanges are left out, whole; a
 single question that does not fit is cut as training cuts prompts. An encoder–decoder and a translator were trained on
-single texts, so they get each one alone; a translator also the instruction that stood before every text.
+single texts, so they get each one alone. What stood before every text in training stands before the first question.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from foretune.data.encode import inference_ids
 from foretune.data.example import Example, Turn
+from foretune.data.instruction import instructed
 from foretune.data.layout import layout_of
 from foretune.data.reasoning import TO_COME
 from foretune.data.template import stop_ids
@@ -59,8 +60,8 @@ class Conversation:
         reasons: bool = False,
     ) -> None:
         """``bench`` and ``adapted`` come from `systems.opened`; ``system`` is the system turn, ``instruction`` stands
-        before every question (`systems.instruction_of`), ``task`` is the number of the task that a multi-task adapter
-        answers for. With ``reasons`` what is fed asks for reasoning.
+        before the first question (`systems.instruction_of`), ``task`` is the number of the task that an adapter of
+        several answers for. With ``reasons`` what is fed asks for reasoning.
 
         Raises `UsageError` for a system turn to an encoder–decoder, which has no place for it.
         """
@@ -107,8 +108,8 @@ class Conversation:
     ) -> Reply:
         bench = self._bench
         limit = bench.most_answer_tokens
-        remembers = bench.kind == "causal" and not self._instruction  # behind one, single texts were learnt
-        prompt, forgotten = self._prompt(self._instruction + question, before if remembers else [], limit)
+        remembers = bench.kind == "causal" and bench.task.model.languages is None  # translators learnt single texts
+        prompt, forgotten = self._prompt(question, before if remembers else [], limit)
         stops = (
             stop_ids(bench.tokenizer, plain=bench.task.plain_template)
             if bench.kind == "causal"
@@ -151,7 +152,7 @@ class Conversation:
     def _example(self, question: str, before: list[tuple[str, str]]) -> Example:
         said = [turn for asked, told in before for turn in (Turn("user", asked), Turn("assistant", told))]
         turns = (*self._system, *said, Turn("user", question), Turn("assistant", "", reasoning=self._thought))
-        return Example(turns, targets=(len(turns) - 1,))
+        return instructed([Example(turns, targets=(len(turns) - 1,))], self._instruction)[0]
 
     def _text(self, ids: list[int]) -> str:
         return self._bench.text_of(ids, self._layout)
