@@ -11,6 +11,9 @@ import pytest
 import foretune
 from foretune.data.example import Example, Turn, conversation
 from foretune.data.instruction import before_texts, instructed
+from foretune.data.profile import profile
+from foretune.data.read import read
+from foretune.data.split import split
 from foretune.errors import UsageError
 from foretune.files import read_json
 from foretune.fit.conversation import Conversation
@@ -57,6 +60,10 @@ def test_a_fit_with_an_instruction(fast_fit: Callable[..., Any], tmp_path: Path)
     answers = read_json(result.folder / "answers" / "test-winner.json")["answers"]
     assert all(answer["prompt"].startswith(f"{SAID}\n\nthe ") for answer in answers)
     assert record.data.instruction == f"{SAID}\n\n"
+    bare = read(data)
+    assert record.data.profile["prompt_tokens"]["mean"] > 8 and record.data.fingerprint not in (
+        profile(split(bare.examples, seed=0)).fingerprint, ""
+    ), "to the experience it is another task than the rows alone"  # fmt: skip
     assert SAID in " ".join(record.data.template) and SAID in (result.folder / "report.html").read_text()
     assert SAID in (result.adapter / "README.md").read_text(), "the model card says how to ask"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,8 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     for split_name in SPLITS:
         write_split(folder.task / f"{split_name}.jsonl", instructed(splits.of(split_name), prefix))
     others = write_others(spec, found, splits, folder.task, prefix)
-    facts = {**_facts(spec, found, splits), "instruction": prefix}
+    asked = _as_asked(splits, prefix) if spec.data.instruction else splits
+    facts = {**_facts(spec, found, asked), "instruction": prefix}
     write_json(folder.task / FACTS, facts)
     return Prepared(task, {**{name: len(splits.of(name)) for name in SPLITS}, **others}, facts)
 
@@ -167,6 +168,12 @@ def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadR
 def write_split(path: Path, examples: Sequence[Example]) -> None:
     """One example in JSON a line."""
     write_text(path, "".join(json.dumps(row.to_json(), ensure_ascii=False) + "\n" for row in examples))
+
+
+def _as_asked(splits: Splits, prefix: str) -> Splits:
+    """The rows behind an instruction: another task than the same rows without it, to whom remembers its runs."""
+    train, validation, test = (instructed(splits.of(name), prefix) for name in ("train", "validation", "test"))
+    return replace(splits, train=train, validation=validation, test=test)
 
 
 def _facts(spec: FitSpec, found: ReadResult, splits: Splits) -> dict[str, Any]:
