@@ -171,7 +171,7 @@ def write_split(path: Path, examples: Sequence[Example]) -> None:
 
 
 def _as_asked(splits: Splits, prefix: str) -> Splits:
-    """The rows behind an instruction: another task than the same rows without it, to whom remembers its runs."""
+    """The rows behind an instruction, which makes them another task to the experience."""
     train, validation, test = (instructed(splits.of(name), prefix) for name in ("train", "validation", "test"))
     return replace(splits, train=train, validation=validation, test=test)
 

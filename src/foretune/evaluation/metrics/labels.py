@@ -21,7 +21,7 @@ from foretune.data.choices import Choices
 from foretune.data.label_sets import SEPARATOR, named_in
 from foretune.errors import DataError
 from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
-from foretune.evaluation.metrics.rows import from_rows, prediction_of, require_rows, value_error
+from foretune.evaluation.metrics.rows import from_rows, mean_of, prediction_of, require_rows
 
 CALIBRATION_BINS = 15
 
@@ -81,7 +81,7 @@ class ChoiceAccuracy:
         """The share with its standard error. Raises `DataError` for no rows or a row without prediction."""
         require_rows(rows, self.name)
         per_row = tuple(same_class(_chosen(row, prediction_of(row, self.name)), row.reference) for row in rows)
-        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=1.0), per_row)
+        return mean_of(per_row)
 
 
 def _chosen(row: Answer, said: str) -> str:
@@ -107,12 +107,10 @@ class Accuracy:
         require_rows(rows, self.name)
         classes = _classes(rows)
         said = [prediction_of(row, self.name) for row in rows]
-        per_row = tuple(
-            same_class(read_class(one, classes), row.reference) for one, row in zip(said, rows, strict=True)
-        )
-        value = math.fsum(per_row) / len(per_row)
-        sentences = sum(one.strip() not in classes and read_class(one, classes) in classes for one in said)
-        return MetricResult(value, value_error(per_row, scale=1.0), per_row, {"read_in_sentences": sentences})
+        read = [read_class(one, classes) for one in said]
+        per_row = tuple(same_class(one, row.reference) for one, row in zip(read, rows, strict=True))
+        sentences = sum(one in classes and one != text.strip() for one, text in zip(read, said, strict=True))
+        return mean_of(per_row, details={"read_in_sentences": sentences})
 
 
 @dataclass(frozen=True)
@@ -134,7 +132,7 @@ class LabelF1:
         known = frozenset[str]().union(*wanted)
         said = [_labels_in(prediction_of(row, self.name), row.reference, known) for row in rows]
         per_row = tuple(2 * len(a & b) / max(1, len(a) + len(b)) for a, b in zip(said, wanted, strict=True))
-        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=1.0), per_row)
+        return mean_of(per_row)
 
 
 def _labels_in(prediction: str, reference: str, known: Collection[str]) -> frozenset[str]:
@@ -182,7 +180,7 @@ class BrierMetric:
         per_row = tuple(
             (_probability(row) - same_class(prediction_of(row, self.name), row.reference)) ** 2 for row in rows
         )
-        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=1.0), per_row)
+        return mean_of(per_row)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from foretune.data.example import Example
 from foretune.errors import ForetuneError, UsageError
 from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
-from foretune.evaluation.metrics.rows import prediction_of, require_rows, value_error
+from foretune.evaluation.metrics.rows import mean_of, prediction_of, require_rows
 
 FEW = 2
 """So many right answers are scored before anything is trained, to see whether the function works at all."""
@@ -49,7 +49,7 @@ class OwnMetric:
         values = zip(self._as_many(given, rows), rows, strict=True)
         per_row = tuple(self._checked(value, row.row) for value, row in values)
         scale = 1.0 if self.unit == SHARE else max(1.0, *map(abs, per_row))
-        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=scale), per_row)
+        return mean_of(per_row, scale=scale)
 
     def try_out(self, examples: Sequence[Example]) -> None:
         """Score the first answers as if they had been written, so that a mistake is found before anything is trained.

@@ -70,6 +70,12 @@ def checked(result: MetricResult, metric: str) -> MetricResult:
     return result
 
 
+def mean_of(per_row: Sequence[float], *, scale: float = 1.0, details: Mapping[str, Any] | None = None) -> MetricResult:
+    """The mean of the rows' numbers with its standard error; ``scale`` as in `value_error`."""
+    mean = math.fsum(per_row) / len(per_row)
+    return MetricResult(mean, value_error(per_row, scale=scale), tuple(per_row), details)
+
+
 @dataclass(frozen=True)
 class ShareMetric:
     """The mean over rows of a number in [0, 1] made from prediction and reference."""
@@ -84,4 +90,4 @@ class ShareMetric:
         """The mean with its standard error. Raises `DataError` for no rows or a row without prediction."""
         require_rows(rows, self.name)
         per_row = tuple(self.measure(prediction_of(row, self.name), row.reference) for row in rows)
-        return MetricResult(math.fsum(per_row) / len(per_row), value_error(per_row, scale=1.0), per_row)
+        return mean_of(per_row)
