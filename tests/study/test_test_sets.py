@@ -89,6 +89,15 @@ def test_a_set_of_another_task_is_refused(write_grid: Any, places: Path) -> None
         prepare_task(grid, "tiny", "near", places / "task", lambda line: None)
 
 
+def test_a_set_with_a_label_that_is_not_learnt_is_refused_with_its_line(write_grid: Any, places: Path) -> None:
+    for name, labels in (("own", ("red", "blue")), ("other", ("red", "blue", "green"))):
+        rows = [{"text": f"{name} w{i} w{3 * i % 40}", "label": labels[i % len(labels)]} for i in range(40)]
+        (places / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    grid = load_grid(write_grid(tasks={"own": {"path": "own.jsonl", "tests": {"other": "other.jsonl"}}}))
+    with pytest.raises(DataError, match=r"other\.jsonl:3: the label 'green' of this test row .* 12 more"):
+        prepare_task(grid, "tiny", "own", places / "task", lambda line: None)
+
+
 def test_small_sizes_can_be_given_a_least_number_of_steps() -> None:
     from foretune.study.design import steps_of
 

@@ -80,11 +80,9 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
             place=Place(str(spec.data.path)),
             remedy="Classification needs at least two classes; check --label-column.",
         )
-    if labels:
-        _check_learnt(splits, "label", lambda row: str(row.label), labels)
     tasks = task_names(splits.train)
-    if tasks:
-        _check_learnt(splits, "task", lambda row: row.task or "", tasks)
+    for part in ("validation", "test"):
+        check_learnt(splits.of(part), part, labels, tasks)
     layout = plan.placement.layout
     task = TaskSpec(
         folder=str(folder.task.resolve()),
@@ -119,10 +117,14 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     return Prepared(task, {**{name: len(splits.of(name)) for name in SPLITS}, **others}, facts)
 
 
-def _check_learnt(splits: Splits, what: str, of: Callable[[Example], str], learnt: Sequence[str]) -> None:
-    """Raise `DataError` for validation or test rows with a label or task that is in no training row."""
-    for name in ("validation", "test"):
-        unknown = [row for row in splits.of(name) if of(row) not in learnt]
+def check_learnt(rows: Sequence[Example], name: str, labels: Sequence[str], tasks: Sequence[str]) -> None:
+    """Raise `DataError` for ``name`` rows of a label or task that no training row has; none is learnt: any will do."""
+    checks: list[tuple[str, Callable[[Example], str], Sequence[str]]] = [
+        ("label", lambda row: str(row.label), labels),
+        ("task", lambda row: row.task or "", tasks),
+    ]
+    for what, of, learnt in checks:
+        unknown = [row for row in rows if of(row) not in learnt] if learnt else []
         if unknown:
             first = unknown[0]
             rest = f" (and {len(unknown) - 1} more {name} rows have such)" if len(unknown) > 1 else ""

@@ -19,7 +19,7 @@ from foretune.data.instruction import instructed
 from foretune.errors import DataError, Place
 from foretune.execution.types import TaskSpec
 from foretune.files import read_lines
-from foretune.fit.prepare import read_and_split, read_rows, write_split
+from foretune.fit.prepare import check_learnt, read_and_split, read_rows, write_split
 
 OWN = ""
 """The name of a task's own test rows."""
@@ -51,14 +51,15 @@ def prepare_tests(
     """Write the rows of every test set into the folder of ``task``.
 
     ``trained_on``: the data sets whose rows are among its training rows. ``prefix``: what stands before every text.
-    Raises `DataError` for rows of another task, unknown labels, or a set without a row that is new.
+    Raises `DataError` for rows of another kind, of labels or tasks that are not learnt, or for no row that is new.
     """
     folder = Path(task.folder)
     train = [Example.from_json(value) for value in read_lines(folder / "train.jsonl")] if tests else []
     for name, settings in tests.items():
         part = settings.part or ("test" if settings.path in trained_on else "all")
-        rows = _checked(instructed(_read(settings, part, spec, task), prefix), settings, task)
-        new = _unseen(rows, train)
+        rows = _read(settings, part, spec, task)
+        check_learnt(rows, "test", task.labels, task.tasks)
+        new = _unseen(instructed(rows, prefix), train)
         if not new:
             raise DataError("every row of this test set is a training row.", place=Place(settings.path))
         (folder / FOLDER).mkdir(exist_ok=True)
@@ -79,17 +80,6 @@ def _read(settings: FurtherTest, part: str, spec: FitSpec, task: TaskSpec) -> Se
             remedy="Test on data of the same task.",
         )
     return found.examples if splits is None else splits.test
-
-
-def _checked(rows: Sequence[Example], settings: FurtherTest, task: TaskSpec) -> Sequence[Example]:
-    unknown = sorted({str(row.label) for row in rows} - set(task.labels)) if task.labels else []
-    if unknown:
-        raise DataError(
-            f"label {unknown[0]!r} is not among those that are learnt ({', '.join(task.labels)}).",
-            place=Place(settings.path),
-            remedy="Give a test set whose labels are written like those of the training rows.",
-        )
-    return rows
 
 
 def _unseen(rows: Sequence[Example], train: Sequence[Example]) -> list[Example]:
