@@ -12,7 +12,7 @@ from foretune.errors import DataError, TrainingError
 from foretune.evaluation.aggregate import calibration_error, resamples, spearman
 from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import METRICS
-from foretune.evaluation.metrics.labels import calibration, read_choice, read_class
+from foretune.evaluation.metrics.labels import calibration, read_choice, read_class, reading_note
 
 
 def classified(pairs: list[tuple[str, str]]) -> list[Answer]:
@@ -190,8 +190,13 @@ def test_accuracy_says_how_many_answers_were_sentences() -> None:
     said = ["positive", "It is negative.", "It is positive.", "Who knows?"]
     rows = [Answer(i, "?", ["positive", "negative"][i % 2], text) for i, text in enumerate(said)]
     result = METRICS["accuracy"].score(rows)
-    assert result.per_row == (1.0, 1.0, 1.0, 0.0) and result.details == {"read_in_sentences": 2}
+    assert result.per_row == (1.0, 1.0, 1.0, 0.0) and result.details == {"read_in_sentences": 2, "predicted_outside": 1}
     assert METRICS["balanced_accuracy"].score(rows).per_row == result.per_row
+    for name in ("accuracy", "balanced_accuracy", "macro_f1"):
+        note = "2 of 4 answers say more than their class, 1 of 4 name none that these rows have"
+        assert reading_note(METRICS[name].score(rows)) == note
+    assert reading_note(METRICS["accuracy"].score(rows[:1])) == ""
+    assert reading_note(METRICS["exact_match"].score(rows)) == "", "it reads nothing"
 
 
 @pytest.mark.parametrize(
@@ -230,4 +235,6 @@ def test_choices_are_found_in_the_prompt_that_asked_them() -> None:
     for other in ("What is it?", "One.\n\nTwo.\n\nThree.", Choices(("A", "B"), ("x", "y\n\nz")).asked("?")):
         assert Choices.asked_in(other) is None
     rows = [Answer(0, prompt, "2", "It is a dog. Or not"), Answer(1, prompt, "2", "1"), Answer(2, "odd", "2", "2")]
-    assert METRICS["choice"].score(rows).per_row == (1.0, 0.0, 1.0)
+    result = METRICS["choice"].score(rows)
+    assert result.per_row == (1.0, 0.0, 1.0)
+    assert result.details == {"read_in_sentences": 1, "predicted_outside": 0}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import foretune
+from foretune.data.choices import Choices
 from foretune.data.example import Example, Turn, conversation
 from foretune.data.instruction import before_texts, instructed
 from foretune.data.profile import profile
@@ -17,7 +18,7 @@ from foretune.data.split import split
 from foretune.errors import UsageError
 from foretune.files import read_json
 from foretune.fit.conversation import Conversation
-from foretune.fit.systems import Settings, evaluate_rows, instruction_of, opened, predict_rows
+from foretune.fit.systems import Prediction, Settings, evaluate_rows, instruction_of, opened, predict_rows
 
 from .. import tiny
 from ..whole_fits import SETTINGS
@@ -51,6 +52,16 @@ def test_it_stands_before_the_first_question_alone() -> None:
     assert instructed([conversation("q", "a")], "") == (conversation("q", "a"),)
 
 
+def test_the_class_that_a_written_answer_names() -> None:
+    film = conversation("Is this review positive or negative?", "")
+    for answer, label in (("This is Positive.", "positive"), ("negative", "negative"), ("good", None), ("", None)):
+        assert Prediction.written(film, answer, ("negative", "positive")).label == label
+    assert Prediction.written(film, "positive", ()).label is None, "nobody said what the classes are"
+    quiz = conversation(Choices(("A", "B"), ("Paris", "Rome")).asked("Capital of Italy?"), "")
+    for answer, label in (("The answer is B.", "B"), ("Rome", "B"), ("Berlin", None)):
+        assert Prediction.written(quiz, answer, ()).label == label
+
+
 def test_a_fit_with_an_instruction(fast_fit: Callable[..., Any], tmp_path: Path) -> None:
     """Base, examples and winner are asked with it; predict, evaluate and chat take it from the run, or another one."""
     rows = [{"text": f"the {tiny.THINGS[i % 12]} is {i}", "label": ["red", "blue"][i % 2]} for i in range(60)]
@@ -69,7 +80,12 @@ def test_a_fit_with_an_instruction(fast_fit: Callable[..., Any], tmp_path: Path)
 
     texts = [answer["prompt"].removeprefix(f"{SAID}\n\n") for answer in answers]
     wanted = [answer["prediction"] for answer in answers]
-    assert [one.answer for one in predict_rows(run, texts, settings=SHORT)] == wanted
+    said = predict_rows(run, texts, settings=SHORT)
+    assert [one.answer for one in said] == wanted
+    assert record.data.labels == ("blue", "red") and said == [
+        Prediction.written(conversation(text, ""), answer, ("blue", "red"))
+        for text, answer in zip(texts, wanted, strict=True)
+    ], "the run knows its classes"  # fmt: skip
     assert [one.prompt for one in predict_rows(run, texts[:1], settings=SHORT)] == texts[:1], "as it was given"
     other = Settings(**{**vars(SHORT), "instruction": "?"})
     examples = [

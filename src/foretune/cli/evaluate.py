@@ -67,6 +67,7 @@ def evaluate(
     from foretune.data.corpora import locate
     from foretune.data.read import read
     from foretune.evaluation.metrics import default_metric, loss_unit, metric
+    from foretune.evaluation.metrics.labels import reading_note
     from foretune.files import canonical_json, write_text
     from foretune.fit.systems import Settings, evaluate_rows, known_languages, known_task
     from foretune.plugins import load as load_plugins
@@ -100,6 +101,8 @@ def evaluate(
     for name, score in result.scores.items():
         unit = loss_unit(result.kind, found.task) if name == "loss" else metric(name).unit
         typer.echo(f"  {name:18} {score.value:.4g} ± {score.standard_error:.2g} {unit}")
+        if note := reading_note(score):
+            typer.echo(f"  {'':18} {note}")
         if name in result.comparisons:
             typer.echo(f"  {'':18} {_sentence(result, name)}")
 

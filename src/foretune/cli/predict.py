@@ -33,7 +33,10 @@ def predict(
     task_column: Annotated[str | None, typer.Option(help="The column that names each prompt's task.")] = None,
     base: Annotated[str | None, typer.Option(help="The base model's folder or name, if not found.")] = None,
     untouched: Annotated[bool, typer.Option("--base-only", help="Switch the adapter off.")] = False,
-    labels: Annotated[str, typer.Option(help="A classifier's classes in training order, comma-separated.")] = "",
+    labels: Annotated[
+        str,
+        typer.Option(help="A classifier's classes in training order, or those that answers may name; comma-separated."),
+    ] = "",
     languages: Annotated[
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,

@@ -15,7 +15,7 @@ from foretune.evaluation.base import SHARE, MetricResult
 from foretune.evaluation.compare import Comparison as Compared
 from foretune.evaluation.compare import compare
 from foretune.evaluation.metrics import METRICS, loss_unit
-from foretune.evaluation.metrics.labels import calibration
+from foretune.evaluation.metrics.labels import calibration, reading_note
 from foretune.execution.types import SPLITS
 from foretune.fit.finals import System, differences, loss_elsewhere, metric_names, results
 from foretune.fit.hindsight import Seen, forecast_rows
@@ -243,7 +243,16 @@ def _comparison(
             for role, against, name, compared in found
             if role == system.role and compared.low is not None
         )
-        systems.append(r.SystemResult(system.role, system.name, measures, own, _calibration(outcome, system)))  # type: ignore[arg-type]
+        systems.append(
+            r.SystemResult(
+                system.role,  # type: ignore[arg-type]
+                system.name,
+                measures,
+                own,
+                _calibration(outcome, system),
+                about=reading_note(scored[system.role][outcome.prepared.task.metric]),
+            )
+        )
     info = tuple(
         r.MetricInfo(
             name, WRITTEN.get(name, name), METRICS[name].direction, METRICS[name].unit == SHARE, _unit(outcome, name)

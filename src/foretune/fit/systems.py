@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from foretune.catalogue.languages import Languages, parse_pair
 from foretune.catalogue.models import ModelKind, ModelReference
+from foretune.data.choices import Choices
 from foretune.data.example import Example, Turn
 from foretune.data.instruction import before_texts, instructed
 from foretune.data.reasoning import TO_COME
@@ -26,6 +27,7 @@ from foretune.evaluation.base import Answer, MetricResult
 from foretune.evaluation.compare import Comparison, compare
 from foretune.evaluation.greedy import learns_prompts
 from foretune.evaluation.metrics import metric
+from foretune.evaluation.metrics.labels import read_choice, read_class
 from foretune.execution.bench import Bench
 from foretune.execution.types import TaskSpec
 from foretune.export import loading
@@ -53,7 +55,7 @@ class Settings:
     context_tokens: int = 2048
     plain_template: bool = False
     labels: tuple[str, ...] = ()
-    """Class names in the order of the classifier's head, where the run's record does not know them"""
+    """Class names in the order of the classifier's head, or those that answers may name, where no run's record says"""
     languages: Languages | None = None
     """Source and target of a translator, where the run's record does not know them"""
     instruction: str | None = None
@@ -149,6 +151,18 @@ class Prediction:
     prompt: str
     answer: str
     probability: float | None = None
+    label: str | None = None
+    """The class or choice that a written answer names; None where it names none, or where there are none"""
+
+    @classmethod
+    def written(cls, row: Example, answer: str, classes: Sequence[str]) -> Prediction:
+        """A language model's ``answer`` to ``row``, and which of ``classes`` or of the choices asked for it names."""
+        choices = Choices.asked_in(row.prompt)
+        names: Sequence[str] = classes
+        named = read_class(answer, classes)
+        if choices is not None and not classes:
+            names, named = choices.labels, read_choice(answer, choices)
+        return cls(row.prompt, answer, label=named if named in names else None)
 
 
 def predict_rows(
@@ -180,7 +194,8 @@ def predict_rows(
         with adapted.disable_adapter() if untouched else nullcontext():
             if bench.kind != "encoder":
                 texts = bench.write(bench.network, bench.split(SPLIT).examples)
-                return [Prediction(row.prompt, text or "") for row, text in zip(examples, texts, strict=True)]
+                classes = settings.labels or (source.labels if source is not None else ())
+                return [Prediction.written(row, text or "", classes) for row, text in zip(examples, texts, strict=True)]
             answers = bench.answers(bench.network, SPLIT, range(len(prompts)), generation=False)
         return [Prediction(row.prompt, row.prediction or "", row.probability) for row in answers]
 

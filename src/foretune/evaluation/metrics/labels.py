@@ -24,6 +24,7 @@ from foretune.evaluation.base import SHARE, Answer, Direction, MetricResult
 from foretune.evaluation.metrics.rows import from_rows, mean_of, prediction_of, require_rows
 
 CALIBRATION_BINS = 15
+_IN_SENTENCES, _OUTSIDE = "read_in_sentences", "predicted_outside"
 
 
 def same_class(prediction: str, reference: str) -> float:
@@ -50,6 +51,21 @@ def mentioned(text: str, names: Collection[str]) -> list[str]:
             found.append(name)
             text = words.sub(" ", text)
     return found
+
+
+def reading_note(score: MetricResult) -> str:
+    """How many answers said more than the class or choice that they name, or named none; empty where none did."""
+    found, rows = score.details or {}, len(score.per_row)
+    more, none = found.get(_IN_SENTENCES, 0), found.get(_OUTSIDE, 0)
+    said = [f"{more} of {rows} answers say more than their class"] if more else []
+    return ", ".join([*said, *([f"{none} of {rows} name none that these rows have"] if none else [])])
+
+
+def _details(said: Sequence[str], read: Sequence[str], known: Sequence[Collection[str]]) -> dict[str, Any]:
+    """How many answers name one of those ``known`` for their row in more words than it, and how many name none."""
+    named = [one in names for one, names in zip(read, known, strict=True)]
+    more = sum(text.strip() != one for text, one, known in zip(said, read, named, strict=True) if known)
+    return {_IN_SENTENCES: more, _OUTSIDE: named.count(False)}
 
 
 def read_choice(prediction: str, choices: Choices) -> str:
@@ -80,13 +96,12 @@ class ChoiceAccuracy:
     def score(self, rows: Sequence[Answer]) -> MetricResult:
         """The share with its standard error. Raises `DataError` for no rows or a row without prediction."""
         require_rows(rows, self.name)
-        per_row = tuple(same_class(_chosen(row, prediction_of(row, self.name)), row.reference) for row in rows)
-        return mean_of(per_row)
-
-
-def _chosen(row: Answer, said: str) -> str:
-    choices = Choices.asked_in(row.prompt)
-    return said if choices is None else read_choice(said, choices)
+        said = [prediction_of(row, self.name) for row in rows]
+        asked = [Choices.asked_in(row.prompt) for row in rows]
+        read = [one if of is None else read_choice(one, of) for one, of in zip(said, asked, strict=True)]
+        per_row = tuple(same_class(one, row.reference) for one, row in zip(read, rows, strict=True))
+        known = [{row.reference} if of is None else of.labels for row, of in zip(rows, asked, strict=True)]
+        return mean_of(per_row, details=_details(said, read, known))
 
 
 def _classes(rows: Sequence[Answer]) -> list[str]:
@@ -109,8 +124,7 @@ class Accuracy:
         said = [prediction_of(row, self.name) for row in rows]
         read = [read_class(one, classes) for one in said]
         per_row = tuple(same_class(one, row.reference) for one, row in zip(read, rows, strict=True))
-        sentences = sum(one in classes and one != text.strip() for one, text in zip(read, said, strict=True))
-        return mean_of(per_row, details={"read_in_sentences": sentences})
+        return mean_of(per_row, details=_details(said, read, [classes] * len(rows)))
 
 
 @dataclass(frozen=True)
@@ -155,14 +169,15 @@ class ClassMetric:
         """The metric with its bootstrap error; ``per_row`` is right or wrong. Raises `DataError`."""
         require_rows(rows, self.name)
         classes = _classes(rows)
-        pairs = [(row.reference.strip(), read_class(prediction_of(row, self.name), classes)) for row in rows]
+        said = [prediction_of(row, self.name) for row in rows]
+        read = [read_class(one, classes) for one in said]
+        pairs = [(row.reference.strip(), one) for row, one in zip(rows, read, strict=True)]
         numbers = {name: float(i) for i, name in enumerate(classes)}
         nowhere = float(len(classes))  # predicted, but no row's class
-        statistics = tuple((numbers[reference], numbers.get(said, nowhere)) for reference, said in pairs)
-        per_row = tuple(float(reference == said) for reference, said in pairs)
-        outside = sum(said not in numbers for _, said in pairs)
-        return from_rows(self.name, statistics, per_row, scale=1.0,
-                         details={"classes": classes, "predicted_outside": outside})  # fmt: skip
+        statistics = tuple((numbers[reference], numbers.get(one, nowhere)) for reference, one in pairs)
+        per_row = tuple(float(reference == one) for reference, one in pairs)
+        details = {"classes": classes, **_details(said, read, [classes] * len(rows))}
+        return from_rows(self.name, statistics, per_row, scale=1.0, details=details)
 
 
 @dataclass(frozen=True)
