@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,6 +55,36 @@ Weights = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Process:
+    """The process given rows: (n, d) where they lie, the factor of their covariance, and their targets behind it."""
+
+    weights: Weights
+    places: torch.Tensor
+    root: torch.Tensor
+    solved: torch.Tensor
+
+    @classmethod
+    def given(cls, weights: Weights, rows: Examples) -> Process:
+        """The process that knows ``rows``: the work of n³ is done here, once for all predictions."""
+        import torch
+
+        places = _embedded(weights, rows.configs, rows.features, rows.curves)
+        scale, noise = weights["log_scale"].exp(), weights["log_noise"].exp() + SMALLEST_NOISE
+        root = torch.linalg.cholesky(scale * _rbf(places, places) + noise * torch.eye(len(places)))
+        target = torch.as_tensor(rows.targets, dtype=torch.float32)[:, None]
+        return cls(weights, places, root, torch.cholesky_solve(target, root))
+
+    def at(self, configs: Floats, features: Floats, curves: Floats) -> tuple[torch.Tensor, torch.Tensor]:
+        """(mean, variance) at new rows."""
+        import torch
+
+        scale, noise = self.weights["log_scale"].exp(), self.weights["log_noise"].exp() + SMALLEST_NOISE
+        cross = scale * _rbf(_embedded(self.weights, configs, features, curves), self.places)
+        explained = torch.linalg.solve_triangular(self.root, cross.T, upper=False).square().sum(0)
+        return (cross @ self.solved)[:, 0], (scale + noise - explained).clamp_min(SMALLEST_NOISE)
+
+
+@dataclass(frozen=True)
 class Surrogate:
     """Both models and what they condition on."""
 
@@ -69,8 +100,15 @@ class Surrogate:
         import torch
 
         with torch.no_grad():
-            mean, variance = _conditioned(_tensors(self.weights), self.context, configs, features, curves)
+            mean, variance = self._process.at(configs, features, curves)
         return mean.double().numpy(), variance.sqrt().double().numpy()
+
+    @cached_property
+    def _process(self) -> Process:
+        import torch
+
+        with torch.no_grad():
+            return Process.given(_tensors(self.weights), self.context)
 
     def seconds(self, configs: Floats, features: Floats, curves: Floats) -> Floats:
         """Seconds of the stretch to the rung behind each curve, in seconds: never zero, never scaled."""
@@ -189,7 +227,7 @@ def _trained(
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
         with torch.no_grad():
-            mean, _ = _conditioned(weights, batch, held_out.configs, held_out.features, held_out.curves)
+            mean, _ = Process.given(weights, batch).at(held_out.configs, held_out.features, held_out.curves)
             seconds = _cost(weights, held_out.configs, held_out.features, held_out.curves)
         off = np.abs(seconds.numpy() - held_out.log_seconds)
         error = float(np.abs(mean.numpy() - held_out.targets).mean())
@@ -215,23 +253,6 @@ def _loss(weights: Weights, batch: Examples) -> torch.Tensor:
     return -_likelihood(weights, _embedded(weights, *parts), target) / len(target) + off.sum() / known.sum().clamp_min(
         1
     )
-
-
-def _conditioned(
-    weights: Weights, context: Examples, configs: Floats, features: Floats, curves: Floats
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(mean, variance) of the process at new rows, given ``context``."""
-    import torch
-
-    known = _embedded(weights, context.configs, context.features, context.curves)
-    new = _embedded(weights, configs, features, curves)
-    scale, noise = weights["log_scale"].exp(), weights["log_noise"].exp() + SMALLEST_NOISE
-    root = torch.linalg.cholesky(scale * _rbf(known, known) + noise * torch.eye(len(known)))
-    target = torch.as_tensor(context.targets, dtype=torch.float32)[:, None]
-    cross = scale * _rbf(new, known)
-    explained = torch.linalg.solve_triangular(root, cross.T, upper=False).square().sum(0)
-    mean = (cross @ torch.cholesky_solve(target, root))[:, 0]
-    return mean, (scale + noise - explained).clamp_min(SMALLEST_NOISE)
 
 
 def _likelihood(weights: Weights, places: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

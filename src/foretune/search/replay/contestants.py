@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,9 @@ from foretune.search.replay.adversaries import ADVERSARIES
 from foretune.search.replay.world import World
 from foretune.search.task_prior import TaskPrior, build
 from foretune.search.transfer import Transfer
+
+if TYPE_CHECKING:
+    from foretune.search.quick_tune.surrogate import Surrogate
 
 LONGEST_PORTFOLIO = 8
 REFIT_EVERY = 6
@@ -61,6 +64,13 @@ class Draw:
     def blank(self) -> TaskPrior:
         """The pool without experience."""
         return self.prior((), self.world.task.facts)
+
+    @cached_property
+    def deep_pair(self) -> Surrogate:
+        """Quick-Tune's models of the others."""
+        from foretune.search.quick_tune.surrogate import fit
+
+        return fit(self.others, self.seed)
 
     def prior(self, others: Sequence[PastTask], facts: Facts) -> TaskPrior:
         """What ``others`` say of the world; its steps are shares of a run, whatever the settings."""
@@ -210,16 +220,9 @@ DETERMINISTIC = frozenset(
 
 def _quick_tune(refit: Refit) -> Maker:
     def make(draw: Draw) -> Pooled:
-        from foretune.search.quick_tune.surrogate import fit
-
         own = features(draw.world.task.facts)
         return draw.made(
-            QuickTune,
-            draw.informed,
-            surrogate=fit(draw.others, draw.seed),
-            features=own,
-            refit=refit,
-            refit_every=REFIT_EVERY,
+            QuickTune, draw.informed, surrogate=draw.deep_pair, features=own, refit=refit, refit_every=REFIT_EVERY
         )
 
     return make
