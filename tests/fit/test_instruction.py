@@ -77,6 +77,8 @@ def test_a_fit_with_an_instruction(fast_fit: Callable[..., Any], tmp_path: Path)
     ), "to the experience it is another task than the rows alone"  # fmt: skip
     assert SAID in " ".join(record.data.template) and SAID in (result.folder / "report.html").read_text()
     assert SAID in (result.adapter / "README.md").read_text(), "the model card says how to ask"
+    about = record.comparison.system("base").about
+    assert "name none that these rows have" in about and about in (result.folder / "report.html").read_text()
 
     texts = [answer["prompt"].removeprefix(f"{SAID}\n\n") for answer in answers]
     wanted = [answer["prediction"] for answer in answers]
