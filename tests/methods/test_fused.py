@@ -112,6 +112,25 @@ def test_a_projection_alone_and_out_of_order(tiny_llama: Callable[..., Any]) -> 
     assert attention.k_proj(x).requires_grad  # what was computed without gradient is not handed out
 
 
+def test_a_model_may_change_what_it_got_in_place(tiny_llama: Callable[..., Any], calls: list[int]) -> None:
+    """DeBERTa and LED do so with their queries, which autograd forbids on the views that a function returns."""
+    model = adapted(tiny_llama())
+    attention = model.base_model.model.model.layers[0].self_attn
+    x = torch.randn(2, 5, 32)
+
+    def gradients() -> list[torch.Tensor]:
+        model.zero_grad()
+        query, key = attention.q_proj(x), attention.k_proj(x)
+        (query.div_(3.0) @ key.permute(0, 2, 1)[:, :16].repeat(1, 2, 1)).square().sum().backward()
+        return [module.lora_B.default.weight.grad.clone() for module in (attention.q_proj, attention.k_proj)]
+
+    expected = gradients()
+    fuse(model)
+    for one, other in zip(gradients(), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+    assert calls == [3], "the short way was taken"
+
+
 INEXACT: dict[str, Callable[[Any], object]] = {
     "dropout": lambda model: model.train(),
     "merged": lambda model: model.merge_adapter(),

@@ -56,7 +56,7 @@ class _StackedLora(torch.autograd.Function):
         outputs = []
         for base, bias, up, part in zip(bases, biases, ups, _columns(inner, ranks), strict=True):
             output = nn.functional.linear(flat, base, bias).addmm_(part, up.t())
-            outputs.append(output.view(*x.shape[:-1], output.shape[-1]))
+            outputs.append(output.resize_(*x.shape[:-1], output.shape[-1]))  # a view could not be changed by the model
         ctx.save_for_backward(flat, inner, down, *bases, *ups)
         ctx.scales, ctx.shape = scales, x.shape
         ctx.set_materialize_grads(False)
