@@ -7,7 +7,7 @@ in the optimiser. ``detach`` removes every injected module, so the base is bitwi
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import nn
 from foretune.catalogue.traits import Traits
 from foretune.errors import ModelError, UsageError
 from foretune.methods.fused import fuse
+from foretune.models.load import NEW_HEAD
 
 WEIGHTS = "adapter_model.safetensors"
 WHOLE_RUN = (0.0, 1.0)
@@ -32,6 +33,8 @@ class PeftAttachment:
         self.traits = traits
         self._base = base
         self._gradients = {name: weight.requires_grad for name, weight in base.named_parameters()}
+        if new_head := _unknown_to_peft(getattr(base, NEW_HEAD, ())):
+            config.modules_to_save = [*(getattr(config, "modules_to_save", None) or ()), *new_head]
         known = {id(tensor) for tensor in (*base.parameters(), *base.buffers())}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -132,6 +135,13 @@ class PeftAttachment:
         for name, weight in base.named_parameters():
             weight.requires_grad_(self._gradients.get(name, False))
         return base
+
+
+def _unknown_to_peft(new_head: Sequence[str]) -> list[str]:
+    """The modules of a classifier's new head that peft would leave as they were drawn: it trains and saves those alone
+    whose name ends in ``classifier`` or ``score``."""
+    known = ("classifier", "score")
+    return [name for name in new_head if not any(part.endswith(known) for part in name.split("."))]
 
 
 def adapter_tensors(peft_model: PeftModel) -> dict[str, torch.Tensor]:

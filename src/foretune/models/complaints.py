@@ -212,11 +212,12 @@ def _translated(text: str, where: Path | str, reference: ModelReference) -> tupl
     )
 
 
-def check_report(report: Mapping[str, Any], where: Path | str, *, new_head: tuple[str, ...]) -> None:
-    """Raise `ModelError` when weights are missing or of another shape, except those of a new head."""
+def check_report(report: Mapping[str, Any], where: Path | str, *, new_head: tuple[str, ...]) -> tuple[str, ...]:
+    """The modules of a new head: those of ``new_head`` (or ``dense`` beside the base) that the file lacks or has in
+    another shape. Raises `ModelError` when any other weights are missing or misshapen."""
 
     def foreign(name: str) -> bool:
-        return not any(part in name for part in new_head)
+        return not any(part in name for part in new_head) and not (new_head and name.startswith("dense."))
 
     missing = sorted(name for name in report.get("missing_keys", ()) if foreign(name))
     if missing:
@@ -235,3 +236,5 @@ def check_report(report: Mapping[str, Any], where: Path | str, *, new_head: tupl
             place=Place(str(where)),
             remedy="Check that config.json and the weights belong together.",
         )
+    drawn = [*report.get("missing_keys", ()), *(str(entry[0]) for entry in report.get("mismatched_keys", ()))]
+    return tuple(sorted({name.rpartition(".")[0] for name in drawn}))

@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     import torch
 
 _HEAD_NAMES = ("classifier", "score", "pooler", "pre_classifier", "classification_head", "head.dense", "head.norm")
-"""Parameters that a sequence classifier may have and its base may lack."""
+"""Modules that a sequence classifier may have and its base may lack; EuroBERT's has a ``dense`` beside its base."""
+NEW_HEAD = "foretune_new_head"
+"""The attribute of a loaded classifier that names the modules which its base lacks: drawn anew, so to be trained."""
 _CPU_BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 """Processor flags of native bfloat16 arithmetic (x86, and ARM's bf16); without one it is emulated and slower."""
 
@@ -128,7 +130,9 @@ def load(
         model, report = _load_model(where, reference, tuple(labels), regression, masked, target, seed)
     if reference.languages is not None and reference.kind == "seq2seq":
         set_languages(model, tokenizer, *reference.languages)
-    complaints.check_report(report, where, new_head=_HEAD_NAMES if labels or regression else ())
+    new_head = complaints.check_report(report, where, new_head=_HEAD_NAMES if labels or regression else ())
+    if new_head:
+        setattr(model, NEW_HEAD, new_head)
     _give_padding(tokenizer, model)
     model.eval()
     return LoadedModel(model, tokenizer, reference.kind, str(where), weights_hash(where, reference.revision))
