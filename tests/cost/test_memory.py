@@ -124,7 +124,9 @@ def test_what_other_methods_keep_is_measured_on_a_stand_in(method):
     assert abs(one_layer(lora) / one_layer(layout) - 1) > 0.1, "what LoRA keeps is another amount"
     more = activation_bytes(shapes, replace(layout, weight_copies=layout.weight_copies + 1), full=False)
     assert more - activation_bytes(shapes, layout, full=False) == 2 * sum(linear.weights for linear in shapes.linears)
-    three = replace(shapes, layers=3, linears=tuple(replace(linear, layers=3) for linear in shapes.linears))
+    norms = tuple(replace(norm, layers=3) if norm.in_layers else norm for norm in shapes.norms)
+    linears = tuple(replace(linear, layers=3) for linear in shapes.linears)
+    three = replace(shapes, layers=3, linears=linears, norms=norms)
     once = replace(layout, gradient_checkpointing=True)
     assert activation_bytes(three, once, full=False) - activation_bytes(shapes, once, full=False) == pytest.approx(
         2 * 2 * fields["hidden_size"] * layout.tokens

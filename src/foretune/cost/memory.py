@@ -163,43 +163,52 @@ def trained_bytes(trainable: int, layout: Layout) -> float:
 
 
 def layer_bytes_per_token(shapes: ModelShapes, layout: Layout, *, full: bool, stack: Stack) -> float:
-    """Bytes one layer of ``stack`` keeps for each of its tokens, without checkpointing."""
-    width = layout.width_bytes
-    linears = [linear for linear in shapes.linears if linear.stack == stack]
+    """Bytes a mean layer of ``stack`` keeps for each of its tokens, without checkpointing."""
+    width, layers = layout.width_bytes, _layers(shapes, stack)
+    linears = [(linear, linear.count / layers) for linear in shapes.linears if linear.stack == stack]
     if not linears:
         return 0.0
     kept = _norm_bytes(shapes, width, full=full, stack=stack)
-    kept += _attention_bytes(shapes, layout, linears_cross=any(x.role.startswith(CROSS) for x in linears))
+    crosses = any(linear.role.startswith(CROSS) for linear, _ in linears)
+    kept += _attention_bytes(shapes, layout, linears_cross=crosses)
     kept += _feed_forward_bytes(shapes, width)
-    attentions = 1 + any(linear.role.startswith(CROSS) for linear in linears)
+    attentions = 1 + crosses
+    several = sum(share for _, share in linears)
     if not full:
-        kept += width * (layout.adapter_rank * len(linears) + layout.extra_outputs * sum(x.outputs for x in linears))
+        outputs = sum(linear.outputs * share for linear, share in linears)
+        kept += width * (layout.adapter_rank * several + layout.extra_outputs * outputs)
     if not full and layout.keeps_outputs:
-        kept += width * sum(linear.outputs for linear in linears if linear.role not in _OUTPUTS_KEPT_ANYWAY)
-        kept += len(linears) * (width * layout.adapter_rank + _EDIT_NUMBERS * FLOAT32_BYTES)
+        kept += width * sum(x.outputs * share for x, share in linears if x.role not in _OUTPUTS_KEPT_ANYWAY)
+        kept += several * (width * layout.adapter_rank + _EDIT_NUMBERS * FLOAT32_BYTES)
     if not full and layout.adapter_dropout:
         # each adapter keeps its own dropped input and the noise; the shared inputs are then not kept
-        inputs = sum(linear.inputs for linear in linears)
+        inputs = sum(linear.inputs * share for linear, share in linears)
         kept += 2 * width * inputs - width * ((1 + attentions) * shapes.width + shapes.ffn_width)
     if shapes.dropout:
         kept += width * shapes.width * (1 + attentions)
     return kept
 
 
+def _layers(shapes: ModelShapes, stack: Stack) -> int:
+    """Layers of a stack; an encoder alone is counted as ``layers``."""
+    return shapes.encoder_layers if stack == "encoder" and shapes.kind == "seq2seq" else shapes.layers
+
+
 def _norm_bytes(shapes: ModelShapes, width: int, *, full: bool, stack: Stack) -> float:
-    kept = 0.0
+    total = 0.0
     for norm in shapes.norms:
         if norm.stack != stack or not norm.in_layers:
             continue
         heads = {"q_norm": shapes.heads, "k_norm": shapes.kv_heads}.get(norm.role, 1)
         size = norm.width * (heads if norm.width == shapes.head_dim else 1)
         if norm.bias:  # a layer norm keeps its input, mean and deviation
-            kept += width * size + 2 * _STATISTICS_BYTES
+            kept = width * size + 2 * _STATISTICS_BYTES
         else:  # an RMS norm is written in tensor operations: the float32 input; the scaled one only if trained
-            kept += FLOAT32_BYTES * size + _STATISTICS_BYTES * heads
+            kept = FLOAT32_BYTES * size + _STATISTICS_BYTES * heads
             if full:
                 kept += (FLOAT32_BYTES if shapes.architecture.startswith("gemma") else width) * size
-    return kept
+        total += kept * norm.layers / _layers(shapes, stack)
+    return total
 
 
 def _attention_bytes(shapes: ModelShapes, layout: Layout, *, linears_cross: bool) -> float:

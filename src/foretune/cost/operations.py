@@ -96,7 +96,7 @@ def head_copies(row: RowTokens, rows: float, limit_tokens: int, *, shared: bool)
 
 def _stack_weights(shapes: ModelShapes) -> tuple[float, float, float]:
     """Weights that every encoder token, every decoder token, and every encoder token for cross-attention pass."""
-    encoder = decoder = memory = 0.0
+    encoder, decoder, memory = 0.0, float(shapes.routed_weights), 0.0
     for linear in shapes.linears:
         if linear.role in (CROSS + "key", CROSS + "value"):
             memory += linear.weights

@@ -6,7 +6,8 @@ modules of the class Foretune loads (``AutoModelForCausalLM``, ``AutoModelForSeq
 with ``{layer}`` for the layer's number; a test instantiates every supported architecture on the meta device and
 compares names, shapes and the total.
 
-Not covered: mixtures of experts, multimodal models and state-space models; they raise `ModelError`.
+Architectures that are not described here are measured on the class itself (`models.measured_shapes`), which needs
+torch. Models that read more than text raise `ModelError`.
 """
 
 from __future__ import annotations
@@ -141,7 +142,9 @@ class ModelShapes:
     extra_linears: tuple[Linear, ...] = ()
     """Linear layers outside the layers: an untied head, a pooler, a projection of the embeddings"""
     extra_parameters: int = 0
-    """Parameters that are none of the above, such as T5's relative position biases"""
+    """Parameters that are none of the above, such as T5's relative position biases or the experts of a mixture"""
+    routed_weights: int = 0
+    """Entries of the experts that one token passes, in all layers"""
     activation: str = ""
     """transformers' name of the activation function in the feed-forward layer"""
     dropout: bool = False

@@ -1,4 +1,4 @@
-"""Which model, how large, and with which tokenizer — without torch and without fetching anything.
+"""Which model, how large, and with which tokenizer — without fetching anything, and without torch where it is known.
 
 A model is looked for as a folder, a GGUF file, a catalogue model fetched before, a snapshot in the hub's cache, and
 last as a catalogue model whose sizes are known here though it is not fetched yet. What only exists on the hub is a
@@ -17,6 +17,7 @@ from foretune.cost.gguf_header import read_config as read_gguf_config
 from foretune.cost.shapes import ModelShapes, read_config
 from foretune.errors import ModelError, Place
 from foretune.models.fetch import fetched, hub_snapshot
+from foretune.models.measured_shapes import shapes_of
 
 _CONFIG, _TOKENIZER = "config.json", "tokenizer.json"
 
@@ -63,7 +64,7 @@ def find_model(source: str, *, revision: str | None = None) -> ModelFacts:
     """The facts about ``source``. Raises `ModelError` when it is nowhere, damaged or of an unknown architecture."""
     path = Path(source).expanduser()
     if path.is_dir():
-        return ModelFacts(source, ModelShapes.from_config(path), path)
+        return _facts(source, path)
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ModelError(
@@ -74,14 +75,19 @@ def find_model(source: str, *, revision: str | None = None) -> ModelFacts:
     if known is not None:
         folder = fetched(known.name)
         if folder is not None:
-            return ModelFacts(known.name, ModelShapes.from_config(folder), folder)
+            return _facts(known.name, folder)
         shapes = ModelShapes.from_config(CATALOGUE_CONFIGS[known.name])
         note = f"{known.name} is not fetched yet; its sizes are those of the catalogue"
         return ModelFacts(known.name, shapes, fetch_bytes=int(_PACKED_SHARE * known.parameters), note=note)
     snapshot = hub_snapshot(source, revision)
     if snapshot is not None:
-        return ModelFacts(source, ModelShapes.from_config(read_config(snapshot / _CONFIG)), snapshot)
+        return _facts(source, snapshot)
     raise _nowhere(source)
+
+
+def _facts(source: str, folder: Path) -> ModelFacts:
+    path = folder / _CONFIG
+    return ModelFacts(source, shapes_of(read_config(path), Place(path)), folder)
 
 
 def _nowhere(source: str) -> ModelError:

@@ -1,9 +1,10 @@
 """What the modules of a model are for: names become roles, layer numbers and stacks.
 
 Roles: ``attention.q|k|v|o|qkv`` (self-attention), ``cross_attention.q|k|v|o|kv``, ``mlp.gate|up|down|gate_up``,
-``router``, ``embedding``, ``position_embedding``, ``norm``, ``head`` (anything between the last layer and the scores,
-poolers included) and ``other``. The tables below hold the names that Llama, Gemma, Qwen, Mistral, Phi, GPT-2,
-GPT-NeoX, OPT, Falcon, BERT, DistilBERT, BART, Marian, M2M and T5 use in transformers 5.
+``router``, ``kernel`` (a matrix that a fused state-space kernel reads itself), ``embedding``, ``position_embedding``,
+``norm``, ``head`` (anything between the last layer and the scores, poolers included) and ``other``. The tables below
+hold the names that Llama, Gemma, Qwen, Mistral, Phi, GPT-2, GPT-NeoX, OPT, Falcon, BERT, DistilBERT, BART, Marian, M2M
+and T5 use in transformers 5.
 
 What it does not do: count (`foretune.cost.shapes` does, without weights), or freeze (methods do, by name).
 """
@@ -28,6 +29,7 @@ _HEAD = re.compile(
     r"|vocab_projector|vocab_transform|output_projection)(?:\.|$)"
 )
 _ROUTER = re.compile(r"(?:^|\.)(?:router|mlp\.gate|block_sparse_moe\.gate|shared_expert_gate)$")
+_KERNEL = re.compile(r"(?:^|\.)(?:mixer|mamba)\.out_proj$")
 
 _ATTENTION = {
     "q": r"q_proj|query|q_lin|SelfAttention\.q|EncDecAttention\.q|q_attn",
@@ -92,6 +94,8 @@ def role_of(name: str, module: nn.Module | None = None) -> str:
         return by_class
     if _ROUTER.search(name):
         return "router"
+    if _KERNEL.search(name):
+        return "kernel"
     for pattern, role in _ATTENTION_ROLES:
         if pattern.search(name):
             return role.replace("attention", "cross_attention") if _CROSS.search(name) else role
@@ -125,6 +129,12 @@ def roles(model: nn.Module) -> list[ModuleRole]:
     return found
 
 
+def backbone_of(model: Any) -> Any:
+    """What lies below the head. Llama 4 for text names a prefix that it does not have: its own ``model`` is meant."""
+    base = model.base_model
+    return getattr(model, "model", base) if base is model else base
+
+
 def _scorer(model: nn.Module) -> Any:
     getter = getattr(model, "get_output_embeddings", None)
     try:
@@ -151,7 +161,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def linear_targets(model: nn.Module, which: str = "all-linear") -> list[str]:
-    """Names of the linear modules that an adapter goes to, in the model's order; never a head or a router.
+    """Names of the linear modules that an adapter goes to, in the model's order; never a head, router or kernel.
 
     ``which`` is as for `chosen_linears`. Raises `UsageError` when nothing in the model answers to it.
     """
@@ -160,14 +170,15 @@ def linear_targets(model: nn.Module, which: str = "all-linear") -> list[str]:
 
 
 def chosen_linears(linears: Sequence[ModuleRole], which: str = "all-linear") -> list[ModuleRole]:
-    """Those of ``linears`` that ``which`` means, in the given order; never a head or a router.
+    """Those of ``linears`` that ``which`` means, in the given order; never a head, a router or a kernel's own
+    matrix, where an adapter would be passed over.
 
     ``which``: ``all-linear``, a group of `GROUPS` (``attention``, ``mlp``, ``cross_attention``, …), a role
     (``attention.q``), or several joined by ``+`` (``attention.q+attention.v``). Needs names only, so it serves a
     model's shapes as well as the model. Raises `UsageError` when nothing answers to it.
     """
     wanted = [part.strip() for part in which.split("+")]
-    candidates = [role for role in linears if role.role not in ("head", "router")]
+    candidates = [role for role in linears if role.role not in ("head", "router", "kernel")]
     if wanted == ["all-linear"]:
         chosen = [role for role in candidates if role.layer is not None]
     else:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
 from foretune.data.example import Example
+from foretune.models.modules import backbone_of
 from foretune.selection.base import Request, Workbench
 from foretune.selection.kept_blocks import in_blocks
 from foretune.selection.likelihoods import row_key, without_folder
@@ -106,7 +107,7 @@ def pooled(bench: Workbench, rows: Sequence[EncodedRow], network: Network, pooli
 def _hidden(network: Network, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """(rows, time, width) last hidden states: of the encoder of an encoder–decoder, else of the model itself."""
     model: Any = network.model
-    backbone = model.get_encoder() if network.kind == "seq2seq" else model.base_model
+    backbone = model.get_encoder() if network.kind == "seq2seq" else backbone_of(model)
     more = {"use_cache": False} if network.kind == "causal" else {}
     states: torch.Tensor = backbone(input_ids=ids, attention_mask=mask, **more).last_hidden_state
     return states

@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from foretune.catalogue.models import ModelKind
 from foretune.data.update import MicroBatch, chunks
 from foretune.errors import ModelError
+from foretune.models.modules import backbone_of
 from foretune.regularization.base import Forward
 from foretune.training import agreement
 from foretune.training.attention import (
@@ -293,7 +294,7 @@ class Network:
     def _hidden(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor, **extra: Any
     ) -> torch.Tensor:
-        backbone = self.model.base_model
+        backbone = backbone_of(self.model)
         extra.setdefault("use_cache", False)
         output = backbone(input_ids=ids, attention_mask=mask, position_ids=positions, **extra)
         return output.last_hidden_state  # type: ignore[no-any-return]
@@ -320,7 +321,7 @@ class Network:
 
 def _first_position(model: Any) -> int:
     """The number of a text's first position: RoBERTa's kind counts from behind the padding's entry."""
-    for name, module in model.base_model.named_modules():
+    for name, module in backbone_of(model).named_modules():
         if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
             return 0 if module.padding_idx is None else module.padding_idx + 1
     return 0

@@ -31,6 +31,7 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from foretune.data.update import PADDING, Layout, MicroBatch
+from foretune.models.modules import backbone_of
 from foretune.training.attention import ATTENTION_DROPOUT_NAMES, PackedPlan
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
@@ -96,7 +97,7 @@ class _Handed(nn.Module):
 def blocks_of(model: Any) -> nn.ModuleList | None:
     """The list of a backbone's blocks: the one list as long as the configuration says; None where that is unclear."""
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    lists = [module for module in model.base_model.modules() if isinstance(module, nn.ModuleList)]
+    lists = [module for module in backbone_of(model).modules() if isinstance(module, nn.ModuleList)]
     fitting = [found for found in lists if len(found) == count]
     return fitting[0] if len(fitting) == 1 else None
 
@@ -151,7 +152,7 @@ class FrozenPrefix:
         inside = {id(module) for block in self.blocks for module in block.modules()}
         outside = [
             module
-            for name, module in self.model.base_model.named_modules()
+            for name, module in backbone_of(self.model).named_modules()
             if id(module) not in inside and name.rpartition(".")[2] not in FINAL_NORMS
         ]
         return outside + [module for block in self.blocks[: self.block] for module in block.modules()]
@@ -221,7 +222,7 @@ class FrozenPrefix:
         end = _Handed()
         with self._replaced(range(self.block, len(self.blocks)), end):
             mask = None if packed else torch.ones_like(positions)
-            self.model.base_model(
+            backbone_of(self.model)(
                 input_ids=ids[None], attention_mask=mask, position_ids=positions, use_cache=False, **extra
             )
         assert end.seen is not None

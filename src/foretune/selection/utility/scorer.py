@@ -29,6 +29,7 @@ from foretune.data.encode import EncodedRow
 from foretune.data.update import Layout, MicroBatch
 from foretune.errors import UsageError
 from foretune.models.cache import cached
+from foretune.models.modules import backbone_of
 from foretune.models.passes import RELATIVE_TOLERANCE
 from foretune.selection.utility.prompts import Ids, joined
 from foretune.training.attention import PackedPlan
@@ -116,7 +117,7 @@ class Scorer:
         """The keys and values of ``head``; packed ones in full, others as the model's own cache keeps them."""
         from transformers import DynamicCache
 
-        base = self.network.model.base_model
+        base = backbone_of(self.network.model)
         cache = DynamicCache() if way == "packed" else DynamicCache(config=base.config)
         ids = torch.as_tensor(head, dtype=torch.int64, device=self.network.model.device)[None]
         extra: dict[str, Any] = {"attention_mask": torch.ones_like(ids)}
@@ -128,7 +129,7 @@ class Scorer:
 
     def _behind(self, cache: Any, batch: MicroBatch, length: int) -> dict[str, Any]:
         """What tells the backbone of the head before a batch; the cache is not changed by it."""
-        base = self.network.model.base_model
+        base = backbone_of(self.network.model)
         if batch.layout is not None:
             return cached(base, _Before(cache, length))
         rows = batch.ids.shape[0]
