@@ -1,4 +1,4 @@
-"""A classifier's head may be more than its last layer: what the base lacks is drawn anew, so it trained and saved."""
+"""A classifier's head may be more than its last layer: all that the base lacks is trained and saved."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from tests import tiny
 
 LABELS = ("blue", "red")
 SIZES = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
-         "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 5, "initializer_range": 0.2}  # fmt: skip
+         "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 5,
+         "initializer_range": 0.2}  # fmt: skip
 ARCHITECTURES = {
     "deberta-v2": {"pooler.dense"},
     "modernbert": {"head.dense", "head.norm", "classifier"},

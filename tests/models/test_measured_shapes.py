@@ -52,6 +52,14 @@ UNDESCRIBED = [
     }),
     ("lfm2", "Lfm2ForCausalLM", {**_SMALL, "layer_types": ["conv", "full_attention", "conv"]}),
     ("llama4_text", "Llama4ForCausalLM", {**_SMALL, **_EXPERTS, "intermediate_size_mlp": 40}),
+    ("gemma3", "Gemma3ForConditionalGeneration", {
+        "text_config": _SMALL, "vision_config": {**_SMALL, "image_size": 28, "patch_size": 14},
+        "mm_tokens_per_image": 4,
+    }),
+    ("qwen3_5", "Qwen3_5ForConditionalGeneration", {"text_config": {
+        **_SMALL, "layer_types": ["linear_attention", "full_attention", "full_attention"], "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    }}),
     ("mamba2", "Mamba2ForCausalLM", {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4,
                                      "num_heads": 8, "head_dim": 8, "n_groups": 1}),
     ("modernbert", "ModernBertForMaskedLM", _SMALL),
@@ -80,7 +88,8 @@ def test_what_is_not_described_is_counted_as_it_is_built(name: str, written: str
     both = [{target.name: target for target in found} for found in (shape_targets(shapes), model_targets(model))]
     assert both[0] == both[1] and both[0]
     assert not [target for target in both[0] if target.endswith("mixer.out_proj")], "a kernel reads it itself"
-    assert shapes.layers == fields.get("num_hidden_layers", 2)
+    assert not [target for target in both[0] if "vision" in target], "rows are text"
+    assert shapes.layers == fields.get("text_config", fields).get("num_hidden_layers", 2)
     assert row_operations(shapes, RowTokens(8, 2, 100.0, 10), trainable=0).forward > 0
     layout = Layout(64, longest_row=10, dtype="float32")
     assert shapes.parameters * 4 < peak(shapes, layout, trainable=shapes.lora_parameters(4), full=False).total
@@ -126,7 +135,7 @@ def test_the_first_measurement_is_kept_and_asks_for_torch_once(tmp_path: Path, m
             "no linear layer is found by name",
         ),
         ({"model_type": "olmo3", **_SMALL}, "does not say what kind"),
-        ({"model_type": "gemma3", "text_config": {}}, "more than text"),
+        (config_of("llava", "LlavaForConditionalGeneration", {"text_config": {}}), "no class of 'llava'"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(

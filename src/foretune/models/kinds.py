@@ -36,6 +36,8 @@ def infer_kind(config: Mapping[str, Any]) -> ModelKind:
         return "causal" if config.get("is_decoder") else "encoder"
     if any(name.endswith(_CAUSAL_ENDINGS) for name in architectures):
         return "causal"
+    if isinstance(config.get("text_config"), Mapping):  # a language model that reads images or sound as well
+        return "causal"
     if model_type in _CAUSAL_TYPES:  # before the next line: Gemma 3 with images calls itself ForConditionalGeneration
         return "causal"
     if any(name.endswith(_SEQ2SEQ_ENDINGS) for name in architectures):

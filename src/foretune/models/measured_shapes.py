@@ -5,8 +5,11 @@ For every other text model that transformers knows, its class is built here on t
 and each module is read: its name, size and role. What was read is kept in the cache, so that only the first plan of an
 architecture loads torch.
 
+Of a model that reads images or sound as well, what reads those is counted and left alone: rows here are text. Where
+transformers has a class for its text alone, that is the one that is built and loaded.
+
 Experts of a mixture are tensors, not linear layers: adapters leave them alone, they are counted, and a token costs
-those that it is sent to. Not covered: models that read more than text, and classes that come with the weights as code.
+those that it is sent to. Not covered: classes that come with the weights as code.
 """
 
 from __future__ import annotations
@@ -43,10 +46,10 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 def shapes_of(config: Mapping[str, Any], place: Place | None = None) -> ModelShapes:
     """The shapes of a configuration: counted where its architecture is described, else measured (and kept).
 
-    Raises `ModelError` for a model that reads more than text, one that transformers does not know or cannot build.
+    Raises `ModelError` for a model that transformers does not know, cannot build, or has no class of for text.
     """
     name = config.get("model_type")
-    if name in BUILDERS or not isinstance(name, str) or isinstance(config.get("text_config"), Mapping):
+    if name in BUILDERS or not isinstance(name, str):
         return build(config, place=place)
     import transformers
 
@@ -71,6 +74,7 @@ def measured(config: Mapping[str, Any], place: Place | None = None) -> ModelShap
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     name, kind = str(config["model_type"]), infer_kind(config)
     auto: Any = {"causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM, "encoder": AutoModel}[kind]
@@ -79,6 +83,12 @@ def measured(config: Mapping[str, Any], place: Place | None = None) -> ModelShap
             f"the installed transformers does not know the architecture {name!r}.",
             place=place,
             remedy="Install a transformers that does, or use another model; code that comes with weights is not read.",
+        )
+    if kind == "causal" and name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(
+            f"transformers has no class of {name!r} that reads text and writes it.",
+            place=place,
+            remedy="Use a model for text, or one that reads images as well and is loaded by AutoModelForCausalLM.",
         )
     try:
         with TemporaryDirectory(prefix="foretune-") as folder:

@@ -2,7 +2,8 @@
 
 Roles: ``attention.q|k|v|o|qkv`` (self-attention), ``cross_attention.q|k|v|o|kv``, ``mlp.gate|up|down|gate_up``,
 ``router``, ``kernel`` (a matrix that a fused state-space kernel reads itself), ``embedding``, ``position_embedding``,
-``norm``, ``head`` (anything between the last layer and the scores, poolers included) and ``other``. The tables below
+``norm``, ``head`` (anything between the last layer and the scores, poolers included), ``sense`` (what reads images or
+sound, which text does not pass) and ``other``. The tables below
 hold the names that Llama, Gemma, Qwen, Mistral, Phi, GPT-2, GPT-NeoX, OPT, Falcon, BERT, DistilBERT, BART, Marian, M2M
 and T5 use in transformers 5.
 
@@ -28,6 +29,7 @@ _HEAD = re.compile(
     r"(?:^|\.)(?:lm_head|score|classifier|classification_head|pre_classifier|pooler|cls|qa_outputs|embed_out"
     r"|vocab_projector|vocab_transform|output_projection)(?:\.|$)"
 )
+_SENSE = re.compile(r"(?:^|\.)(?:vision_\w+|visual|audio_\w+|multi_modal_projector|embed_vision|embed_audio)(?:\.|$)")
 _ROUTER = re.compile(r"(?:^|\.)(?:router|mlp\.gate|block_sparse_moe\.gate|shared_expert_gate)$")
 _KERNEL = re.compile(r"(?:^|\.)(?:mixer|mamba)\.out_proj$")
 
@@ -87,6 +89,8 @@ class ModuleRole:
 
 def role_of(name: str, module: nn.Module | None = None) -> str:
     """The role of a module by its dotted name, and by its class where given (embeddings and norms)."""
+    if _SENSE.search(name):
+        return "sense"
     if _HEAD.search(name):
         return "head"
     by_class = "" if module is None else _role_of_class(name, module)
@@ -114,8 +118,10 @@ def _role_of_class(name: str, module: nn.Module) -> str:
 
 def describe(name: str, module: nn.Module | None = None) -> ModuleRole:
     """Role, layer and stack of one module."""
-    layer, stack = _LAYER.search(name), _STACK.search(name)
-    return ModuleRole(name, role_of(name, module), int(layer[1]) if layer else None, stack[1] if stack else "")
+    role, layer, stack = role_of(name, module), _LAYER.search(name), _STACK.search(name)
+    if role == "sense":  # its layers are no layers of the model that reads the text
+        return ModuleRole(name, role, None, "")
+    return ModuleRole(name, role, int(layer[1]) if layer else None, stack[1] if stack else "")
 
 
 def roles(model: nn.Module) -> list[ModuleRole]:
@@ -161,7 +167,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def linear_targets(model: nn.Module, which: str = "all-linear") -> list[str]:
-    """Names of the linear modules that an adapter goes to, in the model's order; never a head, router or kernel.
+    """Names of the linear modules that an adapter goes to, in the model's order; never a head, router, kernel or sense.
 
     ``which`` is as for `chosen_linears`. Raises `UsageError` when nothing in the model answers to it.
     """
@@ -170,15 +176,15 @@ def linear_targets(model: nn.Module, which: str = "all-linear") -> list[str]:
 
 
 def chosen_linears(linears: Sequence[ModuleRole], which: str = "all-linear") -> list[ModuleRole]:
-    """Those of ``linears`` that ``which`` means, in the given order; never a head, a router or a kernel's own
-    matrix, where an adapter would be passed over.
+    """Those of ``linears`` that ``which`` means, in the given order; never a head, a router, a kernel's own
+    matrix or what reads images, where an adapter would be passed over.
 
     ``which``: ``all-linear``, a group of `GROUPS` (``attention``, ``mlp``, ``cross_attention``, …), a role
     (``attention.q``), or several joined by ``+`` (``attention.q+attention.v``). Needs names only, so it serves a
     model's shapes as well as the model. Raises `UsageError` when nothing answers to it.
     """
     wanted = [part.strip() for part in which.split("+")]
-    candidates = [role for role in linears if role.role not in ("head", "router", "kernel")]
+    candidates = [role for role in linears if role.role not in ("head", "router", "kernel", "sense")]
     if wanted == ["all-linear"]:
         chosen = [role for role in candidates if role.layer is not None]
     else:

@@ -190,7 +190,7 @@ class Network:
 
     def _finish(self, logits: torch.Tensor) -> torch.Tensor:
         """What architectures do to logits after the head: scaling and soft-capping, by their configuration."""
-        config = self.model.config
+        config = self.model.config.get_text_config()
         if (scale := getattr(config, "logit_scale", None)) is not None:
             logits = logits * scale
         if (scaling := getattr(config, "logits_scaling", None)) is not None:
