@@ -120,6 +120,10 @@ def test_the_first_measurement_is_kept_and_asks_for_torch_once(tmp_path: Path, m
     monkeypatch.setenv("FORETUNE_CACHE", str(tmp_path))
     config = config_of("olmo3", "Olmo3ForCausalLM", _SMALL)
     first = shapes_of(config)
+    (kept,) = tmp_path.rglob("*.json")
+    for damaged in ("{", "[]", "{}"):
+        kept.write_text(damaged)
+        assert shapes_of(config) == first, "a damaged file is measured again"
     monkeypatch.setattr(module, "measured", lambda config, place=None: pytest.fail("measured again"))
     assert shapes_of(config) == first
     assert shapes_of({**_LLAMA, "model_type": "llama"}).architecture == "llama", "what is described is counted"

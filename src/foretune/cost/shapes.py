@@ -6,8 +6,8 @@ modules of the class Foretune loads (``AutoModelForCausalLM``, ``AutoModelForSeq
 with ``{layer}`` for the layer's number; a test instantiates every supported architecture on the meta device and
 compares names, shapes and the total.
 
-Architectures that are not described here are measured on the class itself (`models.measured_shapes`), which needs
-torch. Models that read more than text raise `ModelError`.
+Architectures that are not described raise `ModelError` here; `models.measured_shapes` measures them on the class
+itself, which needs torch.
 """
 
 from __future__ import annotations

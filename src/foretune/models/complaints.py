@@ -237,4 +237,4 @@ def check_report(report: Mapping[str, Any], where: Path | str, *, new_head: tupl
             remedy="Check that config.json and the weights belong together.",
         )
     drawn = [*report.get("missing_keys", ()), *(str(entry[0]) for entry in report.get("mismatched_keys", ()))]
-    return tuple(sorted({name.rpartition(".")[0] for name in drawn}))
+    return tuple(sorted({name.rpartition(".")[0] for name in drawn if "." in name}))

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -51,10 +53,8 @@ def shapes_of(config: Mapping[str, Any], place: Place | None = None) -> ModelSha
     name = config.get("model_type")
     if name in BUILDERS or not isinstance(name, str):
         return build(config, place=place)
-    import transformers
-
-    kept = cache_folder() / FOLDER / f"{fingerprint([dict(config), transformers.__version__])}.json"
-    if kept.is_file():
+    kept = cache_folder() / FOLDER / f"{fingerprint([dict(config), version('transformers')])}.json"
+    with suppress(OSError, ValueError, TypeError, KeyError):  # none yet, damaged, or of another Foretune
         return from_json(read_json(kept))
     shapes = measured(config, place)
     write_json(kept, asdict(shapes))
@@ -97,22 +97,23 @@ def measured(config: Mapping[str, Any], place: Place | None = None) -> ModelShap
         with torch.device("meta"):
             model = auto.from_config(made)
         model.tie_weights()
+        shapes = _described(name, kind, made.get_text_config(), model)
     except (*_REFUSALS, StrictDataclassError) as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise ModelError(f"this {name} model cannot be built from its configuration: {reason}.", place=place) from error
-    found = _Modules.of(model, kind)
-    if not found.linears:
+    if not shapes.linears:
         raise ModelError(
             f"no linear layer is found by name in the layers of this {name} model, so no adapter can go there.",
             place=place,
             remedy="Use another model.",
         )
-    return _described(name, kind, made.get_text_config(), model, found)
+    return shapes
 
 
-def _described(name: str, kind: Any, config: Any, model: Any, found: _Modules) -> ModelShapes:
+def _described(name: str, kind: Any, config: Any, model: Any) -> ModelShapes:
     import torch
 
+    found = _Modules.of(model, kind)
     width = int(config.hidden_size)
     heads = int(getattr(config, "num_attention_heads", None) or 1)
     stated: tuple[Linear | Norm | Embedding, ...] = (
@@ -174,7 +175,7 @@ class _Modules:
                 inside = role.layer is not None and role.role != "head"
                 linears.append(_linear(_role(role.role) if inside else "project", name, module, stack, inside))
             elif isinstance(module, nn.Embedding):
-                table = Embedding("tokens" if module is source else "positions", name, *module.weight.shape)
+                table = Embedding("tokens" if role.role == "embedding" else "positions", name, *module.weight.shape)
                 embeddings.setdefault(id(module.weight), table)
             elif role.role == "norm" and set(own) in ({"weight"}, {"weight", "bias"}) and own["weight"].dim() == 1:
                 word, width = name.rpartition(".")[2], own["weight"].numel()
@@ -214,9 +215,8 @@ def _families(parts: Sequence[_Part]) -> tuple[_Part, ...]:
     groups: dict[_Part, list[_Part]] = {}
     for part in parts:
         layer = describe(part.pattern).layer
-        groups.setdefault(part if layer is None else replace(part, pattern=_pattern(part.pattern, layer)), []).append(
-            part
-        )
+        family = part if layer is None else replace(part, pattern=_pattern(part.pattern, layer))
+        groups.setdefault(family, []).append(part)
     found: list[_Part] = []
     for family, members in groups.items():
         layers = [describe(member.pattern).layer for member in members]

@@ -3,9 +3,8 @@
 Roles: ``attention.q|k|v|o|qkv`` (self-attention), ``cross_attention.q|k|v|o|kv``, ``mlp.gate|up|down|gate_up``,
 ``router``, ``kernel`` (a matrix that a fused state-space kernel reads itself), ``embedding``, ``position_embedding``,
 ``norm``, ``head`` (anything between the last layer and the scores, poolers included), ``sense`` (what reads images or
-sound, which text does not pass) and ``other``. The tables below
-hold the names that Llama, Gemma, Qwen, Mistral, Phi, GPT-2, GPT-NeoX, OPT, Falcon, BERT, DistilBERT, BART, Marian, M2M
-and T5 use in transformers 5.
+sound, which text does not pass) and ``other``. The tables below hold the names that Llama, Gemma, Qwen, Mistral, Phi,
+GPT-2, GPT-NeoX, OPT, Falcon, BERT, DistilBERT, BART, Marian, M2M and T5 use in transformers 5.
 
 What it does not do: count (`foretune.cost.shapes` does, without weights), or freeze (methods do, by name).
 """
