@@ -59,7 +59,7 @@ CAUSAL: dict[str, dict[str, Any]] = {
     **{name: {**_WIDE, **_EXPERTS} for name in ("gpt_oss", "qwen3_moe")},
     "deepseek_v2": {**_PLAIN, **_EXPERTS, **_LATENT, **_GROUPED, "topk_method": "greedy"},
     "deepseek_v3": {**_PLAIN, **_EXPERTS, **_LATENT, **_GROUPED},
-    "dots1": {**_PLAIN, **_EXPERTS, **_GROUPED},
+    "dots1": {**_PLAIN, **_EXPERTS, **_GROUPED, "n_shared_experts": 1},
     "glm4_moe": {**_WIDE, **_EXPERTS, **_GROUPED},
     "hunyuan_v1_moe": {**_WIDE, **_EXPERTS, "moe_topk": 2},
     "llama4_text": {**_WIDE, **_EXPERTS, "intermediate_size_mlp": 64},
@@ -103,7 +103,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 _BART = {"vocab_size": 400, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
          "decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "max_position_embeddings": 128,
-         "init_std": 0.2, **_ENDS, "decoder_start_token_id": 2, "forced_eos_token_id": None}  # fmt: skip
+         "init_std": 0.2, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0, **_ENDS, "decoder_start_token_id": 2,
+         "forced_eos_token_id": None}  # fmt: skip
 _T5 = {"vocab_size": 400, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "pad_token_id": 5,
        "eos_token_id": 2, "decoder_start_token_id": 5}  # fmt: skip
 PAIRED: dict[str, dict[str, Any]] = {
@@ -153,7 +154,7 @@ def tried(name: str, folder: Path) -> str:
         return f"refused: {' '.join(str(error).replace(str(folder), '').split())[:160]}"
     compared = result.record.comparison
     before, after = (compared.system(role).metrics["loss"].value for role in ("base", "winner"))
-    checked = "adapter verified" if result.record.exports[0].verified else "adapter not verified"
+    checked = "adapter verified" if result.record.exports[0].verified else "adapter not loaded again"
     return f"loss {before:.2f} → {after:.2f}, {checked}"
 
 
