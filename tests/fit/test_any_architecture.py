@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import foretune
-from foretune.errors import ModelError
+from foretune.errors import ModelError, TrainingError
 from foretune.files import write_json
 
 from .. import tiny
@@ -55,6 +55,15 @@ def test_a_fit_ends_with_an_adapter_that_answers_as_evaluated(
     assert (result.adapter / "adapter_config.json").is_file() and record.exports[0].verified
     loss = {role: record.comparison.system(role).metrics["loss"].value for role in ("base", "winner")}
     assert loss["winner"] < loss["base"]
+
+
+def test_a_regularizer_that_does_not_know_the_architecture_is_refused_by_name(
+    fast_fit: Callable[..., Any], tmp_path: Path
+) -> None:
+    options = {**BRIEF, "training.regularizer": "guided-dropout"}
+    with pytest.raises(TrainingError, match="MixtralModel has no place for mlp_output dropout") as raised:
+        fast_fit(model=made("mixtral", tmp_path / "model"), output=tmp_path / "run", options=options)
+    assert "leave out the setting that is refused" in str(raised.value.remedy)
 
 
 def test_a_plan_of_one_that_transformers_does_not_know_says_so(tmp_path: Path) -> None:

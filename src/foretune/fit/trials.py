@@ -179,6 +179,15 @@ def run_trials(
         failures = "; ".join(f"{run.id}: {run.status} {run.detail}".strip() for run in search.core.runs)
         raise TrainingError(
             f"no trial produced a result ({failures or 'none could be started'}).",
-            remedy="Give more time, a smaller model or shorter rows; the logs in the run folder say more.",
+            remedy=f"{_remedy({run.status for run in search.core.runs})}; the logs in the run folder say more.",
         )
     return reason
+
+
+def _remedy(ended: set[str]) -> str:
+    """What helps where all runs ended so."""
+    if ended == {"refused"}:
+        return "Change or leave out the setting that is refused"
+    if ended == {"oom"}:
+        return "Use a smaller model, shorter rows or --quantize 4bit"
+    return "Give more time, a smaller model or shorter rows"
