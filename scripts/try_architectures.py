@@ -151,7 +151,8 @@ def tried(name: str, folder: Path) -> str:
             tiny.write_rows(folder / "rows.jsonl", rows), model=str(folder), output=folder / "run", options=options
         )
     except ForetuneError as error:
-        return f"refused: {' '.join(str(error).replace(str(folder), '').split())[:160]}"
+        said = str(error).replace(f"{folder}/config.json: ", "").partition(" The worker's log")[0]
+        return f"refused: {' '.join(said.split())}"
     compared = result.record.comparison
     before, after = (compared.system(role).metrics["loss"].value for role in ("base", "winner"))
     checked = "adapter verified" if result.record.exports[0].verified else "adapter not loaded again"
