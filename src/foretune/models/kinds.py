@@ -21,6 +21,9 @@ _CAUSAL_TYPES = frozenset(
      "smollm3", "stablelm", "starcoder2"}
 )  # fmt: skip
 
+ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+"""What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
+
 
 def infer_kind(config: Mapping[str, Any]) -> ModelKind:
     """causal, seq2seq or encoder, from the content of a ``config.json``.

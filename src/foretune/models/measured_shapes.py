@@ -27,7 +27,7 @@ from foretune.cost.architectures import BUILDERS, build
 from foretune.cost.shapes import CROSS, Embedding, Linear, ModelShapes, Norm, Stack
 from foretune.errors import ModelError, Place
 from foretune.files import cache_folder, fingerprint, read_json, write_json
-from foretune.models.kinds import infer_kind
+from foretune.models.kinds import ATTENTION_DROPOUT_NAMES, infer_kind
 from foretune.models.modules import describe, is_linear
 
 _Part = TypeVar("_Part", Linear, Norm)
@@ -37,7 +37,6 @@ _ROLES = {
     "q": "query", "k": "key", "v": "value", "o": "output", "qkv": "query_key_value", "kv": "key_value",
     "gate": "gate", "up": "up", "down": "down", "gate_up": "gate_up",
 }  # fmt: skip
-_ATTENTION_DROPOUT = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts")
 """What configurations call the number of experts that a token is sent to."""
 _REFUSALS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, OSError, ImportError)
@@ -139,7 +138,7 @@ def _described(name: str, kind: Any, config: Any, model: Any) -> ModelShapes:
         routed_weights=sum(numel * min(chosen, count) // count for numel, count in found.experts),
         activation=str(getattr(config, "hidden_act", "")),
         dropout=any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules()),
-        attention_dropout=any(getattr(config, key, 0.0) for key in _ATTENTION_DROPOUT),
+        attention_dropout=any(getattr(config, key, 0.0) for key in ATTENTION_DROPOUT_NAMES),
     )  # fmt: skip
 
 

@@ -32,8 +32,6 @@ from foretune.training.short_attention import LONGEST_KEYS, short_attention
 
 IMPLEMENTATION = "foretune_packed"
 BIDIRECTIONAL = "foretune_packed_encoder"
-ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-"""What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
 
 
 @dataclass(frozen=True)

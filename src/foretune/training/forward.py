@@ -24,11 +24,11 @@ from torch.utils.checkpoint import checkpoint
 from foretune.catalogue.models import ModelKind
 from foretune.data.update import MicroBatch, chunks
 from foretune.errors import ModelError
+from foretune.models.kinds import ATTENTION_DROPOUT_NAMES
 from foretune.models.modules import backbone_of
 from foretune.regularization.base import Forward
 from foretune.training import agreement
 from foretune.training.attention import (
-    ATTENTION_DROPOUT_NAMES,
     BIDIRECTIONAL,
     IMPLEMENTATION,
     PackedPlan,

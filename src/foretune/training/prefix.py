@@ -31,8 +31,9 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from foretune.data.update import PADDING, Layout, MicroBatch
+from foretune.models.kinds import ATTENTION_DROPOUT_NAMES
 from foretune.models.modules import backbone_of
-from foretune.training.attention import ATTENTION_DROPOUT_NAMES, PackedPlan
+from foretune.training.attention import PackedPlan
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 """What backbones call the norm behind their last block: the one thing outside the blocks that may be trained."""
