@@ -7,7 +7,7 @@ TIME ?= 10m
 OUTPUT ?= demo-run
 MODEL ?= SmolLM2-135M-Instruct
 # Test files run in so many processes, each file in one; `make test PROCESSES=0` runs all in this one. Tests that kill
-# processes by the clock (`alone`) come after the others, one at a time; what PYTEST chooses runs in one go.
+# processes by the clock (`alone`) come after the others, in the same way; what PYTEST chooses runs in one go.
 PROCESSES ?= 2
 # PyPI's torch for Linux brings gigabytes of CUDA libraries. Installed first and by version, it is whichever build
 # your pip prefers; with PyTorch's CPU index in PIP_EXTRA_INDEX_URL, or its wheel in PIP_FIND_LINKS, that is the small one.
@@ -40,7 +40,7 @@ ifdef PYTEST
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(PYTEST)
 else
 	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -m 'not alone'
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile -m alone
 endif
 
 lint: $(VENV)/.installed-test
