@@ -301,3 +301,16 @@ def test_only_functions_of_the_package_travel():
         named(lambda block: block)
     with pytest.raises(UsageError):
         carry_out(None, {"function": "subprocess:run", "settings": {}, "bench": False, "block": []})
+
+
+def test_rows_with_tools_are_measured_and_found_again(bench, tmp_path):
+    """Blocks are of rows whose tools became text, and were kept under the ids of those."""
+    tools = '[{"type": "function", "function": {"name": "look_up"}}]'
+    plain = some_rows(4)
+    offering = [replace(row, tools=tools) for row in plain]
+    roomy = _on(bench, replace(bench.task, context_tokens=1000))
+    kernel = compute(roomy, offering, offering, tmp_path, blocks=SerialBlocks())
+    assert all(kernel.column(j).d.any() for j in range(-1, 4)) and kernel.computed_pairs == 16
+    again = compute(roomy, offering, offering, tmp_path, blocks=SerialBlocks())
+    assert again.computed_pairs == 0
+    np.testing.assert_array_equal(again.column(1).d, kernel.column(1).d)

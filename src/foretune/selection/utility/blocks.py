@@ -213,7 +213,7 @@ def compute_block(
     """
     prompts, scorer = _opened(bench, model, material, rows, template)  # type: ignore[arg-type]  # hashable by identity
     asked = [int(row) for row in block["rows"]]
-    keys = [prompts.rows[row].id for row in asked]
+    keys = [prompts.keys[row] for row in asked]
     path = Path(material).parent / f"{block['key']}-{fingerprint(keys)}.safetensors"
     told = {"file": path.name, "tokens": 0, "took": None, "process": os.getpid()}
     with claimed(path) as mine:

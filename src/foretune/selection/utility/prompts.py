@@ -119,6 +119,8 @@ class Prompts:
                 remedy="Choose a selector that reads rows by themselves (such as k-centre or longest).",
             )
         self.writer = writer
+        self.keys = [row.id for row in rows]
+        """By which blocks know the rows asked: their ids before tools become text"""
         self.rows = [as_text(row) for row in rows]
         self.examples = [as_text(row) for row in examples]
         self.systems = [system_of(row, writer.template) for row in self.rows]
