@@ -2,7 +2,7 @@
 
 A selected file should look like the file it was selected from. Where a row has no line of its own to copy (a table,
 a folder of another format), it is written as ``messages``, ``text`` and ``label`` (with ``text_pair`` for a pair), or
-``text``; split, task and group go along as columns of these names.
+``text``; tools, split, task and group go along as columns of these names.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from foretune.data.example import Example, Turn
+from foretune.data.tools import said_before
 from foretune.files import write_text
 
 LINES = (".jsonl", ".ndjson")
+_GZIP = b"\x1f\x8b"
 
 
 def write_rows(path: Path, examples: Sequence[Example]) -> None:
@@ -34,9 +36,9 @@ def _own_lines(examples: Sequence[Example]) -> list[str] | None:
             return None
         path = Path(row.place.path)
         if path not in files:
-            if not path.is_file():
+            if not path.is_file() or (held := path.read_bytes()).startswith(_GZIP):
                 return None
-            files[path] = path.read_bytes().split(b"\n")
+            files[path] = held.split(b"\n")
         if not 0 < row.place.line <= len(files[path]):
             return None
         lines.append(files[path][row.place.line - 1].decode("utf-8-sig").rstrip("\r"))
@@ -46,16 +48,20 @@ def _own_lines(examples: Sequence[Example]) -> list[str] | None:
 def as_row(row: Example) -> dict[str, Any]:
     """A row as a JSON object that `read` takes for the same row."""
     more = {name: value for name in ("split", "task", "group") if (value := getattr(row, name)) is not None}
-    if row.label is not None and row.pair is not None:
-        return {"text": row.pair[0], "text_pair": row.pair[1], "label": row.label, **more}
     if row.label is not None:
-        return {"text": row.prompt, "label": row.label, **more}
+        names = iter(("text", "text_pair"))
+        said = {"system" if turn.role == "system" else next(names): turn.content for turn in row.turns}
+        return {**said, "label": row.label, **more}
     if row.turns and row.turns[0].role == "text":
         return {"text": row.turns[0].content, **more}
-    return {"messages": [_message(turn, number in row.targets) for number, turn in enumerate(row.turns)], **more}
+    tools = {"tools": json.loads(row.tools)} if row.tools else {}
+    messages = [_message(turn, number in row.targets) for number, turn in enumerate(row.turns)]
+    return {"messages": messages, **tools, **more}
 
 
 def _message(turn: Turn, trained: bool) -> dict[str, Any]:
     reasoning = {"reasoning_content": turn.reasoning} if turn.reasoning else {}
     untrained = {"weight": 0} if turn.role == "assistant" and not trained else {}
-    return {"role": turn.role, "content": turn.content, **reasoning, **untrained}
+    calls = [{"type": "function", "function": vars(call)} for call in turn.calls]
+    called = {"tool_calls": calls} if calls else {}
+    return {"role": turn.role, "content": said_before(turn), **called, **reasoning, **untrained}
