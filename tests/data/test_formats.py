@@ -359,3 +359,34 @@ def test_labels_without_names_are_refused(tmp_path: Path) -> None:
         from_rows(tmp_path, *({"text": "t", "labels": each} for each in ([0, 1, 0], [1, 0, 1])))
     numbers = from_rows(tmp_path, *({"text": "t", "labels": each} for each in ([0, 1], [1, 0])))
     assert {row.answer for row in numbers.examples} == {"0; 1"}, "two numbers may as well be numbers of labels"
+
+
+@pytest.mark.parametrize("labels", [["1_11", "11_1", "2"], ["01", "007", "12"], ["0111", "0112", "1011"]])
+def test_codes_in_a_table_are_kept_as_they_are_written(tmp_path: Path, labels: list[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"t {n},{label}\n" for n, label in enumerate(labels * 4)))
+    result = read(path)
+    assert result.task == "classification" and {example.label for example in result.examples} == set(labels)
+
+
+def test_numbers_with_gaps_in_a_table_are_said(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"t {n},{n / 7 if n % 20 else 'NA'}\n" for n in range(1, 61)))
+    assert any("57 of 60 labels are numbers and the others, such as 'NA'" in note for note in read(path).notes)
+    numbers = read(path, task="regression", on_bad_row="quarantine")
+    assert (len(numbers.examples), numbers.quarantined) == (57, 3)
+
+
+def test_few_labels_are_read_like_those_of_another_file(tmp_path: Path) -> None:
+    few = [{"text": f"t {n}", "label": n} for n in range(30)]
+    assert from_rows(tmp_path, *few).task == "regression"
+    result = read(tmp_path / "rows.jsonl", like="classification")
+    assert (result.task, result.examples[3].label) == ("classification", "3")
+    from_rows(tmp_path, {"question": "q", "answer": "a"})
+    assert read(tmp_path / "rows.jsonl", like="classification").task == "generation"
+
+
+def test_choices_that_a_table_filled_up_with_nulls_are_those_there_are(tmp_path: Path) -> None:
+    row = {"question": "q?", "options": {"A": "one", "B": "two", "C": None}, "answer": "B"}
+    (example,) = from_rows(tmp_path, row).examples
+    assert example.turns[0].content == "q?\n\nA. one\nB. two\n\nAnswer with A or B." and example.answer == "B"

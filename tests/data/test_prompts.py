@@ -30,6 +30,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], tuple[Turn, ...]]] = {
     "a pair without labels": ({"premise": "t", "hypothesis": "u"}, {}, (U("t"), U("u"))),
     "a named second text": ({"text": "t", "b": "u", "label": "x"}, {"pair": "b"}, (U("t"), U("u"))),
     "a named second text without labels": ({"text": "t", "b": "u"}, {"pair": "b"}, (U("t"), U("u"))),
+    "a conversation that waits": ({"messages": CHAT[:4]}, {}, (S("s"), U("q"), A("a"), U("r"))),
+    "a shared one that waits": ({"conversations": [{"from": "human", "value": "q"}]}, {}, (U("q"),)),
+    "a labelled text without its label": ({"text": "t", "label": None}, {}, (U("t"),)),
+    "several labels to come": ({"text": "t", "labels": []}, {"prompt": "text"}, (U("t"),)),
+    "an instruction without its answer": ({"instruction": "do", "output": ""}, {}, (U("do"),)),
+    "a question without its answer": ({"question": "q", "answer": ""}, {}, (U("q"),)),
     "named columns": ({"a": "t", "b": "u", "prompt": "no"}, {"prompt": "a", "pair": "b"}, (U("t"), U("u"))),
 }
 
@@ -74,3 +80,15 @@ def test_multiple_choice_with_a_passage_is_asked_as_training_asks_it(tmp_path: P
     unanswered = read_prompts(tiny.write_rows(tmp_path / "bare.jsonl", bare))
     assert [example.prompt for example in unanswered] == [example.prompt for example in answered]
     assert "The sky.\n\nWhich?" in unanswered[0].prompt and answered[0].answer == "b"
+
+
+def test_rows_may_be_answered_in_part(tmp_path: Path) -> None:
+    choices = {"question": "Which?", "choices": ["red", "blue"]}
+    for rows in (
+        [{"question": "q", "answer": "a"}, {"question": "q", "answer": None}],
+        [{"text": "t", "label": 1}, {"text": "t", "label": None}],
+        [{**choices, "answer": 1}, {**choices, "answer": None}],
+        [{"messages": CHAT[1:3]}, {"messages": CHAT[1:2]}],
+    ):
+        one, other = read_prompts(tiny.write_rows(tmp_path / "rows.jsonl", rows))
+        assert one.turns == other.turns and not one.targets

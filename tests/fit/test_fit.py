@@ -333,20 +333,23 @@ def test_given_files_bad_rows_and_a_merged_export(ground: Ground, fast_fit: Call
     lines = [json.dumps(row) for row in rows[:40]]
     lines[7] = '{"question": "cut off'
     lines[20] = json.dumps({"question": "no answer?"})
+    test = tiny.write_rows(tmp_path / "test.jsonl", rows[65:])
+    test.write_text(test.read_text() + lines[20] + "\n")
     data = tmp_path / "train.jsonl"
     data.write_text("\n".join(lines) + "\n")
     options = {
         **BRIEF,
         "data.validation": str(tiny.write_rows(tmp_path / "validation.jsonl", rows[40:65])),
-        "data.test": str(tiny.write_rows(tmp_path / "test.jsonl", rows[65:])),
+        "data.test": str(test),
         "data.on_bad_row": "quarantine",
         "output.deploy": "merged",
     }
     result = fast_fit(data, output=tmp_path / "run", options=options)
     record = result.record
-    assert (record.data.read, record.data.quarantined) == (40, 2)
+    assert (record.data.read, record.data.quarantined) == (40, 3)
     assert dict(record.data.rows) == {"train": 38, "validation": 25, "test": 25}
     assert len(read_lines(tmp_path / "run" / "quarantine.jsonl")) == 2
+    assert len(read_lines(tmp_path / "run" / "test-quarantine.jsonl")) == 1
     assert any("train.jsonl:8" in problem for problem in record.data.problems)
     merged = next(export for export in record.exports if export.kind == "merged")
     assert merged.verified and (tmp_path / "run" / merged.folder / "config.json").is_file()

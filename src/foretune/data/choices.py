@@ -49,7 +49,8 @@ class Choices:
         if isinstance(value, Mapping) and isinstance(value.get("text"), list):
             texts, labels = value["text"], value.get("label")
         elif isinstance(value, Mapping):
-            texts, labels = list(value.values()), list(value)
+            there = {name: text for name, text in value.items() if text is not None}  # tables fill rows up with nulls
+            texts, labels = list(there.values()), list(there)
         else:
             texts, labels = value, None
         if not isinstance(texts, list) or not 2 <= len(texts) <= len(string.ascii_uppercase):

@@ -120,6 +120,12 @@ def _turn(message: Any) -> Turn:
     return replace(turn, reasoning=_content(thought).strip())
 
 
+def role_of(message: Any) -> Role | None:
+    """Whose turn it is; None for what is no turn, and for roles that are none of ours."""
+    name = message.get("role", message.get("from")) if isinstance(message, Mapping) else None
+    return ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+
+
 def _said(message: Mapping[str, Any]) -> Turn:
     name = message.get("role", message.get("from"))
     if name is None:
@@ -127,7 +133,7 @@ def _said(message: Mapping[str, Any]) -> Turn:
     said = message["content"] if "content" in message else message.get("value")
     if isinstance(name, str) and name.strip().lower() in CALLING:
         return calling_turn("", calls_of(said))
-    role = ROLES.get(name.strip().lower()) if isinstance(name, str) else None
+    role = role_of(message)
     if role is None:
         raise Refused(f"role {name!r} is not supported (system, user, assistant and tool are)")
     calls = message.get("tool_calls") or message.get("function_call")

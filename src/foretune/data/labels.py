@@ -2,13 +2,14 @@
 
 Text labels are classes. Numbers with a fraction are regression. Whole numbers are classes when there are few of
 them (`MOST_NUMBER_CLASSES`) or when they count 0, 1, 2 … with several rows each; else regression. CSV has no types,
-so there text that reads as a number is a number. A column that mixes text and numbers is drift: the rows of the
-rarer kind are bad rows.
+so there text that reads as a number is a number, unless some of it begins like a code (007). A column that mixes text
+and numbers is drift: the rows of the rarer kind are bad rows.
 """
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from typing import Any
 from foretune.data.conversations import Draft
 from foretune.data.example import TASKS, Task, Turn
 from foretune.data.problems import Refused
-from foretune.data.row_label import asked
+from foretune.data.row_label import LABELLED, asked
 from foretune.errors import DataError, Place, UsageError
 
 MOST_NUMBER_CLASSES = 20
@@ -27,6 +28,11 @@ _ROWS_PER_CODE = 5
 _UNIQUE_SHARE = 0.5
 """Above this share of different text labels the column is probably an answer, not a label."""
 _FEW_ROWS = 20
+_MOSTLY = 0.9
+"""From this share of numbers on, a column of text was probably meant to be one of numbers."""
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_CODE = re.compile(r"[+-]?0\d", re.ASCII)
+"""How codes begin: with a zero that a number would lose."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +51,19 @@ def check_task(task: str | None) -> Task | None:
     return task
 
 
-def decide(drafts: Sequence[Draft], task: Task | None, *, typed: bool, place: Place) -> Verdict:
+def decide(
+    drafts: Sequence[Draft], task: Task | None, *, like: str | None = None, typed: bool, place: Place
+) -> Verdict:
     """The task of ``drafts`` (the one that was said, or the one that fits) and how to finish each of them.
 
-    ``typed``: the file tells numbers from text. Raises `DataError` when the rows cannot be the task that was said.
+    ``typed``: the file tells numbers from text. ``like``: the task of rows read before, which labels are read as where
+    none was said. Raises `DataError` when the rows cannot be the task that was said.
     """
     first = drafts[0]
     labels = [draft.label for draft in drafts if draft.label is not None]
     if labels:
-        return _with_labels(labels, task, typed)
+        alike = next((known for known in LABELLED if known == like), None)
+        return _with_labels(labels, task or alike, typed)
     if first.turns[0].role == "text":
         if task not in (None, "language-modelling"):
             raise DataError(
@@ -91,6 +101,12 @@ def guess_labels(labels: Sequence[Any], *, typed: bool) -> tuple[Task, tuple[str
     """Classification or regression for these labels, and what to say about the choice."""
     if not _is_number_column(labels, typed):
         distinct = len({str(label) for label in labels})
+        others = [label for label in labels if not typed and _number(label) is None]
+        if 0 < len(others) <= (1 - _MOSTLY) * len(labels):
+            return "classification", (
+                f"{len(labels) - len(others):,} of {len(labels):,} labels are numbers and the others, such as "
+                f"{str(others[0])[:40]!r}, are not: read as classes; say --task regression for numbers.",
+            )
         if len(labels) >= _FEW_ROWS and distinct > _UNIQUE_SHARE * len(labels):
             return "classification", (
                 f"{distinct:,} different labels in {len(labels):,} rows: if they are answers, say --task generation.",
@@ -135,11 +151,11 @@ def drift(kinds: Sequence[str | None]) -> tuple[str, set[int]]:
 def _is_number_column(labels: Sequence[Any], typed: bool) -> bool:
     if typed:
         return all(isinstance(label, int | float) and not isinstance(label, bool) for label in labels)
-    return all(_number(label) is not None for label in labels)
+    return all(_number(label) is not None and not _CODE.match(str(label).strip()) for label in labels)
 
 
 def _number(label: Any) -> float | None:
-    if isinstance(label, bool):
+    if isinstance(label, bool) or (isinstance(label, str) and not _NUMBER.fullmatch(label.strip())):
         return None
     try:
         value = float(label)

@@ -1,8 +1,9 @@
 """Rows that are asked and not trained on: the prompts of a file, in any format that training reads.
 
 The column of the prompts may be named. Otherwise a column ``prompt`` is taken, else the file is read as training would
-read it and its answers and labels are left aside, so that a test set can be answered as it is (system turns and earlier
-turns included); else the first column that usually holds a question or a text, or a usual pair of texts.
+read it and its answers and labels, given or still missing, are left aside, so that a test set can be answered as it is
+(system turns and earlier turns included); else the first column that usually holds a question or a text, or a usual
+pair of texts.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from foretune.data.choices import ANSWERS
-from foretune.data.columns import FOUND, Columns, columns_of
+from foretune.data.columns import FOUND, Columns, columns_of, value_of
+from foretune.data.conversations import role_of
 from foretune.data.example import Example, Turn
 from foretune.data.find_layout import find_layout, with_usual_names
-from foretune.data.formats import ask_choices, find_unanswered_choices
+from foretune.data.formats import LABEL_SETS, Layout, Raw, ask_choices, find_unanswered_choices
 from foretune.data.problems import Refused
 from foretune.data.read import read
 from foretune.data.rows import Row
@@ -26,6 +28,8 @@ from foretune.errors import DataError, Place
 PROMPT = "prompt"
 USUAL = (*QUESTIONS, "instruction", "input", "problem", *TEXTS)
 _SAMPLED = 64
+_TO_COME = "to come"
+_COMING = {"role": "assistant", "content": _TO_COME}
 
 
 def read_prompts(
@@ -42,11 +46,11 @@ def read_prompts(
     if prompt is None:
         prompt, pair = _find(path, pair)
     if prompt is None:
-        return tuple(map(_unanswered, read(path, columns=Columns(pair=pair, task=task)).examples))
-    rows = tuple(map(_unanswered, read(path, columns=Columns(text=prompt, task=task)).examples))
+        return tuple(map(_unanswered, read(path, columns=Columns(pair=pair, task=task), completed=_answered).examples))
+    rows = tuple(map(_unanswered, read(path, columns=Columns(text=prompt, task=task), completed=_answered).examples))
     if pair is None:
         return rows
-    seconds = map(_unanswered, read(path, columns=Columns(text=pair)).examples)
+    seconds = map(_unanswered, read(path, columns=Columns(text=pair), completed=_answered).examples)
     return tuple(replace(one, turns=one.turns + two.turns) for one, two in zip(rows, seconds, strict=True))
 
 
@@ -93,6 +97,23 @@ def _unanswered_choices(path: Path, task: str | None) -> tuple[Example, ...]:
         own = None if task is None else row.value.get(task)
         found.append(Example((asked,), task=None if own is None else str(own)))
     return tuple(found)
+
+
+def _answered(row: Raw, layout: Layout) -> Raw:
+    """``row`` with something where its answer or label stands or is missing: it reads as a trained one."""
+    if layout.turns is not None:
+        turns = row.get(layout.turns)
+        waits = isinstance(turns, list) and bool(turns) and role_of(turns[-1]) in ("user", "tool")
+        return {**row, layout.turns: [*turns, _COMING]} if waits and turns else row
+    if layout.choices is not None and layout.answer is not None:
+        given = value_of(row, layout.answer) not in (None, "")
+        return row if given else {**row, layout.answer: 0}
+    if layout.label is not None:
+        return {**row, layout.label: [_TO_COME] if layout.format == LABEL_SETS else _TO_COME}
+    if layout.answer is not None:
+        in_turns = isinstance(value_of(row, layout.prompt or ""), list)
+        return {**row, layout.answer: [_COMING] if in_turns else _TO_COME}
+    return row
 
 
 def _unanswered(row: Example) -> Example:

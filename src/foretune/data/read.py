@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from foretune.data.columns import FOUND, Columns, check_named, value_of
 from foretune.data.conversations import Draft, unread
 from foretune.data.example import Example, Task
 from foretune.data.find_layout import check_format, find_layout
-from foretune.data.formats import FORMATS, Layout
+from foretune.data.formats import FORMATS, Layout, Raw
 from foretune.data.labels import check_task, decide, drift, kind_of
 from foretune.data.problems import BadRow, Problem, Refused, refusal, write_quarantine
 from foretune.data.rows import Row, split_name
@@ -100,14 +100,18 @@ def read(
     format: str | None = None,
     columns: Columns = FOUND,
     task: str | None = None,
+    like: str | None = None,
     on_bad_row: OnBadRow = "error",
     quarantine: Path | None = None,
+    completed: Callable[[Raw, Layout], Raw] | None = None,
 ) -> ReadResult:
     """Read the examples in ``source``: a file, a folder, or a data set of the hub (``owner/name[:config]``).
 
-    ``format`` (a key of `FORMATS`), ``columns`` and ``task`` say what is otherwise found. ``on_bad_row``: stop with
-    the first problems and their number, or write bad rows to ``quarantine`` (default: beside the source, ending
-    ``.quarantine.jsonl``) and go on. Raises `DataError` for data that cannot be used, `UsageError` for options.
+    ``format`` (a key of `FORMATS`), ``columns`` and ``task`` say what is otherwise found; labels that may be classes or
+    numbers are read ``like`` those of another task. ``on_bad_row``: stop with the first problems and their number, or
+    write bad rows to ``quarantine`` (default: beside the source, ending ``.quarantine.jsonl``) and go on. ``completed``
+    adds to each row, by the layout found, what it lacks. Raises `DataError` for data that cannot be used, `UsageError`
+    for options.
     """
     check_format(format)
     said_task = check_task(task)
@@ -116,16 +120,18 @@ def read(
     found = locate(source)
     rows = found.rows()
     sample, good = _sample(rows)
-    stream = itertools.chain(sample, rows)
+    stream: Iterator[Row | BadRow] = itertools.chain(sample, rows)
     if not good:
         raise _nothing_good(sample, on_bad_row, quarantine, found)
     check_named(columns, good, Place(found.name))
     layout = find_layout(good, columns, format, Place(found.name))
     _check_wanted(good, layout, Place(found.name))
     split_column = columns.split or _split_column(good)
+    if completed is not None:
+        stream = _completed(stream, completed, layout)
     reading = _convert(stream, layout, columns, split_column, keep_raw=on_bad_row == "quarantine")
     _discard_drift(reading, layout, found.typed)
-    decided, notes = _finish(reading, said_task, found)
+    decided, notes = _finish(reading, said_task, like, found)
     problems, written = _account(reading, on_bad_row, quarantine, found)
     return ReadResult(
         examples=tuple(_example(row) for row in reading.kept),
@@ -139,6 +145,13 @@ def read(
         notes=(*found.notes, *_layout_notes(layout), *notes, *_unused(good, layout, columns, split_column)),
         quarantine=written,
     )
+
+
+def _completed(
+    rows: Iterator[Row | BadRow], complete: Callable[[Raw, Layout], Raw], layout: Layout
+) -> Iterator[Row | BadRow]:
+    for row in rows:
+        yield replace(row, value=dict(complete(row.value, layout))) if isinstance(row, Row) else row
 
 
 def _check_wanted(rows: Sequence[Mapping[str, Any]], layout: Layout, place: Place) -> None:
@@ -261,10 +274,11 @@ def _discard_drift(reading: _Reading, layout: Layout, typed: bool) -> None:
     reading.discard(reasons)
 
 
-def _finish(reading: _Reading, task: Task | None, found: Source) -> tuple[Task, tuple[str, ...]]:
+def _finish(reading: _Reading, task: Task | None, like: str | None, found: Source) -> tuple[Task, tuple[str, ...]]:
     if not reading.kept:
         return task or "generation", ()
-    verdict = decide([row.draft for row in reading.kept], task, typed=found.typed, place=Place(found.name))
+    drafts = [row.draft for row in reading.kept]
+    verdict = decide(drafts, task, like=like, typed=found.typed, place=Place(found.name))
     reasons: dict[int, str] = {}
     for position, row in enumerate(reading.kept):
         try:

@@ -6,11 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from foretune.data.example import Example, Turn
+import numpy as np
+
+from foretune.data.example import Example, Task, Turn
 from foretune.errors import DataError, Place
 
-LABELLED = ("classification", "regression")
+LABELLED: tuple[Task, ...] = ("classification", "regression")
 """Tasks whose rows carry a label."""
+_WRITTEN_OUT = 1e15
+"""Whole numbers below it are written without an exponent."""
 
 
 def where(example: Example, index: int) -> Place:
@@ -19,10 +23,15 @@ def where(example: Example, index: int) -> Place:
 
 
 def label_text(label: str | float | None) -> str:
-    """How a label is written as an answer: a class by its name, a number in its shortest form."""
-    if label is None:
-        return ""
-    return label if isinstance(label, str) else f"{label:g}"
+    """How a label is written as an answer: a class by its name, a number in full, without an exponent where it has few
+    digits; one that a table keeps in single precision by the digits that it has there."""
+    if label is None or isinstance(label, str):
+        return label or ""
+    if float(label).is_integer() and abs(label) < _WRITTEN_OUT:
+        return str(int(label))
+    with np.errstate(over="ignore"):
+        single = np.float32(label)
+    return str(single) if float(single) == label else repr(label)
 
 
 def label_number(example: Example, index: int, task: str, labels: Sequence[str]) -> float | int | None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from foretune.data.encode import EncodedRow
 
-FORMAT = 3
+FORMAT = 4
 """Raised whenever the tokens or the file layout change for the same input."""
 _DIGEST = "digest"
 _KEY_LENGTH = 32

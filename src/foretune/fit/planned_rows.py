@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from foretune.catalogue.languages import parse_pair
@@ -63,7 +63,7 @@ def planned_rows(spec: FitSpec, facts: ModelFacts, context_tokens: int) -> Plann
         raise DataError("no data was given.", place=Place("data.path"), remedy="Name a file: foretune plan DATA.")
     result = _read(spec, settings.path)
     extra = {
-        name: len(_read(spec, path).examples)
+        name: len(_read(spec, path, task=result.task).examples)
         for name, path in (("validation", settings.validation), ("test", settings.test))
         if path is not None
     }
@@ -91,12 +91,13 @@ def instruction_of(spec: FitSpec, model: ModelFacts) -> str:
     return before_texts(spec.data.instruction, told, replaces=shapes.kind == "causal")
 
 
-def _read(spec: FitSpec, path: str) -> ReadResult:
+def _read(spec: FitSpec, path: str, *, task: str | None = None) -> ReadResult:
+    columns = said_in(spec.data)
     return read(
         locate(path),
         format=spec.data.format,
-        columns=said_in(spec.data),
-        task=spec.data.task,
+        columns=columns if task is None else replace(columns, split=None),
+        task=spec.data.task or task,
         on_bad_row=spec.data.on_bad_row,
     )
 

@@ -60,6 +60,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     """Read, split and write the task of ``plan`` under ``folder``; raises `DataError`, `ModelError`, `OutputError`."""
     spec = plan.resolution.spec
     found, splits = read_and_split(spec, folder.root / "quarantine.jsonl")
+    data = found.data
     if not splits.test:
         raise DataError(
             "there are no test rows for the final comparison.",
@@ -69,12 +70,10 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     kind = plan.model.shapes.kind
     languages = None if spec.data.languages is None else parse_pair(spec.data.languages)
     prefix = instruction_of(spec, plan.model)
-    name = spec.data.metric or default_metric(
-        found.task, splits.train, translation=bool(languages), format=found.format
-    )
+    name = spec.data.metric or default_metric(data.task, splits.train, translation=bool(languages), format=data.format)
     try_out(name, splits.validation)
-    labels = sorted({str(row.label) for row in splits.train}) if found.task == "classification" else []
-    if found.task == "classification" and len(labels) < 2:
+    labels = sorted({str(row.label) for row in splits.train}) if data.task == "classification" else []
+    if data.task == "classification" and len(labels) < 2:
         raise DataError(
             f"all training rows have the label {labels[0]!r}.",
             place=Place(str(spec.data.path)),
@@ -86,7 +85,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     layout = plan.placement.layout
     task = TaskSpec(
         folder=str(folder.task.resolve()),
-        task=found.task,
+        task=data.task,
         model=ModelReference(
             source=str(locate(spec.model.source, progress=progress)),
             kind=kind,
@@ -110,7 +109,7 @@ def prepare(plan: Plan, folder: RunFolder, progress: Progress) -> Prepared:
     )
     for split_name in SPLITS:
         write_split(folder.task / f"{split_name}.jsonl", instructed(splits.of(split_name), prefix))
-    others = write_others(spec, found, splits, folder.task, prefix)
+    others = write_others(spec, data, splits, folder.task, prefix)
     asked = _as_asked(splits, prefix) if spec.data.instruction else splits
     facts = {**_facts(spec, found, asked), "instruction": prefix}
     write_json(folder.task / FACTS, facts)
@@ -135,36 +134,72 @@ def check_learnt(rows: Sequence[Example], name: str, labels: Sequence[str], task
             )
 
 
-def read_rows(spec: FitSpec, source: str, quarantine: Path | None = None) -> ReadResult:
-    """The rows of ``source``, read as a specification says; raises `DataError` with file and line."""
+@dataclass(frozen=True)
+class Found:
+    """The rows of a specification: its data, and the files given for validation and test."""
+
+    data: ReadResult
+    given: Mapping[str, ReadResult]
+
+    @property
+    def all(self) -> tuple[ReadResult, ...]:
+        """What was read, the data first."""
+        return (self.data, *self.given.values())
+
+
+def read_rows(
+    spec: FitSpec,
+    source: str,
+    quarantine: Path | None = None,
+    *,
+    task: str | None = None,
+    like: str | None = None,
+    a_split: bool = False,
+) -> ReadResult:
+    """The rows of ``source``, read as a specification says; raises `DataError` with file and line.
+
+    ``task``: what they are where the specification does not say. ``like``: see `foretune.data.read.read`. A split
+    column says nothing about a file that is ``a_split``.
+    """
     settings = spec.data
+    columns = said_in(settings)
     return read(
         corpora.locate(source),
         format=settings.format,
-        columns=said_in(settings),
-        task=settings.task,
+        columns=replace(columns, split=None) if a_split else columns,
+        task=settings.task or task,
+        like=like,
         on_bad_row=settings.on_bad_row,
         quarantine=quarantine,
     )
 
 
-def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[ReadResult, Splits]:
-    """The rows of a specification, read and split; raises `DataError` with file and line."""
+def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[Found, Splits]:
+    """The rows of a specification, read as one task, and split.
+
+    Bad rows of given files go to files of their own beside ``quarantine``. Raises `DataError` with file and line.
+    """
     settings = spec.data
-    found = read_rows(spec, str(settings.path), quarantine)
+    data = read_rows(spec, str(settings.path), quarantine)
     given = {
-        name: read_rows(spec, path, quarantine).examples
+        name: read_rows(
+            spec,
+            path,
+            None if quarantine is None else quarantine.with_name(f"{name}-{quarantine.name}"),
+            task=data.task,
+            a_split=True,
+        )
         for name, path in (("validation", settings.validation), ("test", settings.test))
         if path is not None
     }
     splits = split(
-        found.examples,
+        data.examples,
         seed=spec.search.seed,
         validation_share=settings.validation_share,
         test_share=settings.test_share,
-        given=given,
+        given={name: part.examples for name, part in given.items()},
     )
-    return found, splits
+    return Found(data, given), splits
 
 
 def write_split(path: Path, examples: Sequence[Example]) -> None:
@@ -178,16 +213,17 @@ def _as_asked(splits: Splits, prefix: str) -> Splits:
     return replace(splits, train=train, validation=validation, test=test)
 
 
-def _facts(spec: FitSpec, found: ReadResult, splits: Splits) -> dict[str, Any]:
+def _facts(spec: FitSpec, found: Found, splits: Splits) -> dict[str, Any]:
+    data = found.data
     return {
         "name": Path(str(spec.data.path)).name,
-        "sha256": found.sha256,
-        "format": found.format,
-        "task": found.task,
-        "read": found.rows_read,
-        "quarantined": found.quarantined,
-        "problems": [f"{problem.place}: {problem.what}" for problem in found.problems[:5]],
-        "notes": list(found.notes),
+        "sha256": data.sha256,
+        "format": data.format,
+        "task": data.task,
+        "read": data.rows_read,
+        "quarantined": sum(part.quarantined for part in found.all),
+        "problems": [f"{problem.place}: {problem.what}" for part in found.all for problem in part.problems][:5],
+        "notes": list(data.notes),
         "split": list(splits.report.notes),
         "reasoning": sum(row.reasons for row in splits.train) / max(1, len(splits.train)),
         "profile": profile(splits).to_json(),

@@ -77,14 +77,14 @@ def write_others(spec: FitSpec, found: ReadResult, splits: Splits, folder: Path,
 
 
 def other_rows(source: str | Path | None, task: str, columns: Columns = FOUND) -> tuple[Example, ...]:
-    """The rows of a target or a previous file, read as they are found; none where there is no file.
+    """The rows of a target or a previous file, in whatever format; none where there is no file.
 
     Raises `DataError` with the place for a file that cannot be read, has no rows, or rows for another task.
     """
     if source is None:
         return ()
     where = corpora.locate(str(source))
-    result = read(where, columns=columns)
+    result = read(where, columns=columns, like=task)
     if result.task != task:
         raise DataError(
             f"these rows are for {result.task}, and the data is for {task}.",

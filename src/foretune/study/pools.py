@@ -66,9 +66,9 @@ def _others(settings: PoolSettings, spec: FitSpec, task: str, folder: Path) -> l
     changes = {"path": settings.also, "format": None, "task": None, "validation": None, "test": None}
     data = spec.data.model_copy(update=changes)
     found, splits = read_and_split(spec.model_copy(update={"data": data}))
-    if found.task != task:
+    if found.data.task != task:
         raise DataError(
-            f"these rows are for {found.task}, and the task's own for {task}.",
+            f"these rows are for {found.data.task}, and the task's own for {task}.",
             place=Place(str(settings.also)),
             remedy="Mix data sets of the same task.",
         )

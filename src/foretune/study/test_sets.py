@@ -72,7 +72,8 @@ def _read(settings: FurtherTest, part: str, spec: FitSpec, task: TaskSpec) -> Se
     if settings.columns is not None:
         changes["columns"] = settings.columns
     other = spec.model_copy(update={"data": spec.data.model_copy(update=changes)})
-    found, splits = read_and_split(other) if part == "test" else (read_rows(other, settings.path), None)
+    read, splits = read_and_split(other) if part == "test" else (None, None)
+    found = read_rows(other, settings.path, like=task.task) if read is None else read.data
     if found.task != task.task:
         raise DataError(
             f"these rows are for {found.task}, and the task's own for {task.task}.",
