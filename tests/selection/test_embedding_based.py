@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from foretune.catalogue.selection import Keep
 from foretune.selection.base import Request, Selection
 from foretune.selection.embedding_based import filtered, near_and_far, round_robin
 from foretune.selection.embeddings import embed
 from foretune.selection.in_context import nearest_others
-from foretune.selection.run import fused, select
+from foretune.selection.run import answer_tokens, fused, select
 
 from .conftest import rows
 
@@ -91,3 +94,15 @@ def test_a_chain_chooses_among_what_its_first_stage_leaves(bench):
     ranks = [list(select(Request(examples, 10, bench=bench), name).indices) for name in ("longest", "ifd")]
     mean = {i: sum(rank.index(i) for rank in ranks) / 2 for i in range(10)}
     assert list(everything.indices) == sorted(range(10), key=lambda i: (mean[i], i))
+
+
+def test_a_budget_of_tokens_asks_a_selector_without_a_ranking_for_what_it_holds(bench):
+    """The order of `deft-ucs` goes cluster after cluster, so the beginning of all rows is no selection."""
+    examples = bench.split("train").examples
+    request = Request(examples, 10, bench=bench, fields={"deft-ucs.clusters": 3})
+    costs = answer_tokens(request)
+    budget = 4 * sum(costs) / len(costs)
+    found = select(request, "deft-ucs", Keep("tokens", budget))
+    four = select(replace(request, count=4), "deft-ucs")
+    assert set(found.indices) <= set(four.indices) and found.manifest["answer_tokens"] <= budget
+    assert four.indices != select(request, "deft-ucs").indices[:4]

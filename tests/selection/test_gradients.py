@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from foretune.catalogue.methods import resolve
+from foretune.data.example import conversation
+from foretune.errors import UsageError
 from foretune.selection.base import Request
 from foretune.selection.less import adam_step, influence, subtasks
 from foretune.selection.row_gradients import Projection, lora_layers, row_gradients
 from foretune.selection.run import select
 
+from .. import tiny
 from .conftest import rows
 
 CONFIG = resolve({"method": "lora", "lora.rank": 3, "lora.alpha": 6.0, "lora.dropout": 0.0})
@@ -97,3 +100,14 @@ def test_rows_like_the_target_have_the_most_influence(bench):
     found = select(request, "less")
     assert found.indices[0] == 5
     assert found.scores[0] == max(found.scores)
+
+
+def test_encoder_decoders_have_gradients_too_and_no_ratings(bench, tmp_path):
+    """Rows were laid out without the tokens of their decoder, so that some were left over."""
+    other = bench.with_model(str(tiny.bart(tmp_path / "bart")))
+    examples = [*bench.split("train").examples, conversation("a", "much longer than what is asked " * 3)]
+    fields = {"less.warmup_epochs": 1, "less.width": 64, "less.rank": 2}
+    request = Request(examples, 3, bench=other, target=[examples[1]], fields=fields)
+    assert len(select(request, "less").indices) == 3
+    with pytest.raises(UsageError, match="goes on writing"):
+        select(request, "select-it")

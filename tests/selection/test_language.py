@@ -16,6 +16,8 @@ from foretune.errors import UsageError
         ("30%", Keep("share", 0.3)),
         (0.3, Keep("share", 0.3)),
         ("0.3", Keep("share", 0.3)),
+        ("1.0", Keep("share", 1.0)),
+        ("1.5k", Keep("rows", 1500)),
         (1.0, Keep("share", 1.0)),
         (500, Keep("rows", 500)),
         ("500", Keep("rows", 500)),
@@ -28,7 +30,7 @@ def test_how_much_is_kept(said, meant):
     assert parse_keep(said) == meant
 
 
-@pytest.mark.parametrize("said", ["", "many", "130%", "-5", "30% tokens", "nan", 1.5])
+@pytest.mark.parametrize("said", ["", "many", "130%", "-5", "30% tokens", "nan", 1.5, "1.5", "0", "0%", "0 tokens"])
 def test_what_does_not_say_how_much(said):
     with pytest.raises(UsageError, match="Write a share"):
         parse_keep(said)
@@ -57,6 +59,7 @@ def test_chains_and_fusions():
         ("ifd:60%+", "is no selection"),
         ("IFD", "is no selection"),
         ("ifd:150%+random", "how much to keep"),
+        ("ifd&deft-ucs", "ranks none"),
     ],
 )
 def test_what_is_no_selection(said, complaint):

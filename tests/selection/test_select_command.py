@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -9,12 +10,15 @@ import pytest
 from typer.testing import CliRunner
 
 import foretune
+from foretune.catalogue.selection import Keep
 from foretune.cli.main import app
+from foretune.data.example import conversation
 from foretune.data.read import read
 from foretune.data.write import as_row, write_rows
 from foretune.errors import DataError, UsageError
 from foretune.report.selection_page import cost_sentence
-from foretune.selection.base import SelectionStopped
+from foretune.selection.base import Request, SelectionStopped
+from foretune.selection.run import select
 
 from .. import tiny
 from .conftest import rows
@@ -132,7 +136,7 @@ def test_rows_are_written_as_they_are_read(row, tmp_path):
     assert (tmp_path / "own.jsonl").read_text().splitlines() == (tmp_path / "in.jsonl").read_text().splitlines()[2:]
 
 
-def test_rows_that_cannot_be_used_stop_it_or_are_written_aside(tmp_path):
+def test_rows_that_cannot_be_used_stop_it_or_are_written_aside(ground, tmp_path):
     data = tmp_path / "odd columns.csv"
     lines = [f"{i},why {i}?,{'' if i == 3 else f'because {i}'}" for i in range(12)]
     data.write_text("\n".join(["Nr,Customer says,Reply ", *lines]) + "\n")
@@ -143,9 +147,41 @@ def test_rows_that_cannot_be_used_stop_it_or_are_written_aside(tmp_path):
     code, shown = _select(data, "--keep", "5", "--output", output, *columns, "--on-bad-row", "quarantine")
     assert code == 0 and "1 of 12 rows cannot be used" in shown and "5 of 11 rows kept" in shown
     assert len(output.read_text().splitlines()) == 5
+    scored = ("--method", "ifd", "--model", ground.llama, "--estimate", "--on-bad-row", "quarantine")
+    code, shown = _select(data, *scored, *columns)
+    assert code == 0 and shown.startswith("estimate: ")
 
 
 @pytest.mark.parametrize(("method", "told"), [("random", False), ("ifd", False), ("delift-se", True)])
 def test_what_may_be_lost_is_said_of_selectors_that_look_at_earlier_rows(method, told):
     said = cost_sentence({"selection": method, "previous_rows": 5, "seconds": 2.0, "counted": {}})
     assert ("may forget it" in said) is told
+
+
+def test_what_is_written_is_what_was_read(tmp_path):
+    """Tools and calls of a table, system turns beside labels, and lines behind a name that hides a gzip stream."""
+    call = {"name": "look_up", "arguments": '{"city": "Bern", "days": null}'}
+    chat = [
+        {"role": "user", "content": "Warm?"},
+        {"role": "assistant", "content": "I look.", "tool_calls": [{"type": "function", "function": call}]},
+        {"role": "tool", "content": "21"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    judged = {"system": "Judge.", "text": "t", "text_pair": "u", "label": "x"}
+    for number, row in enumerate([{"messages": chat, "tools": tools}, judged, {**judged, "text_pair": None}]):
+        named = {name: value for name, value in row.items() if value is not None}
+        (tmp_path / "in.json").write_text(json.dumps([named, named]))
+        examples = read(tmp_path / "in.json").examples
+        write_rows(tmp_path / f"{number}.jsonl", examples)
+        assert read(tmp_path / f"{number}.jsonl").examples == examples
+        (tmp_path / "packed.jsonl").write_bytes(gzip.compress(json.dumps(named).encode() + b"\n"))
+        packed = read(tmp_path / "packed.jsonl").examples
+        write_rows(tmp_path / "unpacked.jsonl", packed)
+        assert read(tmp_path / "unpacked.jsonl").examples == packed == examples[:1]
+
+
+def test_a_stage_leaves_its_share_also_within_a_budget_of_tokens():
+    pool = [conversation(f"q{i}", "word " * (1 + i)) for i in range(20)]
+    chosen = select(Request(pool, 20), "longest:50%+random", Keep("tokens", 100))
+    assert set(chosen.indices) <= set(range(10, 20)) and 0 < chosen.manifest["answer_tokens"] <= 100

@@ -151,12 +151,16 @@ def parse_keep(value: str | float | int) -> Keep:
     text = str(value).strip().lower()
     try:
         if (tokens := re.fullmatch(r"(.+?)\s*tok(?:en)?s?", text)) is not None:
-            return Keep("tokens", parse_count(tokens[1]))
-        if text.endswith("%") or isinstance(value, float) or re.fullmatch(r"0?\.[0-9]+", text):
-            return Keep("share", parse_share(text))
-        return Keep("rows", parse_count(re.sub(r"\s*rows?$", "", text)))
+            keep = Keep("tokens", parse_count(tokens[1]))
+        elif text.endswith("%") or isinstance(value, float) or re.fullmatch(r"[0-9]*\.[0-9]+", text):
+            keep = Keep("share", parse_share(text))
+        else:
+            keep = Keep("rows", parse_count(re.sub(r"\s*rows?$", "", text)))
     except UsageError as error:
         raise UsageError(f"{value!r} does not say how much to keep.", remedy=forms) from error
+    if keep.amount <= 0:
+        raise UsageError(f"{value!r} keeps nothing.", remedy=forms)
+    return keep
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,11 @@ def parse(text: str) -> tuple[Stage, ...]:
             if declared.moment == "during" and (len(stages) > 1 or len(stage.names) > 1):
                 raise UsageError(
                     f"{name} chooses rows while training, so it stands alone.", remedy="Leave out the rest."
+                )
+            if not declared.nested and len(stage.names) > 1:
+                raise UsageError(
+                    f"{name} chooses a set of rows and ranks none, so its ranks cannot be fused.",
+                    remedy=f"Write it as a stage of its own, like {name}:60%+longest.",
                 )
     if stages[-1].keep is not None:
         raise UsageError(f"the last stage of {text!r} has a share of its own.", remedy="Say it with keep.")

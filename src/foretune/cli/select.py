@@ -69,12 +69,15 @@ def select(
         prompt=prompt_column, answer=answer_column, label=label_column, text=text_column, pair=pair_column
     )
     found, pool = job_of.read_pool(data, columns=columns, task=task, format=format, on_bad_row=on_bad_row)
+    said = {"data.format": format, "data.task": task, "data.on_bad_row": on_bad_row}
+    said |= {f"data.columns.{name}": column for name, column in columns.named().items()}
+    options = {key: value for key, value in said.items() if value is not None}
     job = job_of.SelectionJob(
         examples=pool, task=found.task, method=method, keep=wanted, target=other_rows(target, found.task),
         previous=other_rows(previous, found.task), model=model, fields=fields, seed=seed,
         context_tokens=context, store=store,
     )  # fmt: skip
-    cost = job_of.estimate(job, *(_speeds(data, model) if job.needs_model else ()))
+    cost = job_of.estimate(job, *(_speeds(data, model, options) if job.needs_model else ()))
     if not as_json or estimate:
         typer.echo(_estimate(cost, as_json))
     if estimate:
@@ -148,14 +151,14 @@ def _fields(sets: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _speeds(data: str, model: str | None) -> tuple[Speeds, tuple[float, float]]:
+def _speeds(data: str, model: str | None, options: Mapping[str, Any]) -> tuple[Speeds, tuple[float, float]]:
     """What a plan of the same data and model knows: this machine's speed, and the mean row's tokens."""
     from foretune.fit import plan
     from foretune.fit.history import known_history
     from foretune.selection.base import Speeds
 
     history, outcomes = known_history()
-    made = plan(data, model=model, history=history, outcomes=outcomes)
+    made = plan(data, model=model, options=options, history=history, outcomes=outcomes)
     units = made.forecast.units
     speeds = Speeds(
         score_tokens_per_s=units.score_tokens_per_s.value,

@@ -39,18 +39,18 @@ def lay_out(
     """
     packing = packing and kind != "seq2seq"
     share_head = share_head and kind == "causal" and not (tasks and len({rows[i].task for i in chosen}) > 1)
-    order = sorted(range(len(chosen)), key=lambda number: (-_length(rows[chosen[number]], kind), number))
+    order = sorted(range(len(chosen)), key=lambda number: (-length_of(rows[chosen[number]], kind), number))
     head = shared_head([rows[i] for i in chosen]) if packing and share_head and len(chosen) > 1 else 0
     groups: list[list[int]] = []
     filled = 0
     for number in order:
-        length = _length(rows[chosen[number]], kind)
+        length = length_of(rows[chosen[number]], kind)
         if packing:
             length -= head
             fits = bool(groups) and filled + length <= limit_tokens
             filled = filled + length if fits else head + length
         else:  # sorted by falling length: the first row of a group sets its width
-            width = _length(rows[chosen[groups[-1][0]]], kind) if groups else 0
+            width = length_of(rows[chosen[groups[-1][0]]], kind) if groups else 0
             full = padded_rows is not None and bool(groups) and len(groups[-1]) >= padded_rows
             fits = bool(groups) and not full and width * (len(groups[-1]) + 1) <= limit_tokens
         if fits:
@@ -78,7 +78,8 @@ def _with_tasks(batch: MicroBatch, rows: Sequence[EncodedRow]) -> MicroBatch:
     return replace(batch, tasks=numbers[(batch.segments - 1).clamp_min(0)])
 
 
-def _length(row: EncodedRow, kind: ModelKind) -> int:
+def length_of(row: EncodedRow, kind: ModelKind) -> int:
+    """The tokens that a row puts into a batch, those of a decoder of its own among them."""
     return len(row.ids) + (len(row.decoder_ids) if kind == "seq2seq" and row.decoder_ids is not None else 0)
 
 

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from foretune.catalogue.methods import resolve
+from foretune.data.batches import length_of
 from foretune.data.encode import EncodedRow
 from foretune.data.update import Epochs
 from foretune.errors import UsageError
@@ -180,7 +181,7 @@ def _projected(
 
     def compute(block: Sequence[int]) -> dict[str, NDArray[np.float16]]:
         total = torch.zeros(len(block), projection.width, device=network.model.device)
-        for part in _batches([rows[i] for i in block]):
+        for part in _batches([length_of(rows[i], network.kind) for i in block]):
             places = torch.tensor(part, device=total.device)
             here = torch.zeros(len(part), projection.width, device=total.device)
 
@@ -198,12 +199,12 @@ def _projected(
     return arrays["gradient"].astype(np.float64)
 
 
-def _batches(rows: Sequence[EncodedRow]) -> list[list[int]]:
+def _batches(lengths: Sequence[int]) -> list[list[int]]:
     """Rows of like length together, `BATCH_TOKENS` padded tokens at most."""
-    order = sorted(range(len(rows)), key=lambda i: (len(rows[i].ids), i))
+    order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
     groups: list[list[int]] = []
     for i in order:
-        if groups and len(rows[i].ids) * (len(groups[-1]) + 1) <= BATCH_TOKENS:
+        if groups and lengths[i] * (len(groups[-1]) + 1) <= BATCH_TOKENS:
             groups[-1].append(i)
         else:
             groups.append([i])

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from foretune.data.batches import lay_out
+from foretune.data.batches import lay_out, length_of
 from foretune.data.encode import EncodedRow
 from foretune.seeding import generator
 from foretune.selection.base import Workbench
@@ -37,8 +37,9 @@ def row_gradients(bench: Workbench, network: Network, rows: Sequence[EncodedRow]
 
     ``network`` has LoRA attached. The loss of a row is the mean over its scored tokens.
     """
+    longest = max(length_of(row, network.kind) for row in rows)
     update = lay_out(
-        rows, range(len(rows)), kind=network.kind, limit_tokens=sum(len(row.ids) for row in rows) * len(rows) + 1,
+        rows, range(len(rows)), kind=network.kind, limit_tokens=longest * len(rows),
         packing=False, pad_id=bench.pad_id, decoder_start_id=bench.decoder_start_id,
     )  # fmt: skip
     (batch,) = update.micro_batches

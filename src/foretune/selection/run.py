@@ -4,18 +4,20 @@
     fuse    a&b        mean of the ranks under a and b (Borda count); both rank the whole pool
 
 What cannot be trained on (no answer), what was cut to fit the context and what the selectors themselves counted is in
-the manifest. A budget in answer tokens takes rows in order while they fit (a row that does not fit is passed over).
+the manifest. A budget in answer tokens takes rows in order while they fit (a row that does not fit is passed over); a
+selector that ranks nothing is asked for as many as it holds of the mean row.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from foretune.catalogue.selection import Keep, Stage, needed, parse
+from foretune.catalogue.selection import Keep, Stage, declaration, needed, parse
 from foretune.data.example import Example
 from foretune.data.reasoning import reasoned_answer
 from foretune.errors import DataError, UsageError
@@ -135,7 +137,9 @@ def _stages(request: Request, stages: Sequence[Stage], blocks: BlockMap) -> Sele
     cost = Cost()
     for number, stage in enumerate(stages, 1):
         last = number == len(stages)
-        count = request.count if stage.keep is None else max(request.count, stage.keep.rows(len(rows)))
+        count = request.count if stage.keep is None else stage.keep.rows(len(rows))
+        if request.budget_tokens is None:
+            count = max(request.count, count)
         part = request.narrowed(rows, min(count, len(rows)))
         if not last:
             part = replace(part, budget_tokens=None)
@@ -160,10 +164,19 @@ def _sum(one: Cost, other: Cost) -> Cost:
 
 def _stage(request: Request, stage: Stage, blocks: BlockMap) -> Selection:
     if len(stage.names) == 1:
-        return get(stage.names[0]).select(request, blocks=blocks)
+        return get(stage.names[0]).select(_sized(request, stage.names[0]), blocks=blocks)
     whole = replace(request, count=len(request.examples), budget_tokens=None)
     parts = [get(name).select(whole, blocks=blocks) for name in stage.names]
     return fused(parts, len(request.examples), request.count, "&".join(stage.names))
+
+
+def _sized(request: Request, name: str) -> Request:
+    """The request with as many rows as a token budget holds of their mean length, for a selector whose choice of many
+    does not begin with its choice of few; as it is for others, of whose ranking the budget takes what fits."""
+    if request.budget_tokens is None or declaration(name).nested:
+        return request
+    holds = math.ceil(request.budget_tokens * len(request.costs) / max(1, sum(request.costs)))
+    return replace(request, count=min(request.count, holds))
 
 
 def fused(parts: Sequence[Selection], rows: int, count: int, name: str) -> Selection:

@@ -21,7 +21,7 @@ import torch
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow, encode_rows
 from foretune.data.example import Example, conversation
-from foretune.errors import ModelError
+from foretune.errors import ModelError, UsageError
 from foretune.selection.base import BlockMap, Request, Selection, Workbench
 from foretune.selection.declared import Declared, Floats
 from foretune.selection.kept_blocks import in_blocks
@@ -72,6 +72,10 @@ class SelectIt(Declared):
         benches = [request.model]
         if settings["second"] != "none":
             benches.append(request.model.with_model(settings["second"]))
+        if any(bench.kind != "causal" for bench in benches):
+            raise UsageError(
+                "select-it asks a model that goes on writing for its ratings.", remedy="Choose ifd or rds-plus."
+            )
         weights = np.asarray([sum(p.numel() for p in bench.network.model.parameters()) for bench in benches], float)
         scores = np.stack([self._of_model(request, bench, float(settings["alpha"])) for bench in benches])
         return self.by_score(request, (weights[:, None] * scores).sum(axis=0) / weights.sum())
