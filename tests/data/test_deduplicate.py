@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 
 import numpy as np
 import pytest
@@ -173,3 +174,9 @@ def test_short_empty_and_long_texts(texts: list[str]) -> None:
     assert len(set(clusters(rows).tolist())) == len(set(texts))
     assert clusters([]).tolist() == []
     assert clusters(rows[:1]).tolist() == [0]
+
+
+def test_accents_in_one_piece_or_two_are_the_same() -> None:
+    text = "Vi\u1ec7t Nam l\u00e0 m\u1ed9t n\u01b0\u1edbc \u1edf \u0110\u00f4ng Nam \u00c1"
+    found = find([conversation(unicodedata.normalize(form, text), "a") for form in ("NFC", "NFD")])
+    assert found.exact == 1

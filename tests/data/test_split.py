@@ -258,3 +258,14 @@ def test_in_words() -> None:
     assert "no difference" in in_words(1, "test", counted=True)
     assert detectable_effect(1) is None and detectable_difference(3) is None
     assert pytest.approx(0.8416, abs=1e-4) == Z_POWER_80
+
+
+def test_answers_to_one_question_stay_together_and_an_instruction_does_not() -> None:
+    questions = [conversation(row.prompt, f"{row.answer} {n}") for row in rows_of(40) for n in range(4)]
+    parts = split(questions)
+    asked = {name: {row.prompt for row in parts.of(name)} for name in SPLITS}
+    assert not asked["test"] & asked["train"] and not asked["validation"] & asked["train"]
+    assert not any("ask what a training row asks" in note for note in parts.report.notes)
+    poems = [conversation("Write a poem.", row.answer) for row in rows_of(60)]
+    parts = split(poems)
+    assert len(parts.test) == 10 and any("10 of 10 test rows ask what" in note for note in parts.report.notes)

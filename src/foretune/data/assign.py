@@ -1,24 +1,27 @@
 """Dealing units of rows out to splits or folds: what belongs together stays together, labels stay balanced.
 
-A *unit* is a set of rows that may not be separated: one group, one cluster of duplicates, or what these two join.
+A *unit* is a set of rows that may not be separated: one group, one cluster of duplicates, the answers to one prompt,
+or what these join. A prompt with very many answers (`_MOST_ANSWERS`) is an instruction, not a question, and joins none.
 Which split a unit goes to depends on its content and the seed, not on where its rows stand in the file.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from foretune.data.deduplicate import Clusters, UnionFind
+from foretune.data.deduplicate import Clusters, UnionFind, asked_by
 from foretune.data.example import Example
 from foretune.seeding import derive
 
 _NUMBER_BANDS = 5
 """Regression labels are balanced over fifths of their range of ranks."""
 _FEWEST_FOR_BANDS = 50
+_MOST_ANSWERS, _MOST_ANSWERS_SHARE = 10, 0.05
+"""A prompt that more rows than both have in common asks for something new each time (write a poem)."""
 _FEWEST_OF_A_LABEL = 3
 """A label with fewer units stays in training: it cannot be both learned and measured."""
 
@@ -43,6 +46,9 @@ def units_of(examples: Sequence[Example], cluster: Clusters, *, seed: int) -> li
         sets.union(first_of_cluster.setdefault(int(cluster[row]), row), row)
         if example.group is not None:
             sets.union(first_of_group.setdefault(example.group, row), row)
+    for rows in _of_one_prompt(examples):
+        for row in rows[1:]:
+            sets.union(rows[0], row)
     members: dict[int, list[int]] = defaultdict(list)
     for row in range(len(examples)):
         members[sets.find(row)].append(row)
@@ -54,6 +60,15 @@ def units_of(examples: Sequence[Example], cluster: Clusters, *, seed: int) -> li
         own = frozenset(strata[row] for row in rows)
         units.append(Unit(tuple(rows), stratum, (derive(seed, "split", name), name), own))
     return sorted(units, key=lambda unit: unit.key)
+
+
+def _of_one_prompt(examples: Sequence[Example]) -> Iterator[list[int]]:
+    """Rows that ask the same; none of a prompt that very many rows share."""
+    asking: dict[str, list[int]] = defaultdict(list)
+    for row, example in enumerate(examples):
+        asking[asked_by(example)].append(row)
+    most = max(_MOST_ANSWERS, _MOST_ANSWERS_SHARE * len(examples))
+    return (rows for rows in asking.values() if len(rows) <= most)
 
 
 def _strata(examples: Sequence[Example]) -> list[str]:

@@ -1,6 +1,7 @@
 """Which rows are the same thing twice: exact duplicates, near-duplicates, and labels that contradict each other.
 
-Two rows are exact duplicates when prompt, answer and label agree after `normalised` (case and white space). They are
+Two rows are exact duplicates when prompt, answer and label agree after `normalised` (case and white space; accents
+in one piece or two are the same). They are
 near-duplicates when the prompts *and* the answers are alike (Jaccard similarity of character shingles at least
 `NEAR`) and the numbers in them are the same: a changed number changes the question. Labelled rows need equal labels;
 the same text under two labels is a conflict. Clusters are what union-find joins; they do not depend on the order of
@@ -11,6 +12,7 @@ crowd of alike rows can be missed; an exact duplicate cannot.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -84,8 +86,17 @@ def fields_of(example: Example) -> tuple[str, str, str]:
     """What is compared: normalised prompt, normalised answer, label. Plain text is all prompt."""
     label = "" if example.label is None else repr(example.label)
     if example.label is not None or (example.turns and example.turns[0].role == "text"):
-        return normalised(example.prompt), "", label
-    return normalised(example.prompt), normalised(reasoned_answer(example)), label
+        return asked_by(example), "", label
+    return asked_by(example), _folded(reasoned_answer(example)), label
+
+
+def asked_by(example: Example) -> str:
+    """The normalised prompt."""
+    return _folded(example.prompt)
+
+
+def _folded(text: str) -> str:
+    return normalised(unicodedata.normalize("NFC", text))
 
 
 def clusters(examples: Sequence[Example], *, near: float | None = NEAR, seed: int = 0) -> Clusters:

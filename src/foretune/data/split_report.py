@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from foretune.data.deduplicate import Duplicates
+from foretune.data.deduplicate import Duplicates, asked_by
 from foretune.data.example import Example, task_of
 from foretune.data.leakage import Leak
 from foretune.data.power import DISCORDANCE, detectable_difference, in_words
@@ -94,6 +94,7 @@ def report(
     notes = [
         *_origin_notes(origin, sizes, taken, capped),
         *_leak_notes(leaked, removed),
+        *_asked_before_notes(parts),
         *_duplicate_notes(duplicates),
         *_label_notes(train_labels, imbalance, unseen),
         *(in_words(sizes[name], name, counted=counted) for name in measured),
@@ -145,6 +146,18 @@ def _leak_notes(leaked: Mapping[str, int], removed: bool) -> list[str]:
     done = "removed" if removed else "left in, so scores will be too good"
     return [
         f"{count:,} {_plural(count)} of {pair.replace(' in ', ' also in ')}: {done}." for pair, count in leaked.items()
+    ]
+
+
+def _asked_before_notes(parts: Mapping[str, Sequence[Example]]) -> list[str]:
+    """How many measured rows ask what a training row asks; those with its answer too have been told as leaks."""
+    trained = {asked_by(row) for row in parts.get("train", ())}
+    again = {name: sum(asked_by(row) in trained for row in parts.get(name, ())) for name in ("validation", "test")}
+    return [
+        f"{count:,} of {len(parts[name]):,} {name} rows ask what a training row asks: where that makes the answer "
+        "known, scores are too good; a --group-column keeps such rows together."
+        for name, count in again.items()
+        if count
     ]
 
 
