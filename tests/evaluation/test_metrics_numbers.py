@@ -1,6 +1,7 @@
 """Classification, calibration, regression and likelihood against sklearn, scipy and hand-computed values."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,11 +9,13 @@ from scipy import stats
 from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from foretune.data.choices import Choices
+from foretune.data.row_label import label_text
 from foretune.errors import DataError, TrainingError
 from foretune.evaluation.aggregate import calibration_error, resamples, spearman
 from foretune.evaluation.base import Answer
 from foretune.evaluation.metrics import METRICS
 from foretune.evaluation.metrics.labels import calibration, read_choice, read_class, reading_note
+from foretune.evaluation.metrics.numbers import number
 
 
 def classified(pairs: list[tuple[str, str]]) -> list[Answer]:
@@ -238,3 +241,38 @@ def test_choices_are_found_in_the_prompt_that_asked_them() -> None:
     result = METRICS["choice"].score(rows)
     assert result.per_row == (1.0, 0.0, 1.0)
     assert result.details == {"read_in_sentences": 1, "predicted_outside": 0}
+
+
+def test_the_class_of_a_head_is_no_sentence() -> None:
+    """A class that the scored rows lack may hold another as a word."""
+    rows = [
+        Answer(0, "", "transfer", "cancel transfer", probability=0.9),
+        Answer(1, "", "transfer", "transfer", probability=0.8),
+    ]
+    for name in ("accuracy", "macro_f1", "balanced_accuracy"):
+        assert METRICS[name].score(rows).per_row == (0.0, 1.0)
+    assert METRICS["accuracy"].score([replace(row, probability=None) for row in rows]).value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("12,500", 12500.0),
+        ("about -1,234,567.5 in all", -1234567.5),
+        ("1,2", 1.0),
+        ("1,2345", 1.0),
+        ("1e3", 1000.0),
+        ("7.", 7.0),
+    ],
+)
+def test_commas_between_thousands_are_part_of_a_number(text: str, value: float) -> None:
+    assert number(text) == value
+
+
+@pytest.mark.parametrize(
+    ("label", "written"),
+    [(1234567.0, "1234567"), (249999.99, "249999.99"), (0.123456789, "0.123456789"), (20240131.0, "20240131"),
+     (0.5, "0.5"), (-3.0, "-3"), (float(np.float32(0.1)), "0.1"), (1e-7, "1e-07"), (1e300, "1e+300"), ("a", "a")],
+)  # fmt: skip
+def test_numbers_are_written_in_full(label: float | str, written: str) -> None:
+    assert label_text(label) == written

@@ -108,6 +108,14 @@ def _classes(rows: Sequence[Answer]) -> list[str]:
     return sorted({row.reference.strip() for row in rows})
 
 
+def _read_classes(rows: Sequence[Answer], said: Sequence[str], classes: Collection[str]) -> list[str]:
+    """The class of each row; a head, which gives it a probability, says nothing but its class."""
+    return [
+        one.strip() if row.probability is not None else read_class(one, classes)
+        for row, one in zip(rows, said, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class Accuracy:
     """The share of rows whose class is named, among the classes that the references hold."""
@@ -122,7 +130,7 @@ class Accuracy:
         require_rows(rows, self.name)
         classes = _classes(rows)
         said = [prediction_of(row, self.name) for row in rows]
-        read = [read_class(one, classes) for one in said]
+        read = _read_classes(rows, said, classes)
         per_row = tuple(same_class(one, row.reference) for one, row in zip(read, rows, strict=True))
         return mean_of(per_row, details=_details(said, read, [classes] * len(rows)))
 
@@ -170,7 +178,7 @@ class ClassMetric:
         require_rows(rows, self.name)
         classes = _classes(rows)
         said = [prediction_of(row, self.name) for row in rows]
-        read = [read_class(one, classes) for one in said]
+        read = _read_classes(rows, said, classes)
         pairs = [(row.reference.strip(), one) for row, one in zip(rows, read, strict=True)]
         numbers = {name: float(i) for i, name in enumerate(classes)}
         nowhere = float(len(classes))  # predicted, but no row's class

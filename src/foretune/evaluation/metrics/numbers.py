@@ -25,13 +25,13 @@ from foretune.evaluation.metrics.rows import checked, from_rows, prediction_of, 
 
 NATS_PER_BIT = math.log(2)
 LARGEST_CORRELATION = 1.0
-_NUMBER = re.compile(r"[-+−]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
 
 def number(text: str) -> float | None:
-    """The first number in ``text``; None when there is none or it is not finite."""
+    """The first number in ``text`` (12,500 is one); None when there is none or it is not finite."""
     found = _NUMBER.search(text)
-    value = None if found is None else float(found.group().replace("−", "-"))
+    value = None if found is None else float(found.group().replace("−", "-").replace(",", ""))
     return value if value is not None and math.isfinite(value) else None
 
 
