@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,13 @@ def test_wrong_export_is_refused_and_removed(tiny: Tiny, reference: Any, tmp_pat
     with pytest.raises(ModelError, match="does not answer as the evaluated model does"):
         verify(reference, folder, PROBES)
     assert not folder.exists()
+
+
+def test_a_base_that_is_not_here_leaves_the_adapter(tiny: Tiny, reference: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny.adapter, tmp_path / "adapter")
+    with pytest.raises(ModelError, match="no config"):
+        verify(reference, folder, PROBES, base=tmp_path / "nowhere")
+    assert (folder / "adapter_model.safetensors").is_file()
 
 
 def test_changed_chat_template_is_a_difference(tiny: Tiny, reference: Any, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from foretune.execution.trial import Trial, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
 from foretune.export.verify import DEFAULT_PROBES, answer_probes, verify
 from foretune.files import write_json
+from foretune.models.fetch import folder_of
 from foretune.search.types import Lease
 from foretune.selection.base import SelectionStopped
 from foretune.training.loop import StepReport, Training
@@ -221,7 +222,7 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
     The check loads what was written afresh; the bench lets go of its own model first, so that one fits where one fits.
     Raises `ModelError` (and leaves nothing) when the written folder answers differently.
     """
-    output, base = Path(payload["output"]), Path(bench.folder_or_id)
+    output = Path(payload["output"])
     with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
         load_checkpoint(attachment, Path(payload["run_folder"]), int(payload["step"]))
         export_adapter(attachment, output, tokenizer=bench.tokenizer, base_model=payload["base"])
@@ -234,6 +235,7 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
         reference = answer_probes(network.model, bench.tokenizer, DEFAULT_PROBES)
     report("beat", {})
     dtype = str(bench.model.dtype).removeprefix("torch.")
+    base = folder_of(bench.folder_or_id, bench.task.model.revision)
     bench.unload()
     check = verify(reference, output, DEFAULT_PROBES, dtype=dtype, base=base, labels=bench.task.labels)
     return {"output": str(output), "statistics": statistics, "verified": True, "detail": check.detail}

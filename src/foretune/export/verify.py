@@ -185,8 +185,10 @@ def verify(
 
     ``base`` is needed for adapters; ``gguf`` names a GGUF file in ``folder``, whose prompts come from the reference
     because a GGUF tokenizer is read by other programs. On a difference the folder is removed (unless ``keep``) and
-    `ModelError` is raised.
+    `ModelError` is raised; a base that is not there says nothing about the folder, which stays.
     """
+    if base is not None:
+        loading.read_config(base)
     try:
         return _verify(reference, folder, probes, dtype, base, labels, tolerance, gguf)
     except ModelError as error:

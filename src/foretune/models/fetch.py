@@ -50,6 +50,12 @@ def hub_snapshot(source: str, revision: str | None = None) -> Path | None:
     return Path(found).parent if isinstance(found, str) else None
 
 
+def folder_of(source: str, revision: str | None = None) -> Path:
+    """Where the files of a model that is here lie: ``source`` itself, or a hub id's snapshot in the local cache."""
+    path = Path(source)
+    return path if path.is_dir() else hub_snapshot(source, revision) or path
+
+
 def fetch(name: str, *, accept_terms: bool = False, progress: Progress | None = None) -> Path:
     """The folder of a catalogue model, downloaded and converted when it is not there yet.
 

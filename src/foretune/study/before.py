@@ -25,6 +25,7 @@ from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.types import Executor, Job, TaskSpec
 from foretune.files import MANIFEST
 from foretune.fit.folder import RunFolder
+from foretune.models.fetch import folder_of
 from foretune.search.types import Lease, Observation
 from foretune.study.pools import POOL_SEED
 
@@ -75,7 +76,7 @@ def _made(
         task = TaskSpec.from_json(folder.once("prepared", lambda: _prepared(settings, model, folder)))
         adapter = (root / "adapter").resolve()
         folder.once("trained", lambda: _trained(settings, task, root, adapter, executor, watch))
-        export_merged(Path(task.model.source), adapter, merged)
+        export_merged(folder_of(task.model.source, task.model.revision), adapter, merged)
     return model.model_copy(update={"source": str(merged.resolve())})
 
 
