@@ -22,6 +22,7 @@ from foretune.execution.bench import Bench
 from foretune.execution.types import TaskSpec
 from foretune.export.adapter import export_adapter
 from foretune.fit.prepare import write_split
+from foretune.models.load import weights_hash
 from foretune.report.record import ExportInfo, write_record
 from tests.report.conftest import sample
 
@@ -101,7 +102,7 @@ def run_of(root: Path, kind: str, task: str, examples: Sequence[Example], labels
         export_adapter(attachment, root / "run" / "adapter", tokenizer=bench.tokenizer, base_model=str(base))
     record = sample()
     write_record(root / "run", replace(
-        record, model=replace(record.model, folder=str(base), kind=kind),
+        record, model=replace(record.model, folder=str(base), kind=kind, weights_sha256=weights_hash(base)),
         data=replace(record.data, task=task, labels=labels), exports=(ExportInfo("adapter", "adapter"),),
     ))  # fmt: skip
     return Run(root / "run", base, tuned, before)

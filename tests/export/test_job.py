@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from foretune.cli.main import app
 from foretune.errors import ForetuneError, ModelError, OutputError, UsageError
 from foretune.export.job import export_run, find_source
-from foretune.report.record import ExportInfo, write_record
+from foretune.models.load import weights_hash
+from foretune.report.record import ExportInfo, read_record, write_record
 
 from ..report.conftest import sample
 from .conftest import Tiny
@@ -26,7 +27,8 @@ def run(tiny: Tiny, tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     shutil.copytree(tiny.adapter, folder / "adapter")
     record = sample()
-    write_record(folder, replace(record, model=replace(record.model, folder=str(tiny.base))))
+    model = replace(record.model, folder=str(tiny.base), weights_sha256=weights_hash(tiny.base))
+    write_record(folder, replace(record, model=model))
     return folder
 
 
@@ -72,6 +74,14 @@ def test_missing_base_and_strange_records_are_refused(run: Path, tiny: Tiny, tmp
         find_source(run)
     with pytest.raises(ModelError, match="no config"):
         find_source(tmp_path)
+
+
+def test_a_base_with_other_weights_is_refused_unless_it_is_named(run: Path, tiny: Tiny) -> None:
+    record = read_record(run)
+    write_record(run, replace(record, model=replace(record.model, weights_sha256="0" * 32)))
+    with pytest.raises(ModelError, match="not the weights that the run was trained on"):
+        find_source(run)
+    assert find_source(run, base=tiny.base).base == tiny.base
 
 
 @pytest.mark.parametrize(

@@ -376,3 +376,23 @@ def test_a_budget_that_held_the_default_alone_says_that_fixed_settings_were_not_
     with pytest.raises(TrainingError, match="the default LoRA alone") as raised:
         fast_fit(output=tmp_path / "run", options={**BRIEF, "training.lora.rank": 4})
     assert raised.value.exit_code == 8 and "larger budget" in raised.value.remedy
+
+
+def test_a_hub_model_of_a_revision_is_exported_and_checked_as_trained(
+    fast_fit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    snapshot = tmp_path / "hub" / "models--owner--tiny" / "snapshots" / ("a" * 40)
+    tiny.llama(snapshot)
+    refs = snapshot.parents[1] / "refs"
+    refs.mkdir()
+    (refs / "v1").write_text("a" * 40)
+    options = {**BRIEF, "model.revision": "v1", "output.deploy": "merged"}
+    record = fast_fit(model="owner/tiny", output=tmp_path / "run", options=options).record
+    assert [export.verified for export in record.exports] == [True, True]
+    assert record.model.source == "owner/tiny" and record.model.folder == str(snapshot)
+    config = read_json(tmp_path / "run" / "adapter" / "adapter_config.json")
+    assert config["base_model_name_or_path"] == "owner/tiny"

@@ -21,6 +21,7 @@ from foretune.export.merge import export_merged, write_model
 from foretune.export.verify import DEFAULT_PROBES, ProbeAnswer, Verification, answer_probes, verify
 from foretune.files import explained
 from foretune.models.fetch import fetched, hub_snapshot
+from foretune.models.load import weights_hash
 from foretune.report.card import render_card
 from foretune.report.record import RESULT, ExportInfo, RunRecord, read_record
 
@@ -53,7 +54,11 @@ class Source:
 
 
 def find_source(folder: Path, base: Path | None = None) -> Source:
-    """The source behind a run folder, an adapter folder or a folder of whole weights. Raises `ModelError`."""
+    """The source behind a run folder, an adapter folder or a folder of whole weights.
+
+    Raises `ModelError` where a part is missing, and where the base that is here has other weights than the record says;
+    a base that is named with ``base`` is taken at its word.
+    """
     record = None
     trained = folder
     if (folder / RESULT).is_file():
@@ -66,6 +71,8 @@ def find_source(folder: Path, base: Path | None = None) -> Source:
     candidates = [str(base)] if base else [name for name in (record and record.model.folder, named) if name]
     for candidate in candidates:
         if (found := _folder_of(candidate)) is not None:
+            if record is not None and base is None:
+                _check_weights(found, record)
             return Source(trained, found, record)
     tried = ", ".join(candidates) or "no folder is named"
     raise ModelError(
@@ -80,6 +87,16 @@ def _folder_of(name: str) -> Path | None:
     if (Path(name) / loading.CONFIG).is_file():
         return Path(name)
     return fetched(name) if known_model(name) is not None else hub_snapshot(name)
+
+
+def _check_weights(base: Path, record: RunRecord) -> None:
+    recorded = record.model.weights_sha256
+    if recorded and weights_hash(base) != recorded:
+        raise ModelError(
+            "these are not the weights that the run was trained on.",
+            place=Place(base),
+            remedy="Name the folder of the model that it was trained on with --base FOLDER.",
+        )
 
 
 def _trained(folder: Path, record: RunRecord) -> Path:

@@ -24,6 +24,7 @@ from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
 from foretune.fit.regularized import regularizer_notes
 from foretune.fit.selected import selection_info
+from foretune.models.fetch import folder_of
 from foretune.report import record as r
 from foretune.report.metric_words import WRITTEN
 from foretune.search.runs import Run
@@ -135,7 +136,7 @@ def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelI
     from foretune.catalogue.models import known_model
 
     known = known_model(plan.model.source)
-    layout = plan.placement.layout
+    layout, reference = plan.placement.layout, prepared.task.model
     return r.ModelInfo(
         source=plan.model.source,
         kind=plan.model.shapes.kind,
@@ -143,9 +144,9 @@ def _model(plan: Plan, prepared: Prepared, probe: Mapping[str, Any]) -> r.ModelI
         dtype=layout.dtype,
         weights_sha256=probe["weights_hash"],
         license=known.license if known is not None else None,
-        folder=prepared.task.model.source,
+        folder=str(folder_of(reference.source, reference.revision)),
         context_tokens=prepared.task.context_tokens,
-        quantize=prepared.task.model.quantize,
+        quantize=reference.quantize,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 from typing import Any
 
 from foretune.files import write_json
 from foretune.fit.finals import checkpoint_of
 from foretune.fit.prepare import Prepared
 from foretune.fit.session import Session
+from foretune.models.fetch import folder_of
 from foretune.report.card import write_card
 from foretune.report.html import write_report
 from foretune.report.record import ExportInfo, RunRecord, write_record
@@ -37,11 +37,12 @@ def exported(session: Session, prepared: Prepared, winner: Run, step: int) -> tu
 def _deployed(session: Session, form: Any, prepared: Prepared) -> ExportInfo:
     from foretune.export.job import export_run
 
-    root = session.folder.root
+    root, model = session.folder.root, prepared.task.model
 
     def export() -> dict[str, Any]:
         shutil.rmtree(root / form, ignore_errors=True)
-        path, check = export_run(session.folder.adapter, root / form, form, base=Path(prepared.task.model.source))
+        base = folder_of(model.source, model.revision)
+        path, check = export_run(session.folder.adapter, root / form, form, base=base)
         return {"folder": str(path.relative_to(root)), "detail": check.detail}
 
     done = session.once(f"export-{form}", "export", export)
