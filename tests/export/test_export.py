@@ -158,18 +158,24 @@ def test_adapter_of_another_base_is_refused(tiny: Tiny, tmp_path: Path) -> None:
         export_merged(tmp_path / "base", tiny.adapter, tmp_path / "out", "float32")
 
 
-def test_classifier_keeps_its_head_and_labels(tiny: Tiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize("classes_of_the_base", [None, 5])
+def test_classifier_keeps_its_head_and_labels(tiny: Tiny, tmp_path: Path, classes_of_the_base: int | None) -> None:
     import peft
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     make_base(tmp_path / "base")
+    if classes_of_the_base:
+        headed = LlamaForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=classes_of_the_base)
+        headed.save_pretrained(tmp_path / "base")
     tiny.tokenizer.save_pretrained(tmp_path / "base")
     config = LlamaConfig.from_pretrained(tmp_path / "base")
     config.num_labels, config.pad_token_id = 3, 2
     torch.manual_seed(0)
     model = LlamaForSequenceClassification(config)
     model.model.load_state_dict(
-        LlamaForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3).model.state_dict()
+        LlamaForSequenceClassification.from_pretrained(
+            tmp_path / "base", num_labels=3, ignore_mismatched_sizes=True
+        ).model.state_dict()
     )
     peft.get_peft_model(model, peft.LoraConfig(r=2, task_type="SEQ_CLS", init_lora_weights=False)).save_pretrained(
         tmp_path / "adapter"

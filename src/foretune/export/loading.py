@@ -69,7 +69,11 @@ def kind_of(folder: Path) -> Kind:
 def load_plain(
     folder: Path, kind: Kind, dtype: torch.dtype, *, labels: Sequence[str] = (), classes: int | None = None
 ) -> nn.Module:
-    """The whole model in ``folder`` in ``dtype``, in evaluation mode. Raises `ModelError`."""
+    """The whole model in ``folder`` in ``dtype``, in evaluation mode. Raises `ModelError`.
+
+    ``labels`` or ``classes`` are given for the base of a classifier's adapter, which brings its own head: a base may
+    then have a head of another size.
+    """
     import transformers
 
     if read_config(folder).get("quantization_config"):
@@ -84,6 +88,7 @@ def load_plain(
         settings["label2id"] = {label: number for number, label in enumerate(labels)}
     elif kind == "classifier" and classes is not None:
         settings["num_labels"] = classes
+    settings["ignore_mismatched_sizes"] = bool(settings)
     try:
         model: nn.Module = getattr(transformers, _CLASSES[kind]).from_pretrained(
             folder, dtype=dtype, local_files_only=True, trust_remote_code=False, use_safetensors=True, **settings
