@@ -183,6 +183,21 @@ def test_noise_below_rules_it_out_in_training_only(tiny_llama: Any) -> None:
     assert FrozenPrefix(noisy.model.train(), "tiny", store).usable()
 
 
+def test_noise_that_no_module_shows_rules_it_out_as_well() -> None:
+    from transformers import OPTConfig, OPTForCausalLM
+
+    torch.manual_seed(0)
+    size = {"vocab_size": 97, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
+    model = OPTForCausalLM(OPTConfig(**size, num_attention_heads=4, max_position_embeddings=64, dropout=0.1)).eval()
+    attachment = upper(model.requires_grad_(False), [1])
+    store = PrefixStore(2**20)
+    network = Network(attachment.model, "causal", FrozenPrefix(attachment.model, "opt", store))
+    run(network, training=True)
+    assert network.noisy and store.computed == 0
+    run(network)
+    assert store.computed == 5 + 3
+
+
 def test_the_lowest_adapted_block(tiny_llama: Any) -> None:
     def lowest(change: Any) -> int:
         model = llama(tiny_llama)

@@ -23,6 +23,12 @@ _CAUSAL_TYPES = frozenset(
 
 ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
 """What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
+DROPOUT_NAMES = (
+    *ATTENTION_DROPOUT_NAMES, "dropout", "activation_dropout", "hidden_dropout_prob", "hidden_dropout", "resid_pdrop",
+    "embd_pdrop",
+)  # fmt: skip
+"""What configurations call a rate of dropout anywhere in a block: OPT, XGLM and BioGPT apply theirs without a module
+that would show it."""
 
 
 def infer_kind(config: Mapping[str, Any]) -> ModelKind:

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from foretune.catalogue.models import ModelKind
 from foretune.data.update import MicroBatch, chunks
 from foretune.errors import ModelError
-from foretune.models.kinds import ATTENTION_DROPOUT_NAMES
+from foretune.models.kinds import DROPOUT_NAMES
 from foretune.models.modules import backbone_of
 from foretune.regularization.base import Forward
 from foretune.training import agreement
@@ -165,7 +165,7 @@ class Network:
     def noisy(self) -> bool:
         """Whether any dropout is active in training: the shared head would then share its noise as well."""
         config = self.model.config.get_text_config()
-        rates = [getattr(config, name, 0.0) for name in ATTENTION_DROPOUT_NAMES]
+        rates = [getattr(config, name, 0.0) for name in DROPOUT_NAMES]
         rates += [module.p for module in self.model.modules() if isinstance(module, nn.Dropout)]
         return any(rates)
 

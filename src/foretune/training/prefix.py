@@ -31,13 +31,13 @@ from torch import nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from foretune.data.update import PADDING, Layout, MicroBatch
-from foretune.models.kinds import ATTENTION_DROPOUT_NAMES
+from foretune.models.kinds import DROPOUT_NAMES
 from foretune.models.modules import backbone_of
 from foretune.training.attention import PackedPlan
 
 FINAL_NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
 """What backbones call the norm behind their last block: the one thing outside the blocks that may be trained."""
-NOISE_NAMES = (*ATTENTION_DROPOUT_NAMES, "layerdrop")
+NOISE_NAMES = (*DROPOUT_NAMES, "layerdrop")
 """What configurations call noise that no dropout module shows."""
 KEY_BYTES = 16
 """Of a row's hash: two of 2**32 rows share one with a chance of 2**-65."""
