@@ -76,13 +76,18 @@ def test_a_causal_update_in_its_fixed_shape(played: list[int], full: bool, dtype
     assert found == pytest.approx(expected, rel=1e-5 if dtype == "float32" else 0.03)
 
 
-@pytest.mark.parametrize("regression", [False, True])
-def test_an_encoder_s_update_in_its_fixed_shape(played: list[int], regression: bool) -> None:
-    rows = [replace(row, label=i / 7 if regression else i % 3) for i, row in enumerate(ROWS)]
+@pytest.mark.parametrize(("regression", "pairs"), [(False, False), (True, False), (False, True)])
+def test_an_encoder_s_update_in_its_fixed_shape(played: list[int], regression: bool, pairs: bool) -> None:
+    rows = [
+        replace(row, label=i / 7 if regression else i % 3, pair_start=5 if pairs and i % 4 else 0)
+        for i, row in enumerate(ROWS)
+    ]
     fields = {"num_labels": 1 if regression else 3, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
     def trained() -> list[float]:
         model = tiny("bert", **fields)
+        with torch.no_grad():
+            model.bert.embeddings.token_type_embeddings.weight[1] += 0.5  # the second text is plainly another
         attachment = FullAttachment(model)
         settings = LoopSettings(OptimizerSettings(1e-2, 12, warmup_share=0.1), seed=3)
         return losses(

@@ -137,6 +137,11 @@ class Recorded:
         segments[:lines, :width] = given.segments
         segments[:lines, 0] = 1
         own.segments.copy_(segments)
+        if own.types is not None:
+            types = torch.zeros((self._lines, self._width), dtype=torch.int64)
+            if given.types is not None:
+                types[:lines, :width] = given.types
+            own.types.copy_(types)
 
 
 def width_of(rows: Sequence[EncodedRow]) -> int:
@@ -159,7 +164,7 @@ def _blank(
     """A micro-batch of the fixed shape on the model's device, and the share of every target in the loss.
 
     Causal: lines one after another in a packed stream, every one a document, so that attention needs no mask: padding
-    stands behind a row, where nothing real sees it. Encoder: a padded batch.
+    stands behind a row, where nothing real sees it. Encoder: a padded batch, with token types where rows are pairs.
     """
     kind = torch.float32 if any(isinstance(row.label, float) for row in rows) else torch.int64
     positions = np.tile(np.arange(width), lines)
@@ -170,6 +175,7 @@ def _blank(
         target_index=torch.arange(targets) if network.kind == "encoder" else torch.zeros(targets, dtype=torch.int64),
         labels=torch.zeros(targets, dtype=kind),
         row=torch.zeros(targets, dtype=torch.int64),
+        types=torch.zeros((lines, width), dtype=torch.int64) if any(row.pair_start for row in rows) else None,
     )
     shape = (1, lines * width) if network.kind == "causal" else (lines, width)
     batch = replace(batch, **{name: getattr(batch, name).reshape(shape) for name in ("ids", "positions", "segments")})
