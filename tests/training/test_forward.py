@@ -133,6 +133,17 @@ def test_frozen_head_loss_has_the_gradient_of_cross_entropy(tiny_llama: Any) -> 
     assert torch.allclose(trained, plain, atol=1e-5)
 
 
+def test_capped_and_scaled_logits_are_never_taken_for_plain_ones(tiny_llama: Any) -> None:
+    """A cap of 30 on logits of size 1 is below the rounding of bfloat16, which a trial has to allow."""
+    kind, config = architectures()["gemma2 with capped logits"]
+    model = kind(config).to(torch.bfloat16).eval().requires_grad_(False)
+    assert not Network(model, "causal").frozen_plain_head
+    for scaling, plain in ((1.0, True), (1.001, False)):
+        scaled = tiny_llama().requires_grad_(False)
+        scaled.config.logits_scaling = scaling
+        assert Network(scaled, "causal").frozen_plain_head is plain
+
+
 def test_losses_equal_trl_on_identical_batches(tiny_llama: Any, tmp_path: Any) -> None:
     from datasets import Dataset
     from tokenizers import Tokenizer, models

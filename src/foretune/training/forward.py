@@ -149,9 +149,13 @@ class Network:
 
     @property
     def plain_head(self) -> bool:
-        """Whether ``head(hidden)`` equals the model's own logits, by trial on a few tokens."""
+        """Whether ``head(hidden)`` equals the model's own logits: by its configuration, and by trial on a few tokens.
+
+        The trial alone would not do: a cap far above the logits of its tokens is lost in the rounding of bfloat16.
+        """
         if self._plain_head is None:
-            self._plain_head = self.kind == "causal" and agreement.of_logits(self, self.head)
+            plain = self.kind == "causal" and not self._finishes
+            self._plain_head = plain and agreement.of_logits(self, self.head)
         return self._plain_head
 
     @property
@@ -187,6 +191,14 @@ class Network:
         if self.kind == "seq2seq" and getattr(self.model, "final_logits_bias", None) is not None:
             logits = logits + self.model.final_logits_bias.reshape(-1).to(logits.dtype)
         return self._finish(logits)
+
+    @property
+    def _finishes(self) -> bool:
+        """Whether `_finish` changes anything."""
+        config = self.model.config.get_text_config()
+        scales = [getattr(config, name, None) for name in ("logit_scale", "logits_scaling")]
+        capped = getattr(config, "final_logit_softcapping", None) is not None
+        return capped or any(scale not in (None, 1.0) for scale in scales)
 
     def _finish(self, logits: torch.Tensor) -> torch.Tensor:
         """What architectures do to logits after the head: scaling and soft-capping, by their configuration."""
