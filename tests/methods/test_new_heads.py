@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
+from foretune.catalogue.methods import resolve
 from foretune.catalogue.models import ModelReference
 from foretune.methods.attachment import load_adapter
 from foretune.methods.registry import get
@@ -68,3 +69,20 @@ def test_the_whole_new_head_is_trained_and_answers_the_same_elsewhere(name: str,
     other = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=2, dtype=torch.float32)
     again = load_adapter(other, tmp_path / "adapter").eval()
     torch.testing.assert_close(again(**words).logits, logits, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mora", "bitfit", "lora"])
+def test_a_merged_classifier_keeps_its_trained_head(method: str, tmp_path: Path) -> None:
+    folder = base_model("bert", tmp_path / "base")
+    loaded = load(ModelReference(str(folder), kind="encoder", dtype="float32"), labels=LABELS)
+    attachment: Any = get(method).attach(
+        loaded.model, resolve({"method": method}), generator=torch_generator(0, "init")
+    )
+    with torch.no_grad():
+        for _, weight in attachment.trainable():
+            weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(weight.numel())) * 0.1)
+    words = loaded.tokenizer(["the lamp", "a horse"], return_tensors="pt", padding=True)
+    logits = attachment.model(**words).logits.detach()
+    attachment.merge().save_pretrained(tmp_path / "merged")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32).eval()
+    torch.testing.assert_close(again(**words).logits, logits, rtol=1e-4, atol=1e-4)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 
 from foretune.methods.tuners.config import AdapterConfig
@@ -103,10 +104,19 @@ class AdapterModel(BaseTuner):  # type: ignore[misc]
             if merge:
                 layer.merge(safe_merge=safe_merge, adapter_names=adapter_names)
             self.model.set_submodule(name, layer.base_layer)
+        if merge:
+            self._keep_trained_heads(safe_merge, adapter_names)
         if hasattr(self.model, "peft_config"):
             del self.model.peft_config
         model: nn.Module = self.model
         return model
+
+    def _keep_trained_heads(self, safe_merge: bool, adapter_names: list[str] | None) -> None:
+        """Put modules that were trained whole in the place of what holds them and their originals."""
+        wrapped = [(name, m) for name, m in self.model.named_modules() if isinstance(m, AuxiliaryTrainingWrapper)]
+        for name, module in wrapped:
+            trained = module.unload_and_optionally_merge_module(True, safe_merge, adapter_names)
+            self.model.set_submodule(name, trained)
 
     @classmethod
     def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
