@@ -183,6 +183,18 @@ def test_promot_trains_its_prompt_first_and_then_the_model_behind_it(tmp_path: P
     torch.testing.assert_close(without, merged(input_ids=IDS).logits, rtol=1e-4, atol=1e-4)
 
 
+def test_a_prompt_runs_again_where_the_adapter_that_it_runs_through_has_changed() -> None:
+    with attached("promot", {"prompt": 3, "rank": 2}) as attachment, torch.no_grad():
+        before = attachment.model(input_ids=IDS).logits
+        for name, weight in attachment.trainable():
+            if name.endswith(".b"):
+                weight.normal_(0, 0.3)
+        found = attachment.model(input_ids=IDS).logits
+        attachment.peft_model.base_model.__dict__["hook"].last = None
+        assert torch.equal(found, attachment.model(input_ids=IDS).logits)
+        assert not torch.allclose(found, before, atol=1e-3)
+
+
 def test_a_context_moves_no_further_than_epsilon_and_not_its_answers() -> None:
     tokens = torch.tensor([[11, 12, 13, 14, 0], [21, 22, 23, 24, 25]])
     mask = torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]])

@@ -3,12 +3,13 @@
 The prompt is run through the model once a call, and its keys and values stand before every row's in each attention
 (`foretune.methods.tuners.prefix`), which is the same as putting it before the row: it sees nothing of the row. So rows
 keep their length, whatever evaluates or writes answers needs to know nothing of the prompt, and their positions move
-behind it. While nothing is trained, a prompt that has not changed is not run again. Causal models only; not with
-gradient checkpointing, under which transformers keeps no keys.
+behind it. While nothing is trained, a prompt is not run again until it or another part of the adapter, through which it
+runs as well, has changed. Causal models only; not with gradient checkpointing, under which transformers keeps no keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +112,8 @@ class _PromptHook:
         self.running = False
         self.last: torch.Tensor | None = None
         """The prompt whose keys and values lie in the attention modules, where they may be used again"""
+        self.written: tuple[tuple[int, int], ...] = ()
+        """Every tensor of the adapter they were made with, and how often it was written to"""
         self.handle: RemovableHandle = model.base_model.register_forward_pre_hook(self, with_kwargs=True)
 
     def __call__(self, backbone: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -124,8 +127,11 @@ class _PromptHook:
         vectors = prompt.vectors().to(backbone.dtype)
         if vectors.shape[1] == 0:  # a prompt that is left out
             return None
-        if self.last is None or torch.is_grad_enabled() or not torch.equal(self.last, vectors):
+        written = _written(update for layer in layers for update in self._active(layer))
+        same = self.last is not None and self.written == written and torch.equal(self.last, vectors)
+        if torch.is_grad_enabled() or not same:
             self._run(backbone, vectors, given)
+            self.written = written
         positions = row_positions(args, kwargs)
         prompt.row_positions = positions
         return args, {**kwargs, "position_ids": positions + vectors.shape[1]}
@@ -149,6 +155,12 @@ class _PromptHook:
         for prefix, layer in zip(given, cache.layers, strict=True):
             prefix.put(layer.keys, layer.values)
         self.last = None if torch.is_grad_enabled() else vectors.clone()
+
+
+def _written(updates: Iterable[Update]) -> tuple[tuple[int, int], ...]:
+    """Every parameter of ``updates``, and how often it was written to."""
+    weights = [weight for update in updates for weight in update.parameters()]
+    return tuple((id(weight), -1 if weight.is_inference() else weight._version) for weight in weights)
 
 
 def row_positions(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
