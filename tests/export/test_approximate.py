@@ -64,7 +64,7 @@ def test_a_token_gate_is_approximated_and_the_loss_is_measured(base: Path, tmp_p
 
 
 def test_what_is_no_lora_is_refused(base: Path, tmp_path: Path) -> None:
-    for name, settings in (("block", {"trf_site": "block"}), ("some", {"trf_positions": "last:2"})):
+    for name, settings in (("block", {"trf_site": "block"}), ("some", {"trf_positions": "first:2"})):
         adapter = trained(tmp_path / name, base, **settings)
         with pytest.raises(UsageError, match="no LoRA"):
             approximate(base, adapter, tmp_path / "plain", PROMPTS)

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import DynamicCache
 
 from foretune.catalogue.methods import METHODS, resolve
+from foretune.data.batches import lay_out
 from foretune.errors import UsageError
 from foretune.methods.contract.checks import Case, broken_points
 from foretune.methods.contract.models import specimen
@@ -18,6 +20,8 @@ from foretune.methods.loratrf import LoratrfLayer, edits
 from foretune.methods.registry import get
 from foretune.methods.tuners.task_edit import Cosine
 from foretune.seeding import torch_generator
+from foretune.training.forward import Network
+from tests.training.rows import random_rows
 
 
 @contextmanager
@@ -171,3 +175,24 @@ def test_the_long_way_is_taken_where_the_shorter_would_differ() -> None:
 def test_nothing_to_train_is_refused() -> None:
     with pytest.raises(UsageError, match="trains nothing"), attached("loratrf", trf_rank=0, use_lora=False):
         pass
+
+
+def test_the_first_positions_are_those_of_each_row() -> None:
+    """Packed, apart and token by token: the same rows are edited at the same places."""
+    rows = random_rows(4, vocabulary=90)
+    ids = torch.as_tensor(rows[0].ids)[None]
+    with attached("loratrf", trf_positions="first:3", trf_gate="none") as attachment, torch.no_grad():
+        for name, weight in attachment.trainable():
+            if name.endswith("edit.up"):
+                weight.normal_(0, 0.2)
+        network, losses = Network(attachment.model, "causal"), []
+        for packing in (True, False):
+            batch = lay_out(rows, range(4), kind="causal", limit_tokens=512, packing=packing).micro_batches[0]
+            with network.mode(packing=packing, training=False):
+                losses.append(network.run(batch).nll())
+        torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+        whole = attachment.model(input_ids=ids).logits[:, -1]
+        cache = DynamicCache(config=attachment.model.config)
+        attachment.model(input_ids=ids[:, :-1], cache=cache, use_cache=True)
+        last = attachment.model(input_ids=ids[:, -1:], cache=cache, use_cache=True).logits[:, -1]
+        torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-4)

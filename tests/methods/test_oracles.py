@@ -90,7 +90,7 @@ def test_loratrf_without_a_gate_is_a_lora_of_both_ranks() -> None:
 
 
 def test_loratrf_edits_only_the_positions_it_is_told_to() -> None:
-    for positions, edited in (("first:2", [0, 1]), ("last:1", [4]), ("all", [0, 1, 2, 3, 4])):
+    for positions, edited in (("first:2", [0, 1]), ("all", [0, 1, 2, 3, 4])):
         config = LoratrfConfig(rank=3, trf_rank=2, trf_gate="none", trf_positions=positions, use_lora=False)
         update, x, hidden, _ = made(LoratrfUpdate, config)
         added = update(x, hidden).detach().abs().sum((0, 2))

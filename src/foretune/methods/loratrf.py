@@ -17,6 +17,9 @@ With t ~ N(0, I) the cosine is about 1/√o in size and half the tokens are clam
 
 The same holds for ``channel``, a gate for each output that no token moves: C·diag(σ(t)) stands in place of C. Otherwise
 the gate depends on the token and merging is refused; `foretune.export.approximate` measures the mean gate.
+
+``trf_positions``: all, or the first k of each row. The last of the prompt, which while training differ from row to row,
+are not offered.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,9 +41,10 @@ from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.attachment import PeftAttachment
 from foretune.methods.fused import Stack, plain, stacked, unhooked
 from foretune.methods.tuners.config import AdapterConfig
+from foretune.methods.tuners.edit import EditModel
 from foretune.methods.tuners.fused_edit import GATES, EditedLora, Group
 from foretune.methods.tuners.layer import AdapterLayer, Update, widths_of
-from foretune.methods.tuners.model import AdapterModel, define
+from foretune.methods.tuners.model import define
 from foretune.methods.tuners.task_edit import SMALLEST_NORM, Edit, Gate
 
 TOKENLESS = ("none", "channel")
@@ -61,7 +65,7 @@ class LoratrfConfig(AdapterConfig):
     trf_site: str = field(default="module", metadata={"help": "module or block."})
     trf_gate: str = field(default="cos_scaled", metadata={"help": "How the edit is let through."})
     trf_task_init: str = field(default="normal", metadata={"help": "normal or mean_hidden."})
-    trf_positions: str = field(default="all", metadata={"help": "all, first:k or last:k."})
+    trf_positions: str = field(default="all", metadata={"help": "all, or first:k of each row."})
     use_lora: bool = field(default=True, metadata={"help": "Whether the LoRA branch is there."})
     blocks: list[str] = field(default_factory=list, metadata={"help": "Blocks that are edited (site block)."})
 
@@ -145,7 +149,7 @@ class LoratrfLayer(AdapterLayer):
         update, base = active[0], self.base_layer
         if not isinstance(update, LoratrfUpdate) or (edit := update.edit) is None or update.a is None:
             return False
-        if edit.kind not in GATES or edit.positions != "all" or edit.seen is not None:
+        if edit.kind not in GATES or edit.first is not None or edit.seen is not None:
             return False
         if not plain(base) or not (unhooked(update) and unhooked(edit)) or torch.is_autocast_enabled(x.device.type):
             return False
@@ -196,7 +200,7 @@ class BlockUpdate(Update):
         return linear(self.edit(hidden), self.edit.up)
 
 
-class LoratrfBase(AdapterModel):
+class LoratrfBase(EditModel):
     """Linear layers get the LoRA branch; blocks get their edit where the site is the block."""
 
     layer_class = LoratrfLayer
@@ -205,11 +209,16 @@ class LoratrfBase(AdapterModel):
         """The update of the module called ``name``."""
         if name in config.blocks:
             width = int(self.model.config.get_text_config().hidden_size)
-            return BlockUpdate(base, width, width, config, name)
-        inputs, outputs = widths_of(base)
-        return LoratrfUpdate(base, inputs, outputs, config, name)
+            update: Any = BlockUpdate(base, width, width, config, name)
+        else:
+            update = LoratrfUpdate(base, *widths_of(base), config, name)
+        if update.edit is not None:
+            update.edit.watch = self._watch()
+        return cast(Update, update)
 
     def _post_injection_hook(self, model: nn.Module, config: Any, adapter_name: str) -> None:
+        if config.trf_positions != "all":
+            self._watch().attach(model)
         layers = {name: module for name, module in model.named_modules() if isinstance(module, LoratrfLayer)}
         for names in stacked(name for name, layer in layers.items() if plain(layer.base_layer)):
             stack = Stack([layers[name] for name in names], _apply)

@@ -52,9 +52,7 @@ LORATRF = Declaration(
         Choice("loratrf.trf_site", ("module", "block"), "module", about="An edit for each target, or for each block."),
         Choice("loratrf.trf_gate", GATES, "cos_scaled", about="How the edit is let through."),
         Choice("loratrf.trf_task_init", ("normal", "mean_hidden"), "normal", about="How the task vector starts."),
-        Text(
-            "loratrf.trf_positions", "all", r"all|first:\d+|last:\d+", about="Positions edited: all, first:4, last:4."
-        ),
+        Text("loratrf.trf_positions", "all", r"all|first:\d+", about="Positions edited: all, or first:4 of each row."),
         Choice("loratrf.use_lora", (True, False), True, about="Whether the LoRA branch is there."),
     ),
     menu=low_rank_menu("loratrf"),

@@ -1,7 +1,8 @@
 """The positions of the tokens in the current forward pass, for edits that depend on them.
 
 transformers hands ``position_ids`` to its backbone and not to every module inside, so a hook in front of the backbone
-keeps them. They are right for packed rows (each row counts from 0) and for answers written token by token.
+keeps them. They are right for packed rows (each row counts from 0) and for answers written token by token: without
+positions, tokens are counted on from those in the cache.
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from foretune.models.cache import cache_of
+
 
 class PositionWatch:
     """Keeps the positions that a backbone was called with."""
 
     def __init__(self) -> None:
         self._given: torch.Tensor | None = None
+        self._past = 0
+        """Tokens in the cache before the call"""
         self._handle: RemovableHandle | None = None
 
     def attach(self, model: Any) -> None:
@@ -32,11 +37,12 @@ class PositionWatch:
             self._handle = None
 
     def _look(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._given = kwargs.get("position_ids")
+        cache = cache_of(kwargs)
+        self._given, self._past = kwargs.get("position_ids"), 0 if cache is None else cache.get_seq_length()
 
     def of(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch or 1, time) int64 for hidden states (batch, time, width): as given, else counted from 0."""
+        """(batch or 1, time) int64 for hidden states (batch, time, width): as given, else counted."""
         time = hidden.shape[-2]
         if self._given is not None and self._given.shape[-1] == time:
             return self._given.to(hidden.device)
-        return torch.arange(time, device=hidden.device)[None]
+        return torch.arange(self._past, self._past + time, device=hidden.device)[None]

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from foretune.methods.tuners.positions import PositionWatch
+
 SMALLEST_NORM = 1e-6
 """ε of the cosine: a hidden state shorter than this has no direction."""
 OPEN_ABOVE = 1e-3
@@ -83,7 +85,9 @@ class Edit(nn.Module):
         self.rank, self.kind, self.task_init = rank, config.trf_gate, config.trf_task_init
         scale = config.trf_alpha or config.alpha * rank / max(1, config.rank)
         self.scale = scale / rank
-        self.positions = config.trf_positions
+        self.first = None if config.trf_positions == "all" else int(config.trf_positions.removeprefix("first:"))
+        """How many positions of a row are edited, from its beginning; None: all of them"""
+        self.watch = PositionWatch()
         self.down = nn.Parameter(torch.empty(rank, width))
         self.up = nn.Parameter(torch.empty(width, rank))
         self.task = None if self.kind == "none" else nn.Parameter(torch.empty(width))
@@ -106,13 +110,10 @@ class Edit(nn.Module):
         return opened(self.kind, flat.reshape(*hidden.shape[:-1], 1), stretch(self.kind, width))[0]
 
     def _where(self, hidden: torch.Tensor) -> torch.Tensor | None:
-        """(time, 1) of ones at edited positions; None for all of them."""
-        word, _, number = self.positions.partition(":")
-        if word == "all" or hidden.ndim < 3:
+        """(1 or batch, time, 1) of ones at edited positions; None for all of them."""
+        if self.first is None or hidden.ndim < 3:
             return None
-        mask = torch.zeros(hidden.shape[-2], 1, device=hidden.device, dtype=hidden.dtype)
-        mask[slice(0, int(number)) if word == "first" else slice(-int(number), None)] = 1
-        return mask
+        return (self.watch.of(hidden) < self.first)[..., None].to(hidden.dtype)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """(..., rank): s_t·g·(C h), which ``up`` takes to the edit of the hidden states (..., width)."""
