@@ -6,7 +6,9 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from foretune.catalogue.methods import resolve
 from foretune.catalogue.priors import DEFAULT_LORA
+from foretune.methods.contract.models import specimen
 from foretune.methods.registry import get
 from foretune.seeding import torch_generator
 
@@ -33,3 +35,15 @@ def test_the_base_is_bitwise_as_before_and_nothing_drops_out(method: str) -> Non
         after = base.state_dict()
         assert list(after) == list(before)
         assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_what_a_method_drew_is_forgotten_with_it() -> None:
+    from foretune.methods.tuners.frozen import _drawn
+
+    case = specimen("llama")
+    attachment = get("nola").attach(case.model, resolve({"method": "nola"}), generator=torch_generator(0, "init"))
+    case.logits(attachment.model)
+    found = _drawn.cache_info()
+    assert 0 < found.currsize < found.hits, "layers of one shape share"
+    attachment.detach()
+    assert _drawn.cache_info().currsize == 0

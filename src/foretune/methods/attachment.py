@@ -19,6 +19,7 @@ from torch import nn
 from foretune.catalogue.traits import Traits
 from foretune.errors import ModelError, UsageError
 from foretune.methods.fused import fuse
+from foretune.methods.tuners.frozen import forget
 from foretune.models.load import NEW_HEAD
 
 WEIGHTS = "adapter_model.safetensors"
@@ -134,6 +135,7 @@ class PeftAttachment:
             base.get_submodule(name).weight.data = before
         for name, weight in base.named_parameters():
             weight.requires_grad_(self._gradients.get(name, False))
+        forget()
         return base
 
 

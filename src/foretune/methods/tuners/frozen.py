@@ -1,6 +1,6 @@
 """Tensors that are drawn once and never trained, made again from a seed and a name instead of being stored.
 
-They are kept while the process needs them, so a forward pass draws nothing; equal requests share one tensor.
+They are kept until an adapter is detached, so a forward pass draws nothing; equal requests share one tensor.
 """
 
 from __future__ import annotations
@@ -27,3 +27,8 @@ def drawn(seed: int, name: str, shape: tuple[int, ...], bound: float, like: torc
 def _drawn(seed: int, name: str, shape: tuple[int, ...], bound: float, dtype: torch.dtype, device: str) -> torch.Tensor:
     uniform = torch.rand(shape, generator=torch_generator(seed, "init", name))
     return ((2 * uniform - 1) * bound).to(device=device, dtype=dtype)
+
+
+def forget() -> None:
+    """Keep nothing that was drawn: another trial has another seed, and what is still needed is drawn again."""
+    _drawn.cache_clear()
