@@ -185,3 +185,9 @@ def test_schedules_match_transformers() -> None:
             assert ours.factor(step) == pytest.approx(schedule.get_last_lr()[0])
             optimizer.step()
             schedule.step()
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_a_run_of_one_update_trains(schedule: Any) -> None:
+    assert OptimizerSettings(1.0, 1, schedule=schedule).factor(0) == 1.0
+    assert [OptimizerSettings(1.0, 2, schedule=schedule).factor(step) for step in (0, 1)] == [0.0, 1.0]

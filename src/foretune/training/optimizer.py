@@ -35,10 +35,10 @@ class OptimizerSettings:
     def factor(self, step: int) -> float:
         """The share of the peak learning rate in update ``step`` (0-based).
 
-        Warm-up rises linearly from 0 over ⌈share · total⌉ updates; then linear or cosine decay towards 0 at
-        ``total_steps``, as transformers' schedules of the same names.
+        Warm-up rises linearly from 0 over ⌈share · total⌉ updates, but never over all of them; then linear or cosine
+        decay towards 0 at ``total_steps``, as transformers' schedules of the same names.
         """
-        warmup = math.ceil(self.warmup_share * self.total_steps)
+        warmup = min(math.ceil(self.warmup_share * self.total_steps), self.total_steps - 1)
         if step < warmup:
             return step / max(1, warmup)
         if self.schedule == "constant":
