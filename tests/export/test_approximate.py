@@ -8,10 +8,12 @@ from typing import Any
 import peft
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from foretune.errors import UsageError
 from foretune.export.approximate import approximate
 from foretune.export.loading import load_adapted, load_plain, read_config
+from foretune.export.merge import merge
 from foretune.methods.contract.checks import disturb
 from foretune.methods.registry import get
 from foretune.seeding import torch_generator
@@ -61,6 +63,22 @@ def test_a_token_gate_is_approximated_and_the_loss_is_measured(base: Path, tmp_p
     with pytest.raises(UsageError, match="too far"):
         approximate(base, adapter, tmp_path / "near", PROMPTS, most_kl=found.kl / 2)
     assert not (tmp_path / "near").exists()
+
+
+def test_layers_without_a_bias_among_some_with_one(tmp_path: Path) -> None:
+    """Qwen2 has biases on q, k and v alone; a change of them can be served, and not merged by peft."""
+    torch.manual_seed(1)
+    size = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1}
+    model = Qwen2ForCausalLM(Qwen2Config(**size, num_attention_heads=4, num_key_value_heads=2, initializer_range=0.2))
+    with torch.no_grad():
+        model.model.layers[0].self_attn.q_proj.bias.normal_()
+    model.save_pretrained(tmp_path / "base")
+    tiny.tokenizer().save_pretrained(tmp_path / "base")
+    adapter = trained(tmp_path / "adapter", tmp_path / "base", trf_gate="none")
+    found = approximate(tmp_path / "base", adapter, tmp_path / "plain", PROMPTS)
+    assert found.kl < 1e-6 and found.top1 == 1.0
+    with pytest.raises(UsageError, match="has no bias"):
+        merge(tmp_path / "base", tmp_path / "plain")
 
 
 def test_what_is_no_lora_is_refused(base: Path, tmp_path: Path) -> None:

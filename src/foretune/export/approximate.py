@@ -156,7 +156,10 @@ def _agreement(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], ga
 
 
 def _lora_tensors(model: Any, gates: dict[str, float]) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors by the names peft saves them under, before padding to one rank."""
+    """The LoRA's tensors by the names peft saves them under, before padding to one rank.
+
+    peft gives every layer of an adapter a bias or none: where one has one, those without get zeros.
+    """
     from foretune.methods.loratrf import LoratrfUpdate
     from foretune.methods.tuners.layer import AdapterLayer
 
@@ -174,6 +177,10 @@ def _lora_tensors(model: Any, gates: dict[str, float]) -> dict[str, torch.Tensor
             found[f"{name}.lora_A.weight"], found[f"{name}.lora_B.weight"] = down, up
             if bias is not None:
                 found[f"{name}.lora_B.bias"] = bias
+    if any(name.endswith("lora_B.bias") for name in found):
+        ups = {name: up for name, up in found.items() if name.endswith("lora_B.weight")}
+        for name, up in ups.items():
+            found.setdefault(f"{name.removesuffix('weight')}bias", up.new_zeros(len(up)))
     return found
 
 

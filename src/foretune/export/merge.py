@@ -34,7 +34,7 @@ def merge(base: Path, adapter: Path, *, labels: Sequence[str] = ()) -> nn.Module
         raise UsageError(f"{method} cannot be folded into the weights.", place=Place(adapter), remedy=remedy)
     try:
         merged: nn.Module = adapted.merge_and_unload(safe_merge=True)
-    except (NotImplementedError, ValueError, AttributeError, TypeError) as error:
+    except (NotImplementedError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         what = f"{method} cannot be folded into these weights: {error}"
         raise UsageError(what, place=Place(adapter), remedy=remedy) from error
     return merged.eval()
