@@ -29,7 +29,7 @@ _HEAD = re.compile(
     r"|vocab_projector|vocab_transform|output_projection)(?:\.|$)"
 )
 _SENSE = re.compile(r"(?:^|\.)(?:vision_\w+|visual|audio_\w+|multi_modal_projector|embed_vision|embed_audio)(?:\.|$)")
-_ROUTER = re.compile(r"(?:^|\.)(?:router|mlp\.gate|block_sparse_moe\.gate|shared_expert_gate)$")
+_ROUTER = re.compile(r"(?:^|\.)(?:router(?:\.layer)?|mlp\.gate(?:\.wg)?|block_sparse_moe\.gate|shared_expert_gate)$")
 _KERNEL = re.compile(r"(?:^|\.)(?:mixer|mamba)\.out_proj$")
 
 _ATTENTION = {
@@ -37,7 +37,7 @@ _ATTENTION = {
     "k": r"k_proj|key|k_lin|SelfAttention\.k|EncDecAttention\.k",
     "v": r"v_proj|value|v_lin|SelfAttention\.v|EncDecAttention\.v",
     "o": r"(?:self_attn|encoder_attn|cross_attn)\.(?:o_proj|out_proj|dense)|attention\.output\.dense|out_lin"
-    r"|SelfAttention\.o|EncDecAttention\.o|attn\.c_proj|crossattention\.c_proj|attention\.dense"
+    r"|SelfAttention\.o|EncDecAttention\.o|attn\.c_proj|crossattention\.c_proj|(?:self_)?attention\.dense"
     r"|attention\.out_proj|attn\.out_proj|attn\.Wo",
     "qkv": r"qkv_proj|query_key_value|attn\.c_attn|Wqkv",
 }
