@@ -183,15 +183,19 @@ def test_noise_below_rules_it_out_in_training_only(tiny_llama: Any) -> None:
     assert FrozenPrefix(noisy.model.train(), "tiny", store).usable()
 
 
-def test_noise_that_no_module_shows_rules_it_out_as_well() -> None:
-    from transformers import OPTConfig, OPTForCausalLM
+@pytest.mark.parametrize("name", ["opt", "starcoder2"])
+def test_noise_that_no_module_shows_rules_it_out_as_well(name: str) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
 
+    own = {"opt": {"dropout": 0.1, "ffn_dim": 48, "word_embed_proj_dim": 32},
+           "starcoder2": {"residual_dropout": 0.1, "intermediate_size": 48, "num_key_value_heads": 2}}  # fmt: skip
+    size = {"vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
-    size = {"vocab_size": 97, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 2}
-    model = OPTForCausalLM(OPTConfig(**size, num_attention_heads=4, max_position_embeddings=64, dropout=0.1)).eval()
+    config = AutoConfig.for_model(name, **size, **own[name], max_position_embeddings=64)
+    model = AutoModelForCausalLM.from_config(config).eval()
     attachment = upper(model.requires_grad_(False), [1])
     store = PrefixStore(2**20)
-    network = Network(attachment.model, "causal", FrozenPrefix(attachment.model, "opt", store))
+    network = Network(attachment.model, "causal", FrozenPrefix(attachment.model, name, store))
     run(network, training=True)
     assert network.noisy and store.computed == 0
     run(network)

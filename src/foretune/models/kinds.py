@@ -25,10 +25,10 @@ ATTENTION_DROPOUT_NAMES = ("attention_dropout", "attn_pdrop", "attention_probs_d
 """What configurations call the rate of dropout on attention probabilities (applied inside the kernel)."""
 DROPOUT_NAMES = (
     *ATTENTION_DROPOUT_NAMES, "dropout", "activation_dropout", "hidden_dropout_prob", "hidden_dropout", "resid_pdrop",
-    "embd_pdrop",
+    "embd_pdrop", "residual_dropout", "embedding_dropout",
 )  # fmt: skip
-"""What configurations call a rate of dropout anywhere in a block: OPT, XGLM and BioGPT apply theirs without a module
-that would show it."""
+"""What configurations call a rate of dropout anywhere in a model: OPT, XGLM, BioGPT and Starcoder 2 apply theirs
+without a module that would show it."""
 
 
 def infer_kind(config: Mapping[str, Any]) -> ModelKind:
