@@ -11,9 +11,13 @@ import torch
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from foretune.catalogue.methods import resolve
 from foretune.data.batches import lay_out
 from foretune.data.encode import EncodedRow
+from foretune.methods.contract.checks import disturb
+from foretune.methods.registry import get
 from foretune.regularization.places.attention import IMPLEMENTATION, agrees, noisy_attention
+from foretune.seeding import torch_generator
 from foretune.training.forward import Network
 from foretune.training.prefix import blocks_of
 from tests.training.rows import random_rows
@@ -126,6 +130,23 @@ def test_what_one_number_of_a_fresh_head_can_be_computed_by_is_no_matter_of_luck
         assert network.packs is PACKED_ENCODERS[name]
         attends = [agrees(network.model, network, given) for given in (IMPLEMENTATION, "halved")]
         assert attends == [True, False]
+
+
+@pytest.mark.parametrize("name", ["bert", ROBERTA])
+def test_edits_of_first_positions_are_the_same_in_a_stream(name: str) -> None:
+    kind, config = encoders()[name]
+    torch.manual_seed(0)
+    model = kind(config).eval().requires_grad_(False)
+    chosen = resolve({"method": "loreft", "loreft.positions": "first:2"})
+    attachment: Any = get("loreft").attach(model, chosen, generator=torch_generator(0, "init"))
+    disturb(attachment)
+    network, scores = Network(attachment.model, "encoder"), []
+    rows = [replace(row, ids=row.ids.clip(3), label=0) for row in random_rows(4)]
+    for packing in (True, False):
+        batch = lay_out(rows, range(4), kind="encoder", limit_tokens=512, packing=packing).micro_batches[0]
+        with torch.no_grad(), network.mode(packing=packing, training=False):
+            scores.append(network.scores(batch))
+    torch.testing.assert_close(scores[0], scores[1], rtol=1e-4, atol=1e-4)
 
 
 def test_an_encoder_s_attention_never_sees_the_neighbouring_text() -> None:

@@ -140,6 +140,16 @@ def backbone_of(model: Any) -> Any:
     return getattr(model, "model", base) if base is model else base
 
 
+def first_position(model: Any) -> int:
+    """The number of a text's first position: RoBERTa's kind counts from behind the padding's entry."""
+    from torch import nn
+
+    for name, module in backbone_of(model).named_modules():
+        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
 def _scorer(model: nn.Module) -> Any:
     getter = getattr(model, "get_output_embeddings", None)
     try:

@@ -25,7 +25,7 @@ from foretune.catalogue.models import ModelKind
 from foretune.data.update import MicroBatch, chunks
 from foretune.errors import ModelError
 from foretune.models.kinds import DROPOUT_NAMES
-from foretune.models.modules import backbone_of
+from foretune.models.modules import backbone_of, first_position
 from foretune.regularization.base import Forward
 from foretune.training import agreement
 from foretune.training.attention import (
@@ -290,7 +290,7 @@ class Network:
         if batch.layout is None:
             return self.model(input_ids=batch.ids, attention_mask=batch.attention_mask, **given).logits  # type: ignore[no-any-return]
         plan = PackedPlan.of(batch.layout, batch.ids.device)
-        positions = batch.positions + _first_position(self.model)
+        positions = batch.positions + first_position(self.model)
         return self.model(input_ids=batch.ids, position_ids=positions, packed_plan=plan, **given).logits  # type: ignore[no-any-return]
 
     def _usable_prefix(self, batch: MicroBatch) -> FrozenPrefix | None:
@@ -329,14 +329,6 @@ class Network:
                 f"the logits of {type(self.model).__name__} are not its head applied to its last hidden state.",
                 remedy="This architecture is not supported; please report it with the model's name.",
             )
-
-
-def _first_position(model: Any) -> int:
-    """The number of a text's first position: RoBERTa's kind counts from behind the padding's entry."""
-    for name, module in backbone_of(model).named_modules():
-        if isinstance(module, nn.Embedding) and name.endswith("position_embeddings"):
-            return 0 if module.padding_idx is None else module.padding_idx + 1
-    return 0
 
 
 def _at_targets(hidden: torch.Tensor, batch: MicroBatch) -> torch.Tensor:

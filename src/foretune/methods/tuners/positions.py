@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from foretune.models.cache import cache_of
+from foretune.models.modules import first_position
 
 
 class PositionWatch:
@@ -23,11 +24,14 @@ class PositionWatch:
         self._given: torch.Tensor | None = None
         self._past = 0
         """Tokens in the cache before the call"""
+        self._first = 0
+        """What the model calls the first position"""
         self._handle: RemovableHandle | None = None
 
     def attach(self, model: Any) -> None:
         """Look at every call of ``model``'s backbone."""
         if self._handle is None:
+            self._first = first_position(model)
             self._handle = model.base_model.register_forward_pre_hook(self._look, with_kwargs=True)
 
     def detach(self) -> None:
@@ -41,8 +45,8 @@ class PositionWatch:
         self._given, self._past = kwargs.get("position_ids"), 0 if cache is None else cache.get_seq_length()
 
     def of(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(batch or 1, time) int64 for hidden states (batch, time, width): as given, else counted."""
+        """(batch or 1, time) int64 for hidden states (batch, time, width): as given, else counted, from 0."""
         time = hidden.shape[-2]
         if self._given is not None and self._given.shape[-1] == time:
-            return self._given.to(hidden.device)
+            return self._given.to(hidden.device) - self._first
         return torch.arange(self._past, self._past + time, device=hidden.device)[None]
