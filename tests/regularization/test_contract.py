@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
 
+from foretune.data.encode import EncodedRow
 from foretune.data.update import Epochs
 from foretune.methods.attachment import PeftAttachment
 from foretune.methods.full import FullAttachment
@@ -85,16 +87,30 @@ def attach(model: Any, name: str) -> Any:
     return PeftAttachment(model, config, TRAITS, seed=1)
 
 
+SILENT = {
+    "bert": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0},
+    "bart": {"dropout": 0.0},
+    "t5": {"dropout_rate": 0.0},
+}
+
+
 def training(
     name: str, *, family: str = "llama", seed: int = 3, parts: list[Regularizer] | None = None, **fields: Any
 ) -> Training:
-    silent = {} if family == "llama" else {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    silent = SILENT.get(family, {})
     model = tiny(family, **silent, **({"num_labels": 3} if family == "bert" else {"dtype": "float32"}))
     attachment = attach(model, name)
     settings = LoopSettings(OptimizerSettings(1e-2, STEPS, warmup_share=0.0), seed=seed, **fields)
     made = (ENCODER if family == "bert" else EVERY)[name]() if parts is None else parts
-    network = Network(attachment.model, KINDS.get(family, "causal"))  # type: ignore[arg-type]
-    return Training(network, attachment, ROWS, Epochs(12, 4, 3), settings, made)
+    kind = KINDS.get(family, "causal")
+    rows = [two_sided(row) for row in ROWS] if kind == "seq2seq" else ROWS
+    return Training(Network(attachment.model, kind), attachment, rows, Epochs(12, 4, 3), settings, made)  # type: ignore[arg-type]
+
+
+def two_sided(row: EncodedRow) -> EncodedRow:
+    """The prompt for the encoder, the answer for the decoder."""
+    prompt, answer = row.ids[: row.prompt_length], row.ids[row.prompt_length :]
+    return replace(row, ids=prompt, target_mask=np.zeros(len(prompt), dtype=bool), decoder_ids=answer)
 
 
 def trained(run: Training, steps: int = STEPS) -> list[torch.Tensor]:
@@ -132,6 +148,19 @@ def test_the_gradient_does_not_depend_on_the_layout(name: str) -> None:
 def test_nor_does_an_encoder_s(name: str) -> None:
     # smart climbs along the gradient of a divergence near 0: two padded layouts differ by 4e-5 in float32
     same_gradient_in_every_layout(name, "bert", 1e-4 if name.startswith("smart") else 1e-5)
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+@pytest.mark.parametrize("name", ["neftune", "smart"])
+def test_what_moves_input_embeddings_moves_those_of_an_encoder_with_a_decoder(name: str, family: str) -> None:
+    found = []
+    for fields in ({}, {"micro_batch_tokens": 21}, {"parts": []}):
+        run = training(name, family=family, decoder_start_id=2, **fields)  # type: ignore[arg-type]
+        found.append(torch.cat([weight.flatten() for weight in trained(run, 2)]))
+        run.close()
+    whole, split, plain = found
+    assert float((whole - plain).abs().max()) > 1e-3
+    assert torch.allclose(whole, split, atol=1e-3)
 
 
 def same_gradient_in_every_layout(name: str, family: str, tolerance: float = 1e-5) -> None:

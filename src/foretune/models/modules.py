@@ -150,6 +150,11 @@ def first_position(model: Any) -> int:
     return 0
 
 
+def input_embeddings(model: Any) -> Any:
+    """The module that a model calls on its input ids: the encoder's, where an encoder and a decoder have one each."""
+    return (model.get_encoder() if model.config.is_encoder_decoder else model).get_input_embeddings()
+
+
 def _scorer(model: nn.Module) -> Any:
     getter = getattr(model, "get_output_embeddings", None)
     try:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from foretune.data.update import MicroBatch
+from foretune.models.modules import input_embeddings
 from foretune.regularization.base import Context, Plan, Regularizer
 from foretune.regularization.row_noise import RowNoise
 
@@ -35,7 +36,7 @@ class Neftune(Regularizer):
 
     def setup(self, context: Context) -> None:
         """Place the hook."""
-        embedding = context.model.get_input_embeddings()  # type: ignore[operator]
+        embedding = input_embeddings(context.model)
         self._width = embedding.weight.shape[1]
         self._handle = embedding.register_forward_hook(self._add)
 

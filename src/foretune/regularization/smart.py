@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from foretune.data.update import MicroBatch
+from foretune.models.modules import input_embeddings
 from foretune.regularization.base import Context, Forward, Plan, Regularizer, Rerun, Term
 from foretune.regularization.r_drop import NO_CHECKPOINTING
 from foretune.regularization.row_noise import RowNoise
@@ -71,7 +72,7 @@ class Smart(Regularizer):
 
     def setup(self, context: Context) -> None:
         """Place the hook, measure the embeddings, and begin the average."""
-        embedding = context.model.get_input_embeddings()  # type: ignore[operator]
+        embedding = input_embeddings(context.model)
         self._width = embedding.weight.shape[1]
         self._scale = float(embedding.weight.detach().float().pow(2).mean().sqrt())
         self._handle = embedding.register_forward_hook(self._add)
