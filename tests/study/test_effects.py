@@ -124,6 +124,17 @@ def test_a_crossing_is_given_where_the_gap_passes_zero_and_only_where_it_is_reso
     assert nowhere is None
 
 
+def test_a_crossing_lies_among_the_rows_that_were_run() -> None:
+    """A slope that is hardly resolved crosses zero a thousand decades away."""
+    flat = {i: [(2.0, 1 + 0.001 * i), (3.0, 1.0011 + 0.001 * i + 0.00005 * (i % 3))] for i in range(6)}
+    slope, where = crossing(flat)
+    assert slope is not None and slope.low > 0 and where is None
+    wide = {i: [(2.0, 0.1 * (i - 2) - 0.04), (3.0, 0.1 * (i - 2) + 0.004 * (i % 2))] for i in range(5)}
+    _, where = crossing(wide)
+    assert where is not None and 100 <= where.rows <= 1000
+    assert (where.low, where.high) == pytest.approx((10, 10_000))
+
+
 def test_fiellers_interval_covers_the_crossing_as_often_as_it_says() -> None:
     random = np.random.default_rng(4)
     covered = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,18 @@ def test_a_grid_without_a_contrast_is_not_judged() -> None:
     lines = [e for e in planted(1.0) if e["model"] == "small" and e["rows"] == 100 and e["arm"] != "lora-8pct"]
     judged = {one.number: one.judgement for one in findings(grid(), lines, ruling(grid(), lines), BASE)}
     assert (judged["i"], judged["iv"], judged["v"]) == ("not judged",) * 3
+
+
+@pytest.mark.parametrize(("slope", "ahead"), [(0.2, "full tuning"), (-0.2, "lora")])
+def test_who_overtakes_goes_by_the_sign_of_the_slope(slope: float, ahead: str) -> None:
+    random = np.random.default_rng(0)
+    lines = []
+    for task, size, seed in product(("sv", "de"), (100, 1000), range(3)):
+        lines.append(line("small", task, "full", size, seed, 2.0))
+        gap = slope * np.log10(size / 300) + random.normal(0, 0.01)
+        lines.append(line("small", task, "lora-1pct", size, seed, 2.0 + gap))
+    (rule,) = (rule for rule in ruling(grid(), lines).rules if rule.id.endswith("lora:rows"))
+    assert f"; {ahead} overtakes at about " in rule.statement
 
 
 def study_folder(root: Path, spec: GridSpec, lines: list[dict[str, Any]]) -> Path:

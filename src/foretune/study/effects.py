@@ -12,7 +12,7 @@ with random intercepts alone, slopes that differ between pairs for other reasons
 The price is honest: with p pairs there are p − 2 degrees of freedom, whatever the number of runs.
 
 Crossing points come from lines over log rows, one for each repetition that shares rows, by Fieller's theorem (1954):
-an interval that is no finite range is no crossing.
+an interval that is no finite range is no crossing, and neither is a point outside the rows that were run.
 
 What this does not do: curves, covariates beyond one more (a check), anything about pairs that failed throughout.
 """
@@ -32,6 +32,8 @@ from foretune.evaluation.paired import detectable_shift
 
 CONFIDENCE = 0.95
 POWER = 0.8
+BEYOND = 1.0
+"""Decades of rows: an interval is told so far beyond the rows that were run, since the line is known there alone."""
 Array = NDArray[np.float64]
 Points = Sequence[tuple[float, float]]
 """(x, gap): x is log10 of budget or rows"""
@@ -66,10 +68,11 @@ class Effect:
 
 @dataclass(frozen=True)
 class Crossing:
-    """Where a line over log10 rows passes zero."""
+    """Where a line over log10 rows passes zero, among the rows that were run."""
 
     rows: float
     low: float
+    """The interval's ends, cut `BEYOND` the rows that were run"""
     high: float
     slope: Effect
 
@@ -186,19 +189,21 @@ def _adjusted(design: Array, slopes: Array, other: Sequence[float | None], alpha
 def crossing(gaps: Mapping[Any, Points], *, alpha: float = 1 - CONFIDENCE) -> tuple[Effect | None, Crossing | None]:
     """(effect of ten times the rows on the gap, where the gap passes zero): by repetition points (log10 rows, gap).
 
-    The crossing is None where Fieller's set is not a finite interval, that is where the slope is not resolved.
+    The crossing is None where Fieller's set is not a finite interval, that is where the slope is not resolved, and
+    where it lies outside the rows that were run.
     """
     lines = [line for points in gaps.values() if (line := line_of(points)) is not None]
     if len(lines) < 2:
         return None, None
-    x_mean = float(np.mean([x for points in gaps.values() for x, _ in points]))
+    run = np.asarray([x for points in gaps.values() for x, _ in points])
+    x_mean, least, most = float(run.mean()), float(run.min()), float(run.max())
     levels, slopes = np.asarray([line[0] for line in lines]), np.asarray([line[1] for line in lines])
     slope = mean_effect("rows", list(slopes), alpha=alpha)
     assert slope is not None
     found = ratio_of_means(-levels, slopes)
-    if found is None:
+    if found is None or not least <= x_mean + found[0] <= most:
         return slope, None
-    centre, low, high = (10.0 ** (x_mean + shift) for shift in found)
+    centre, low, high = (10.0 ** min(max(x_mean + shift, least - BEYOND), most + BEYOND) for shift in found)
     return slope, Crossing(centre, low, high, slope)
 
 

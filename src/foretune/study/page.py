@@ -221,9 +221,7 @@ def _charts(found: Results, tested_on: str) -> list[Section]:
     sizes = [_drawn(chart, f"{name}: means over tasks and seeds") for name, chart in
              plots.size_charts(lines, ruled.crossings)]  # fmt: skip
     if sizes:
-        lead = (
-            "Where the shaded range stands, full tuning overtakes (Fieller's interval); without it, nowhere resolved."
-        )
+        lead = "Within the shaded range one overtakes the other (Fieller's interval); without it, nowhere resolved."
         sections.append(Section(f"Score by training rows{where}", lead, tuple(sizes)))
     parents = plots.parent_chart(lines)
     if parents is not None:

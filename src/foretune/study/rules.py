@@ -3,7 +3,7 @@
 Four families of statements are tried, each for every efficient method of the grid (`study.effects` says how):
 
 - budget: the gap to full tuning by log10 of the trained share, by distance, and by their product;
-- rows: how the gap changes with the training rows, and the number of rows at which full tuning overtakes;
+- rows: how the gap changes with the training rows, and the number of rows at which one overtakes the other;
 - parents: the larger model with an efficient method against the smaller one tuned in full;
 - arms: an arm that is better or worse than its control over all tasks.
 
@@ -232,8 +232,9 @@ def _rows(grid: GridSpec, found: Sequence[Gap], scope: When, unit: str) -> list[
             def make_slope(
                 m: Measured, method: str = method, about: str = about, where: Crossing | None = where
             ) -> Rule:
+                ahead = "full tuning" if m.value > 0 else method
                 found_at = "" if where is None else (
-                    f"; full tuning overtakes at about {where.rows:,.0f} rows [{where.low:,.0f}, {where.high:,.0f}]"
+                    f"; {ahead} overtakes at about {where.rows:,.0f} rows [{where.low:,.0f}, {where.high:,.0f}]"
                 )  # fmt: skip
                 inside = where is not None and where.high <= (scope.rows[1] or 0.0) and m.low > 0
                 when = replace(scope, rows=(where.high, scope.rows[1])) if inside and where else scope
