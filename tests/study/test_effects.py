@@ -89,7 +89,7 @@ def test_the_fit_by_hand_on_points_without_noise() -> None:
 def test_an_interval_is_that_of_a_regression_over_pairs() -> None:
     random = np.random.default_rng(2)
     gaps = simulated(random, -0.02, -0.1)
-    slopes = [line[1] for points in gaps.values() if (line := line_of(points)) is not None]
+    slopes = [line.slope for points in gaps.values() if (line := line_of(points)) is not None]
     reference = stats.linregress(list(DISTANCES.values()), slopes)
     reach = stats.t.ppf(0.975, PAIRS - 2) * reference.stderr
     fit = fit_budget(gaps, DISTANCES, other={pair: random.normal() for pair in gaps})
@@ -98,6 +98,32 @@ def test_an_interval_is_that_of_a_regression_over_pairs() -> None:
         (reference.slope - reach, reference.slope + reach, reference.pvalue)
     )
     assert fit.adjusted.freedom == PAIRS - 3
+
+
+def test_levels_are_compared_at_one_budget_where_points_are_missing() -> None:
+    """Far pairs lack the largest share, whose gap is smaller: that is no effect of distance."""
+    random = np.random.default_rng(5)
+    shares = {pair: (-3.0, -2.0, -1.0) if number < 4 else (-3.0, -2.0) for number, pair in enumerate(DISTANCES)}
+    false = 0
+    for _ in range(STUDIES):
+        gaps = {
+            pair: [(x, -0.05 * (x + 2) + level + random.normal(0, 0.01)) for x in shares[pair]]
+            for pair, level in zip(shares, random.normal(0, 0.01, size=PAIRS), strict=True)
+        }
+        fit = fit_budget(gaps, DISTANCES)
+        assert fit is not None and fit.distance is not None
+        false += fit.distance.p_value <= 0.05
+    assert false / STUDIES < 0.08
+
+
+def test_a_crossing_without_the_largest_size_of_some_repetitions_is_where_it_is() -> None:
+    gaps = {
+        i: [(x, 0.1 * (x - 3) + 0.001 * (-1) ** i) for x in ((2.0, 3.0, 4.0) if i < 2 else (2.0, 3.0))]
+        for i in range(6)
+    }
+    gaps[6] = [(4.0, 0.1)]
+    _, where = crossing(gaps)
+    assert where is not None and where.rows == pytest.approx(1000, rel=1e-6)
 
 
 def test_without_distances_the_budget_alone_is_fitted() -> None:

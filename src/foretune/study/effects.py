@@ -5,11 +5,11 @@ The model is
     gap(pair, B) = a + b · log10 B + c · distance + e · distance · log10 B + u(pair) + v(pair) · log10 B + noise
 
 Pairs are what one wants to speak of, and distance varies between pairs only. So the pairs are the sample: each gives
-its own level (at the mean log-budget) and its own slope in log-budget by least squares, and levels and slopes are
-regressed on distance over the pairs (summary measures; Matthews et al. 1990, BMJ 300:230; Murtaugh 2007, Ecology
-88:56). In a grid without holes this is the exact test of the mixed model above with random intercepts and slopes;
-with random intercepts alone, slopes that differ between pairs for other reasons than distance would pass for rules.
-The price is honest: with p pairs there are p − 2 degrees of freedom, whatever the number of runs.
+its own line in log-budget by least squares, and the lines' slopes, and their levels at the mean log-budget of all
+pairs, are regressed on distance over the pairs (summary measures; Matthews et al. 1990, BMJ 300:230; Murtaugh 2007,
+Ecology 88:56). In a grid without holes this is the exact test of the mixed model above with random intercepts and
+slopes; with random intercepts alone, slopes that differ between pairs for other reasons than distance would pass for
+rules. The price is honest: with p pairs there are p − 2 degrees of freedom, whatever the number of runs.
 
 Crossing points come from lines over log rows, one for each repetition that shares rows, by Fieller's theorem (1954):
 an interval that is no finite range is no crossing, and neither is a point outside the rows that were run.
@@ -77,13 +77,28 @@ class Crossing:
     slope: Effect
 
 
-def line_of(points: Points) -> tuple[float, float] | None:
-    """(value at the mean x of ``points``, slope) by least squares; None below two different x."""
+@dataclass(frozen=True)
+class Straight:
+    """A line of one pair or repetition."""
+
+    x: float
+    """The mean x of its points"""
+    level: float
+    """Its value there"""
+    slope: float
+
+    def at(self, x: float) -> float:
+        """Its value at ``x``."""
+        return self.level + self.slope * (x - self.x)
+
+
+def line_of(points: Points) -> Straight | None:
+    """The line through ``points`` by least squares; None below two different x."""
     x, y = np.asarray([p[0] for p in points]), np.asarray([p[1] for p in points])
     if len(points) < 2 or float(np.ptp(x)) == 0:
         return None
     centred = x - x.mean()
-    return float(y.mean()), float(centred @ y / (centred @ centred))
+    return Straight(float(x.mean()), float(y.mean()), float(centred @ y / (centred @ centred)))
 
 
 def mean_effect(name: str, values: Sequence[float], *, alpha: float) -> Effect | None:
@@ -156,9 +171,9 @@ def fit_budget(
     if not lines:
         return None
     pairs = list(lines)
-    levels = np.asarray([lines[pair][0] for pair in pairs])
-    slopes = np.asarray([lines[pair][1] for pair in pairs])
     mean_log = float(np.mean([x for pair in pairs for x, _ in gaps[pair]]))
+    levels = np.asarray([lines[pair].at(mean_log) for pair in pairs])
+    slopes = np.asarray([lines[pair].slope for pair in pairs])
     known = [distances.get(pair) for pair in pairs]
     if any(value is None for value in known) or len(set(known)) < 2:
         alone = np.ones((len(pairs), 1))
@@ -192,12 +207,13 @@ def crossing(gaps: Mapping[Any, Points], *, alpha: float = 1 - CONFIDENCE) -> tu
     The crossing is None where Fieller's set is not a finite interval, that is where the slope is not resolved, and
     where it lies outside the rows that were run.
     """
-    lines = [line for points in gaps.values() if (line := line_of(points)) is not None]
+    lines = {key: line for key, points in gaps.items() if (line := line_of(points)) is not None}
     if len(lines) < 2:
         return None, None
-    run = np.asarray([x for points in gaps.values() for x, _ in points])
+    run = np.asarray([x for key in lines for x, _ in gaps[key]])
     x_mean, least, most = float(run.mean()), float(run.min()), float(run.max())
-    levels, slopes = np.asarray([line[0] for line in lines]), np.asarray([line[1] for line in lines])
+    levels = np.asarray([line.at(x_mean) for line in lines.values()])
+    slopes = np.asarray([line.slope for line in lines.values()])
     slope = mean_effect("rows", list(slopes), alpha=alpha)
     assert slope is not None
     found = ratio_of_means(-levels, slopes)
