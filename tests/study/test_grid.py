@@ -123,6 +123,22 @@ def test_a_grid_on_other_data_and_models(tmp_path: Path) -> None:
     assert list(found.model) == ["Llama-3.2-3B"] and found.learning_rate.pilot == "math"
 
 
+@pytest.mark.parametrize(
+    ("data", "models", "said"),
+    [
+        (["a/train.jsonl", "b/train.jsonl"], [], r"two tasks are both called 'train'"),
+        (["a=x.jsonl", "a=y.jsonl"], [], r"two tasks are both called 'a'"),
+        ([], ["one/merged", "two/merged"], r"two models are both called 'merged'.*NAME: \{source: two/merged\}"),
+        ([], [f"{'m' * 32}-{end}" for end in "ab"], r"two models are both called 'm{32}'"),
+    ],
+)
+def test_two_of_one_name_are_refused(data: list[str], models: list[str], said: str) -> None:
+    from foretune.study.grid_file import replaced
+
+    with pytest.raises(UsageError, match=said):
+        replaced(load_grid("smoke"), data, models)
+
+
 def test_files_beside_the_grid_are_found_from_anywhere(write_grid: Callable[..., Path]) -> None:
     path = write_grid()
     assert load_grid(path).tasks["near"].path == str(path.parent.resolve() / "near.jsonl")

@@ -75,7 +75,18 @@ def _models(value: Any) -> Any:
         return value
     if not all(isinstance(item, str) for item in value):
         raise ValueError("a list of models is a list of names, folders or hub ids")
-    return {re.sub(r"[^A-Za-z0-9._+-]", "-", Path(item).name).strip("-.+_")[:32]: item for item in value}
+    named: dict[str, str] = {}
+    for item in value:
+        name = short_name(Path(item).name)
+        if name in named:
+            raise ValueError(f"two models are both called {name!r}; write model: {{NAME: {{source: {item}}}, …}}")
+        named[name] = item
+    return named
+
+
+def short_name(text: str) -> str:
+    """A name of a task or model (`NAME`) from that of a file or folder."""
+    return re.sub(r"[^A-Za-z0-9._+-]", "-", text).strip("-.+_")[:32]
 
 
 def _seeds(value: Any) -> Any:

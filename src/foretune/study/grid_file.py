@@ -17,7 +17,7 @@ from foretune.config.load import load_tree
 from foretune.config.spec import Section
 from foretune.errors import Place, UsageError
 from foretune.study.arms import nearest_key
-from foretune.study.grid import GridSpec, TaskSettings
+from foretune.study.grid import GridSpec, TaskSettings, short_name
 
 PRESETS = Path(__file__).parent / "presets"
 Spec = TypeVar("Spec", bound=Section)
@@ -63,10 +63,13 @@ def replaced(grid: GridSpec, data: Sequence[str], models: Sequence[str]) -> Grid
     """
     values = grid.model_dump(mode="json")
     if data:
-        tasks = {}
+        tasks: dict[str, dict[str, str]] = {}
         for item in data:
-            name, _, path = item.rpartition("=")
-            tasks[name or re.sub(r"[^A-Za-z0-9._+-]", "-", Path(path).stem).strip("-.+_")[:32]] = {"path": path}
+            given, _, path = item.rpartition("=")
+            name = given or short_name(Path(path).stem)
+            if name in tasks:
+                raise UsageError(f"two tasks are both called {name!r}.", remedy="Name each: --data NAME=FILE.")
+            tasks[name] = {"path": path}
         values["tasks"] = tasks
         if values["learning_rate"].get("pilot") is not None:
             values["learning_rate"]["pilot"] = next(iter(tasks))
