@@ -18,6 +18,7 @@ from foretune.study.grid import GridSpec
 from foretune.study.outputs import write_outputs
 from foretune.study.rules import ruling
 from foretune.study.statistics import compare_arms
+from foretune.study.tables import relative
 
 LANGUAGES = {"sv": 0.1, "de": 0.15, "es": 0.19, "hu": 0.38, "cs": 0.42, "ja": 0.45, "tr": 0.52, "ko": 0.4}
 SHARES = {"0.1pct": 0.001, "1pct": 0.01, "8pct": 0.08}
@@ -110,6 +111,23 @@ def test_who_overtakes_goes_by_the_sign_of_the_slope(slope: float, ahead: str) -
         lines.append(line("small", task, "lora-1pct", size, seed, 2.0 + gap))
     (rule,) = (rule for rule in ruling(grid(), lines).rules if rule.id.endswith("lora:rows"))
     assert f"; {ahead} overtakes at about " in rule.statement
+
+
+def test_tasks_with_different_outcomes_are_not_put_together() -> None:
+    lines = []
+    for seed in range(4):
+        lines += [line("small", "sv", "full", 100, seed, 2.0), line("small", "sv", "lora-8pct", 100, seed, 1.5)]
+        for arm, score in (("full", 40.0), ("lora-8pct", 37.0)):
+            measured = {"test": {"chrf": [score + 0.1 * seed, 1, 50], "loss_per_byte": [1.0, 0.01, 50]}}
+            lines.append(line("small", "de", arm, 100, seed, 0.0) | {"primary": "chrf", "direction": "higher",
+                                                                     "scores": measured})  # fmt: skip
+    found = ruling(grid(), lines)
+    assert found.rules == () and found.unresolved == ("Tasks have different outcomes, so they are not pooled.",)
+    base = {("small", "sv"): {"loss_per_byte": [3.0, 0, 50]}, ("small", "de"): {"loss_per_byte": [3.0, 0, 50],
+                                                                               "chrf": [20.0, 1, 50]}}  # fmt: skip
+    assert findings(grid(), lines, found, base) == ()
+    heading, rows = relative(grid(), lines, base)
+    assert heading == ["arm", "mean", "sv", "de"] and rows[0][2:] == ["150 %", "85 %"]
 
 
 def study_folder(root: Path, spec: GridSpec, lines: list[dict[str, Any]]) -> Path:

@@ -25,7 +25,7 @@ from foretune.evaluation.paired import LEAST_REPETITIONS
 from foretune.study.effects import Effect, mean_effect
 from foretune.study.gaps import Gap, gaps, reference_arm
 from foretune.study.grid import GridSpec
-from foretune.study.results import Line
+from foretune.study.results import Line, mixed
 from foretune.study.rules import Ruling, parent_differences, reference_is_full
 
 MARGIN = 0.1
@@ -51,9 +51,9 @@ def findings(
     ruled: Ruling,
     base: Mapping[tuple[str, str], Mapping[str, Any]],
 ) -> tuple[Finding, ...]:
-    """All five; empty for a study without full tuning as its reference."""
+    """All five; empty for a study without full tuning as its reference, or whose tasks have different outcomes."""
     reference = reference_arm(grid)
-    if not lines or not reference_is_full(grid, reference):
+    if not lines or mixed(lines) or not reference_is_full(grid, reference):
         return ()
     found = [gap for gap in gaps(lines, reference) if adapts(gap.method)]
     unit = str(lines[0]["primary"])

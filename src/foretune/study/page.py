@@ -23,6 +23,7 @@ from foretune.study.gates import gate_rows
 from foretune.study.margins import HEADING as STANDING
 from foretune.study.margins import standing_tables, standings
 from foretune.study.outputs import Results
+from foretune.study.results import mixed
 from foretune.study.rules import reference_is_full
 from foretune.study.summary import Summary
 from foretune.study.tables import HEADING, beside_tables, cost_tables, relative, remarks, tables, tested
@@ -200,7 +201,7 @@ def _drawn(chart: Chart, caption: str) -> Markup | None:
 def _charts(found: Results, tested_on: str) -> list[Section]:
     material, ruled, where = found.material, found.seen[tested_on].ruling, tested(tested_on)
     lines = list(found.seen[tested_on].lines)
-    if not lines:
+    if not lines or mixed(lines):
         return []
     sections = []
     budgets = [_drawn(chart, f"{name}: means over tasks and seeds") for name, chart in plots.budget_charts(lines)]

@@ -29,6 +29,7 @@ CALIBRATION_METRICS = ("brier", "calibration_error")
 SIGNED = ("bleu", "chrf")
 """Metrics whose numbers mean something only with sacreBLEU's signature."""
 Line = dict[str, Any]
+MIXED = "Tasks have different outcomes, so they are not pooled."
 
 
 def scored(answers: Sequence[Answer], task: StudyTask) -> dict[str, Score]:
@@ -142,6 +143,11 @@ def views(lines: Iterable[Line]) -> Iterator[Line]:
         yield {**entry, "tested_on": OWN}
         for name, scores in entry.get("tests", {}).items():
             yield {**entry, "tested_on": name, "scores": {**entry["scores"], "test": scores}}
+
+
+def mixed(entries: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether ``entries`` (lines, or blocks' fields) are measured by different outcomes, which have no common mean."""
+    return len({(entry["primary"], entry["direction"]) for entry in entries}) > 1
 
 
 def block_of(entry: Line) -> Block:

@@ -35,7 +35,7 @@ from foretune.study.gaps import (
     size_points,
 )
 from foretune.study.grid import GridSpec
-from foretune.study.results import Line
+from foretune.study.results import MIXED, Line, mixed
 from foretune.study.statistics import Difference
 
 PARAMETERS_REACH = 2.0
@@ -78,7 +78,9 @@ class Ruling:
 
 
 def ruling(grid: GridSpec, lines: Sequence[Line], pooled: Sequence[Difference] = ()) -> Ruling:
-    """The rules of a study from its lines and its comparison over all tasks."""
+    """The rules of a study from its lines and its comparison over all tasks; none where outcomes differ."""
+    if mixed(lines):
+        return Ruling((), (MIXED,))
     reference = reference_arm(grid)
     found = gaps(lines, reference)
     scope = _scope(grid, lines)

@@ -16,7 +16,7 @@ from foretune.study.arms import TASKS
 from foretune.study.costs import arm_costs
 from foretune.study.design import rate_label
 from foretune.study.grid import GridSpec
-from foretune.study.results import FINISHED, Line, block_of, outcomes, views
+from foretune.study.results import FINISHED, MIXED, Line, block_of, mixed, outcomes, views
 from foretune.study.row_tests import RowTests
 from foretune.study.statistics import (
     Block,
@@ -257,8 +257,8 @@ def _pooled(
     grid: GridSpec, values: Mapping[Block, Any], blocks: Sequence[BlockResult]
 ) -> tuple[tuple[Pooled, ...], str]:
     """Differences over all tasks for each test set, and how they were made."""
-    if len({(block.primary, block.direction) for block in blocks}) > 1:
-        return (), "Tasks have different outcomes, so they are not pooled."
+    if mixed(map(vars, blocks)):
+        return (), MIXED
     whole = [block for block in blocks if block.complete] or blocks
     found = []
     for tested_on in dict.fromkeys(block.tested_on for block in blocks):

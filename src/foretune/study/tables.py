@@ -208,9 +208,10 @@ def relative(
     Mean over models, sizes and seeds whose pairs are whole; empty where the base was not measured.
     """
     reference = reference_arm(grid)
+    primary = {str(entry["task"]): str(entry["primary"]) for entry in lines}
     reached: dict[str, dict[str, list[float]]] = {}
     for gap in gaps(lines, reference):
-        start = base.get((gap.model, gap.task), {}).get(str(lines[0]["primary"]))
+        start = base.get((gap.model, gap.task), {}).get(primary[gap.task])
         gain = None if start is None else gap.reference - float(start[0])
         if start is not None and gain:
             reached.setdefault(gap.arm, {}).setdefault(gap.task, []).append((gap.score - float(start[0])) / gain)
