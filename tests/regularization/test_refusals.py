@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from foretune.catalogue.methods import METHODS, config_space, resolve
-from foretune.catalogue.regularizers import REGULARIZERS, check_kind, menu, named
+from foretune.catalogue.regularizers import DROPOUTS, REGULARIZERS, check_kind, menu, named
 from foretune.config.resolve import resolve as resolve_settings
 from foretune.errors import UsageError
 from foretune.regularization.base import Context, Plan
@@ -36,6 +36,7 @@ WORDS = {
     "l2-sp,recadam": "both pull the weights.*name one",
     "r-drop,token-weighting": "one of two passes only; name one",
     "extrapolation,smart": "name one of them",
+    **{f"{noise},tfew": "not for those of wrong choices; name one" for noise in (*DROPOUTS, "neftune")},
 }
 
 

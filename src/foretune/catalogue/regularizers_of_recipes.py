@@ -5,6 +5,8 @@ from __future__ import annotations
 from foretune.catalogue.regularizer import Declaration, number
 from foretune.catalogue.space import Space
 
+_OTHER_ROWS = "the noise is drawn for a micro-batch's own rows, not for those of wrong choices; name one of them."
+
 TFEW = Declaration(
     name="tfew",
     about="For labelled rows: wrong labels become unlikely, and the right one likelier than they are.",
@@ -18,6 +20,7 @@ TFEW = Declaration(
     ),
     kinds=("causal", "seq2seq"),
     fix="A classifier's own loss compares all classes already: leave tfew out.",
+    conflicts=tuple((noise, _OTHER_ROWS) for noise in ("dropout", "guided-dropout", "gaussian-dropout", "neftune")),
 )
 
 PRUNE_REWIND = Declaration(
