@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from foretune.errors import UsageError
 from foretune.methods.contract.models import specimen
 from foretune.methods.registry import get
 from foretune.methods.tuners.prefix import PrefixUpdate
+from foretune.regularization.base import Regularizer
+from foretune.regularization.l2_sp import L2Sp
 from foretune.regularization.prune_rewind import PruneRewind
 from foretune.seeding import torch_generator
 from foretune.training.forward import Network
@@ -23,13 +26,15 @@ from tests.training.rows import random_rows
 ROWS = random_rows(8, vocabulary=90)
 
 
-def run_of(method: str = "e2vpt", limit: int = 200, **fields: Any) -> tuple[Any, Training]:
+def run_of(
+    method: str = "e2vpt", limit: int = 200, others: Sequence[Regularizer] = (), **fields: Any
+) -> tuple[Any, Training]:
     settings = {"method": method, **({"e2vpt.prefix": 4} if method == "e2vpt" else {})}
     attachment = get(method).attach(specimen("llama").twin(), resolve(settings), generator=torch_generator(0, "init"))
     training = Training(
         Network(attachment.model, "causal"), attachment, ROWS, Epochs(8, 8, 0),
         LoopSettings(OptimizerSettings(1e-2, 10, warmup_share=0.0), seed=0, micro_batch_tokens=limit),
-        [PruneRewind(**fields)],
+        [PruneRewind(**fields), *others],
     )  # fmt: skip
     return attachment, training
 
@@ -54,6 +59,14 @@ def test_the_least_needed_go_and_the_rest_begins_again() -> None:
     training.run(10)
     assert torch.equal(torch.cat([prefix.open.detach() for prefix in prefixes(attachment)]), left)
     assert not torch.equal(attachment.state()[next(iter(first))], first[next(iter(first))])
+
+
+def test_a_pull_to_the_start_opens_nothing_again() -> None:
+    attachment, training = run_of(others=[L2Sp(0.1)])
+    training.run(10)
+    left = torch.cat([prefix.open.detach() for prefix in prefixes(attachment)])
+    assert sorted(left.tolist()) == [0.0] * 4 + [1.0] * 4
+    assert training.regularizers.report()["prune-rewind"]["positions_left"] == 4.0
 
 
 def test_a_pruned_position_is_out_of_the_attention() -> None:

@@ -36,6 +36,7 @@ WORDS = {
     "l2-sp,recadam": "both pull the weights.*name one",
     "r-drop,token-weighting": "one of two passes only; name one",
     "extrapolation,smart": "name one of them",
+    "prune-rewind,recadam": "rewinding back; name l2-sp",
     **{f"{noise},tfew": "not for those of wrong choices; name one" for noise in (*DROPOUTS, "neftune")},
 }
 

@@ -36,6 +36,7 @@ PRUNE_REWIND = Declaration(
     ),
     methods=("e2vpt",),
     fix="Use it with method e2vpt.",
+    conflicts=(("recadam", "its step would take a part of the rewinding back; name l2-sp instead of recadam."),),
 )
 
 RANK_SCHEDULE = Declaration(

@@ -4,7 +4,7 @@ w ← w − lr · λ (w − w0) after the optimiser's step, as decoupled weight 
 2019): Adam does not rescale it. An adapter starts as the base, so w0 is where it began. Of LoRA the product counts, not
 the factors: the penalty ½‖s (B A − B0 A0)‖²_F, with B0 A0 the product at the start (zero, or what PiSSA and OLoRA have
 taken out of the base), has the gradients s² (B AAᵀ − B0 A0Aᵀ) and s² (BᵀB A − BᵀB0 A0): only products with the rank on
-one side. A fresh head is left alone.
+one side. A fresh head is left alone, and so are the switches of a learnt prefix (`prune_rewind`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 
 from foretune.regularization.base import Context, Plan, Regularizer
 from foretune.regularization.lora_pairs import LoraPair, is_head, lora_pairs
+from foretune.regularization.prune_rewind import is_switch
 
 
 class L2Sp(Regularizer):
@@ -33,7 +34,7 @@ class L2Sp(Regularizer):
         """What is pulled, and the memory that origins take."""
         pairs = lora_pairs(context)
         paired = {number for pair in pairs for number in pair.numbers}
-        alone = {n for n in range(len(context.masters)) if n not in paired and not is_head(context.names[n])}
+        alone = {n for n in range(len(context.masters)) if n not in paired and _is_pulled(context.names[n])}
         held = sum(4 * context.masters[n].numel() for n in paired | alone)
         what = f"a pull of {self.weight:g} on {len(pairs)} products and {len(alone)} tensors"
         return Plan(what, extra_bytes=held, shares_head=True)
@@ -47,7 +48,7 @@ class L2Sp(Regularizer):
         self._origins = {
             number: master.detach().clone()
             for number, master in enumerate(context.masters)
-            if number in self._paired or not is_head(context.names[number])
+            if number in self._paired or _is_pulled(context.names[number])
         }
 
     @torch.no_grad()
@@ -74,3 +75,7 @@ class L2Sp(Regularizer):
     def report(self) -> dict[str, float]:
         """The strength and how far the weights are from where they began."""
         return {"weight": self.weight, "distance": self._distance}
+
+
+def _is_pulled(name: str) -> bool:
+    return not is_head(name) and not is_switch(name)

@@ -97,5 +97,10 @@ class PruneRewind(Regularizer):
         return {"positions_left": float(sum(int((module.open != 0).sum()) for module in self._modules))}
 
 
+def is_switch(name: str) -> bool:
+    """Whether a trainable tensor holds switches: what is off stays off, so nothing may pull it back."""
+    return name.rpartition(".")[2] == SWITCH
+
+
 def _switched(model: torch.nn.Module) -> list[Any]:
     return [module for module in model.modules() if isinstance(getattr(module, SWITCH, None), torch.nn.Parameter)]
