@@ -186,3 +186,13 @@ def test_an_arm_that_is_better_than_another_arm_than_all_is_no_advice() -> None:
         values = {control: noisy["full"], "ifd": noisy["ifd"]}
         (rule,) = ruling(spec, lines, compare_arms(values, control, "lower", expected=5)).rules
         assert rule.statement == f"ifd against {control}: better" and rule.advice == advice
+
+
+def test_advice_holds_settings_of_a_fit_alone() -> None:
+    """Which tasks an arm is for, and what it is compared with, is said of the arm in its study."""
+    own = {"method": "lora", "lora.rank": 4, "tasks": ["sv"], "control": "full"}
+    spec = grid(arms={"full": {"method": "full"}, "lora": own}, factors=None)
+    values = {"full": {seed: 1.0 + 0.01 * seed for seed in range(5)}, "lora": {s: 0.5 + 0.011 * s for s in range(5)}}
+    lines = [line("small", "sv", "full", SIZES[0], 0, 1.0)]
+    (rule,) = ruling(spec, lines, compare_arms(values, "full", "lower", expected=5)).rules
+    assert rule.advice == {"method": "lora", "lora.rank": 4}

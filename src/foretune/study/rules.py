@@ -20,7 +20,7 @@ from typing import Any
 
 from foretune.catalogue.rules import TRAINABLE, TRANSLATION, Measured, Rule, When
 from foretune.evaluation.paired import holm
-from foretune.study.arms import CONTROL
+from foretune.study.arms import CONTROL, TASKS
 from foretune.study.design import CONFOUNDED, rate_label
 from foretune.study.effects import CONFIDENCE, BudgetFit, Crossing, Effect, crossing, fit_budget, mean_effect
 from foretune.study.gaps import (
@@ -330,7 +330,8 @@ def _arms(
         )  # fmt: skip
         control = grid.arms[difference.arm].get(CONTROL, grid.control)
         about = f"{difference.arm} against {control}"
-        own = grid.arms[difference.arm] if control == grid.control else {}  # better than another arm is no reason yet
+        settings = {key: value for key, value in grid.arms[difference.arm].items() if key not in (TASKS, CONTROL)}
+        own = settings if control == grid.control else {}  # better than another arm is no reason yet
 
         def make(m: Measured, arm: str = difference.arm, about: str = about, own: Mapping[str, Any] = own) -> Rule:
             better = (m.value < 0) == (direction == "lower")
