@@ -61,6 +61,15 @@ def _line(arm, seed, winner, base=0.5, *, verdict="no evidence", direction="high
             "verdict": verdict, "used_s": 60.0}  # fmt: skip
 
 
+def test_fits_of_an_arm_that_was_taken_out_are_in_no_summary(tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "_fitted", lambda spec, cell, *_: {**_line(cell.arm, cell.seed, 0.7), "said": ""})
+    arms = {"full": {}, "rule": {"search.max_trials": 2}}
+    for listed in (arms, {"full": arms["full"]}):
+        path = _written(tmp_path, "rows.jsonl", "model", arms=listed, judged={}, seeds=2)
+        summary = live.run(path, tmp_path / "out", on_event=lambda kind, payload: None)
+    assert summary["fits"] == 2 and "rule" not in summary["means"]
+
+
 def test_pairs_are_of_one_seed_and_errors_count_downwards():
     lines = [_line("full", s, 0.7 + 0.01 * s) for s in range(5)] + [_line("other", s, 0.6 + 0.01 * s) for s in range(5)]
     summary = summarised(lines, ["full", "other"], {}, "done")

@@ -13,7 +13,8 @@ from foretune.errors import UsageError
 from foretune.experience.records import RunRecord
 from foretune.experience.store import Store
 from foretune.files import read_lines
-from foretune.study.replay import experience, read_spec
+from foretune.study.kinds import begin
+from foretune.study.replay import DECIDING, experience, read_spec
 from tests.search import synthetic
 
 SPEC = """
@@ -68,6 +69,24 @@ def test_a_replay_runs_reports_and_resumes(filled: Path) -> None:
     assert "<svg" in (filled / "out" / "report.html").read_text()
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0 and read_lines(filled / "out" / "results.jsonl") == lines
+
+
+@pytest.mark.parametrize("changed", ["hold_out: model", "study: other", "source: elsewhere"])
+def test_a_folder_holds_cells_of_one_specification(filled: Path, tmp_path: Path, changed: str) -> None:
+    folder = tmp_path / "begun"
+    folder.mkdir()
+    first = read_spec(filled / "small.yaml")
+    begin(folder, first, DECIDING)
+    begin(folder, first.model_copy(update={"seeds": 7, "contestants": ("rule",)}), DECIDING)  # further cells
+    key, value = changed.split(": ")
+    with pytest.raises(UsageError, match=f"holds results of {key}: .* now {key} is {value}"):
+        begin(folder, first.model_copy(update={key: value}), DECIDING)
+
+
+@pytest.mark.parametrize("option", [["--resume"], ["--retry-failed"], ["--workers", "2"], ["--ray", "local"]])
+def test_options_that_the_kind_lacks_are_refused(filled: Path, option: list[str]) -> None:
+    done = CliRunner().invoke(app, ["study", "run", str(filled / "small.yaml"), *option])
+    assert isinstance(done.exception, UsageError) and f"has no {option[0]}" in str(done.exception)
 
 
 def test_unknown_kinds_and_contestants_are_refused(filled: Path) -> None:

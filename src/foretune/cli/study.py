@@ -63,8 +63,13 @@ def run(
     folder = output or Path(f"{Path(str(grid)).stem.replace(':', '-')}-study")
     shown = _Json() if as_json else _Lines()
     if grid is not None and (kind := kind_of(grid)) != ARMS:
-        if data or model:
-            raise UsageError(f"a study of the kind {kind} has no data or model to change.")
+        given = {
+            "--data": data, "--model": model, "--resume": resume, "--retry-failed": retry_failed,
+            "--workers": workers != 1, "--ray": ray,
+        }  # fmt: skip
+        if lacking := [name for name, value in given.items() if value]:
+            remedy = "Leave it out: the same command goes on where it stopped."
+            raise UsageError(f"a study of the kind {kind} has no {' and no '.join(lacking)}.", remedy=remedy)
         answer = module_of(kind).run(grid, folder, time_s=time_s, on_event=shown.event)
         typer.echo(json.dumps(answer, ensure_ascii=False))
         return

@@ -6,16 +6,20 @@ prints last as one line of JSON, and ``about(source)``, a sentence for the list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
 from foretune.config.load import load_tree
-from foretune.errors import UsageError
+from foretune.config.spec import Section
+from foretune.errors import Place, UsageError
+from foretune.files import read_json, write_json
 from foretune.study.grid_file import find_grid
 
 ARMS = "arms"
+SPEC = "spec.json"
+"""The specification in the folder of such a study."""
 MODULES = {
     "live": "foretune.study.live",
     "replay": "foretune.study.replay",
@@ -56,3 +60,22 @@ def module_of(kind: str) -> Kind:
     """The module of a kind other than `ARMS`."""
     module: Any = import_module(MODULES[kind])
     return module  # type: ignore[no-any-return]
+
+
+def begin(folder: Path, spec: Section, deciding: Sequence[str] = ()) -> None:
+    """Write ``spec`` into the folder of a study, begun now or before.
+
+    ``deciding`` are the settings that decide what a line in its results holds. Raises `UsageError` where lines of
+    another kind, or of other such settings, are there.
+    """
+    path, value = folder / SPEC, spec.model_dump(mode="json")
+    earlier = read_json(path) if path.exists() else value
+    for key in ("kind", *deciding):
+        before = earlier.get(key, type(spec).model_fields[key].default)
+        if before != value[key]:
+            raise UsageError(
+                f"the folder holds results of {key}: {before}, and now {key} is {value[key]}.",
+                place=Place(folder),
+                remedy="Name another folder with --output.",
+            )
+    write_json(path, value)

@@ -28,6 +28,7 @@ from foretune.fit import start
 from foretune.fit.request import FitRequest
 from foretune.report.record import RunRecord, SystemResult
 from foretune.study.grid_file import find_grid, load_spec
+from foretune.study.kinds import begin
 from foretune.study.live_report import summarised, write_report
 from foretune.units import format_duration, parse_duration
 
@@ -97,10 +98,11 @@ def run(source: str | Path, output: Path, *, time_s: float | None = None, on_eve
     began, reason = time.monotonic(), "every fit is done"
     output.mkdir(parents=True, exist_ok=True)
     with FolderLock(output):
-        write_json(output / "spec.json", spec.model_dump(mode="json"))
+        begin(output, spec)
         path = output / RESULTS
         done = {line["cell"] for line in read_lines(path)} if path.exists() else set()
-        todo = [cell for cell in cells(spec) if _key(spec, cell) not in done]
+        listed = {_key(spec, cell): cell for cell in cells(spec)}
+        todo = [cell for key, cell in listed.items() if key not in done]
         on_event("progress", {"line": _announced(spec, todo)})
         for number, cell in enumerate(todo, start=1):
             if time_s is not None and time.monotonic() - began > time_s:
@@ -110,9 +112,9 @@ def run(source: str | Path, output: Path, *, time_s: float | None = None, on_eve
             append_line(path, line)
             on_event("progress", {"line": f"{number} of {len(todo)}: {cell.arm} on {cell.task}, seed {cell.seed}: "
                                           f"{line.get('error') or line['said']}"})  # fmt: skip
-        summary: dict[str, Any] = summarised(
-            list(read_lines(path)) if path.exists() else [], spec.arms, spec.judged, reason
-        )
+        lines = read_lines(path) if path.exists() else []
+        present = [line for line in lines if line["cell"] in listed]  # an arm may have been taken out, or changed
+        summary: dict[str, Any] = summarised(present, spec.arms, spec.judged, reason)
         write_json(output / "summary.json", summary)
         write_report(output, spec.name, spec.about, summary)
     return summary

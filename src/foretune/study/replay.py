@@ -28,10 +28,13 @@ from foretune.search.replay.regret import covered, scored
 from foretune.search.replay.simulation import simulate
 from foretune.search.replay.world import World, world_of
 from foretune.study.grid_file import find_grid, load_spec
+from foretune.study.kinds import begin
 from foretune.study.replay_report import summarised, write_report
 
 OnEvent = Callable[[str, Mapping[str, Any]], None]
 RESULTS = "results.jsonl"
+DECIDING = ("source", "study", "hold_out")
+"""Settings that decide what a cell holds, beside those in its key."""
 LEARNING = frozenset({"transfer", *ABLATIONS, *SPOILED})
 """Contestants whose asks take long enough to need fewer seeds."""
 
@@ -153,7 +156,7 @@ def experience(source: str, study: str | None = None) -> list[PastRun]:
 
 
 def run(source: str | Path, output: Path, *, time_s: float | None = None, on_event: OnEvent) -> dict[str, Any]:
-    """Run or resume a replay in ``output``; see `study.kinds`."""
+    """Run or resume a replay in ``output``; see `study.kinds`. Raises `UsageError` where another was begun there."""
     spec = read_spec(source)
     stage = Stage(past_tasks(experience(spec.source, spec.study)), spec)
     if not stage.worlds:
@@ -161,7 +164,7 @@ def run(source: str | Path, output: Path, *, time_s: float | None = None, on_eve
     limit, began = min(time_s or 1e12, spec.time or 1e12), time.monotonic()
     output.mkdir(parents=True, exist_ok=True)
     with FolderLock(output):
-        write_json(output / "spec.json", spec.model_dump(mode="json"))
+        begin(output, spec, DECIDING)
         path = output / RESULTS
         done = {line["cell"] for line in read_lines(path)} if path.exists() else set()
         reason = "every cell is done"
