@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 from foretune.cli.main import app
 from foretune.errors import Interrupted, OutputError, TrainingError, UsageError
 from foretune.files import read_json, read_lines, write_json
+from foretune.study.design import StudyCell
 from foretune.study.folder import StudyFolder
+from foretune.study.forecast import left
 from foretune.study.grid_file import load_grid
 from foretune.study.run import run_study
 from tests.structure.source import REPOSITORY
@@ -260,7 +262,11 @@ def test_sweeps_per_method_widen_survive_a_stop_and_are_shown(write_grid: WriteG
     with pytest.raises(Interrupted):
         run_study(grid, study, on_event=interrupt)
     first = len(read_lines(study / "rates.jsonl"))
-    result = run_study(None, study, resume=True)
+    announced: dict[str, Any] = {}
+    result = run_study(
+        None, study, resume=True, on_event=lambda kind, told: announced.update(told if kind == "design" else {})
+    )
+    assert announced["done"] == announced["sweep_runs"] == 4, "runs of further rounds are not among those announced"
     swept = read_lines(study / "rates.jsonl")
     assert {line["arm"] for line in swept} == {"r2", "all"}, "one arm for each method"
     assert 4 <= first < len(swept) == len({line["cell"] for line in swept}) <= 8, "stopped while it was widened"
@@ -405,6 +411,16 @@ def test_every_arm_can_be_swept_on_every_task(write_grid: WriteGrid, places: Pat
             assert used == {best}
     assert "every arm on every task" in result.summary.rates
     assert any("arm r2 on far" in note for note in result.summary.notes)
+
+
+def test_what_is_left_are_the_cells_without_a_line() -> None:
+    def cell(size: str, rate: float) -> StudyCell:
+        return StudyCell("m", "t", "r2", size, int(size), 0, f"t:{size}:0", {"learning_rate": rate}, 5)
+
+    lines = [{**vars(cell("8", 2e-3)), "status": "finished"}, {**vars(cell("8", 5e-3)), "status": "finished"}]
+    small, large = cell("8", 1e-3), cell("64", 1e-3)
+    assert left([small, large], lines) == [large], "the rate of a run is chosen after it was announced"
+    assert left([small, cell("8", 2e-3)], lines, by_rate=True) == [small]
 
 
 def test_elsewhere_a_study_forecasts_by_the_speed_of_the_new_machine(

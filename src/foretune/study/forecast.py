@@ -8,7 +8,7 @@ differences in a pilot, an earlier study or the experience store; while none is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from foretune.fit.schedule import Speeds
 from foretune.search.fidelity import rungs
 from foretune.study.design import StudyCell
 from foretune.study.grid import GridSpec
-from foretune.study.results import outcomes, read_results
+from foretune.study.results import Line, outcomes, read_results
 from foretune.study.statistics import Block, detectable_before, spread
 from foretune.study.tasks import StudyTask
 from foretune.study.test_sets import OWN
@@ -67,6 +67,17 @@ def cell_seconds(cell: StudyCell, task: StudyTask, probe: Mapping[str, Any], fac
         seconds += tested / speeds.score_rows_per_s
         seconds += tested * speeds.answer_s if task.generation else 0.0
     return seconds
+
+
+def left(cells: Iterable[StudyCell], lines: Iterable[Line], *, by_rate: bool = False) -> list[StudyCell]:
+    """Those of ``cells`` that have no line, whatever their learning rate; in a sweep (``by_rate``) the rate counts."""
+
+    def key(at: Mapping[str, Any], config: Mapping[str, Any]) -> tuple[Any, ...]:
+        rate = (float(config["learning_rate"]),) if by_rate else ()
+        return tuple(at[name] for name in ("model", "task", "arm", "size", "seed")) + rate
+
+    ended = {key(entry, entry["config"]) for entry in lines}
+    return [cell for cell in cells if key(vars(cell), cell.config) not in ended]
 
 
 def method_factors(hardware: str, model: str, reference: str) -> dict[str, float]:

@@ -19,7 +19,7 @@ from foretune.execution.local import LocalExecutor
 from foretune.execution.machine import detect
 from foretune.execution.ray import RayExecutor
 from foretune.execution.types import Executor
-from foretune.files import FolderLock, canonical_json, fingerprint, write_json
+from foretune.files import FolderLock, canonical_json, fingerprint, read_lines, write_json
 from foretune.fit.account import versions
 from foretune.fit.folder import Clock
 from foretune.fit.history import Recorder
@@ -37,7 +37,7 @@ from foretune.study.parents import is_parent, make_parent
 from foretune.study.prepared import prepared_task
 from foretune.study.rates import chosen_rates, deciding, sweep_cells, widened
 from foretune.study.results import Line, read_results
-from foretune.study.selections import check_targets, forecast_seconds, ranked_cells
+from foretune.study.selections import check_targets, forecast_seconds, key_of, ranked_cells
 from foretune.study.summary import Summary
 from foretune.study.tasks import StudyTask
 
@@ -154,7 +154,7 @@ class _Study:
             sweep_cells(self.grid, tasks.values(), tokens, deciding(self.grid, tasks.values()).values()),
             cells(self.grid, tasks.values(), {}, tokens),
         )
-        self._announce(tasks, sweep, provisional, seconds, forecast_seconds(provisional, tasks, probes))
+        self._announce(tasks, probes, sweep, provisional, seconds)
         with self.clock.phase("base model"):
             score_base(tasks.values(), self.folder, self.executor, self.watch)
         with self.clock.phase("learning rates"):
@@ -235,21 +235,22 @@ class _Study:
     def _announce(
         self,
         tasks: Mapping[Pair, StudyTask],
+        probes: Mapping[Pair, Mapping[str, Any]],
         sweep: Sequence[StudyCell],
         listed: Sequence[StudyCell],
         seconds: Callable[[StudyCell], float],
-        choosing_s: float,
     ) -> None:
-        done = len(read_results(self.folder.results)) + len(read_results(self.folder.rates))
-        total = len(sweep) + len(listed)
-        running_s = choosing_s + sum(map(seconds, [*sweep, *listed]))
-        hours = running_s / forecast.SECONDS_AN_HOUR * (total - done) / total
+        untried = forecast.left(sweep, read_results(self.folder.rates), by_rate=True)
+        missing = forecast.left(listed, read_results(self.folder.results))
+        ranked = {entry["key"] for entry in read_lines(self.folder.selections)}
+        choosing_s = forecast_seconds([cell for cell in missing if key_of(cell) not in ranked], tasks, probes)
+        hours = (choosing_s + sum(map(seconds, [*untried, *missing]))) / forecast.SECONDS_AN_HOUR
         sd, source = forecast.known_spread(self.grid, [task.primary for task in tasks.values()])
         block, pooled = forecast.detectable(self.grid, sd)
         design = forecast.Design(
             runs=len(listed),
             sweep_runs=len(sweep),
-            done=done,
+            done=len(sweep) + len(listed) - len(untried) - len(missing),
             run_hours=hours,
             wall_hours=hours / self.workers,
             seeds=len(self.grid.seeds),
