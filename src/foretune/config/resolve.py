@@ -73,8 +73,16 @@ class Resolution:
                 raise KeyError(key)
             if key not in values or values[key].origin == "default":
                 values[key] = Resolved(item.value, "recommended", item.evidence)
-        given = {key: Given(item.value, Place("recommended")) for key, item in values.items()}
-        return Resolution(validated(given), values)
+        return Resolution(_spec(values), values)
+
+    def kept(self, settled: Mapping[str, Resolved]) -> Resolution:
+        """The same with values that were settled before."""
+        values = {**self.values, **settled}
+        return Resolution(_spec(values), values)
+
+
+def _spec(values: Mapping[str, Resolved]) -> FitSpec:
+    return validated({key: Given(item.value, Place("recommended")) for key, item in values.items()})
 
 
 def resolve(

@@ -21,6 +21,7 @@ from foretune.execution.local import LocalExecutor
 from foretune.execution.ray import RayExecutor
 from foretune.files import FolderLock
 from foretune.fit.account import Outcome, record
+from foretune.fit.begun import with_rows_as_begun
 from foretune.fit.finals import Evaluator, answer_test_rows, chosen_by_validation
 from foretune.fit.folder import Clock, RunFolder
 from foretune.fit.handover import exported, hand_over
@@ -74,6 +75,7 @@ def run_fit(
             return FitResult(output, read_record(output))
         folder.clean()
         started = _start(folder, plan, request, command)
+        plan = with_rows_as_begun(plan, folder.once)
         clock = Clock(output / "clock.json")
         watch = Watch(interrupted.is_set, clock.tick, on_event)
         executor = _executor(plan, request, folder.logs, worker)

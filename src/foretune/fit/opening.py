@@ -17,6 +17,7 @@ from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.catalogue.selection import NONE
 from foretune.execution.drive import JobFailed, Stopped, run_job
 from foretune.fit.base import Base, answered
+from foretune.fit.begun import with_offers_as_begun
 from foretune.fit.effort import FULL, measured_steps
 from foretune.fit.finals import Evaluator
 from foretune.fit.keeping import Offer
@@ -84,6 +85,7 @@ def opened(session: Session) -> Opening:
     probe = session.once("probe", "probe", lambda: session.job("probe", prepared.task, payload))
     session.on_event("probe", probe)
     refined = replan(session.plan, measured(probe), session.clock.spent("reading and splitting", "probe"))
+    refined = with_offers_as_begun(refined, session.folder.once)
     session.on_event("forecast", refined.forecast.to_json())
     used_s = session.clock.spent("reading and splitting", "probe")
     end = _end(session.plan, prepared, Speeds.of(probe), generation, used_s)
@@ -236,7 +238,7 @@ def _paced(session: Session, opening: Opening) -> Opening:
         common = _spent(common, -seen["train_s"])
     elif not session.folder.journal.exists():  # they were steps of another schedule or configuration
         shutil.rmtree(session.folder.trial(FIRST_RUN), ignore_errors=True)
-    again_refined = replan(session.plan, measured(probe), spent_s)
+    again_refined = with_offers_as_begun(replan(session.plan, measured(probe), spent_s), session.folder.once)
     session.on_event("forecast", again_refined.forecast.to_json())
     note = (
         f"The first steps showed that a run takes {factor:.2g} times what the probe said, so runs were planned again:"
