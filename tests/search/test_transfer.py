@@ -34,9 +34,9 @@ def _first(budget=None):
     return strategy
 
 
-def _strategy(tasks, seed=0, **options):
-    first = _first()
-    members = pool_of(first, ("lora", "full"), width=576, kind="causal", seed=seed, size=80)
+def _strategy(tasks, seed=0, first=None, methods=("lora", "full"), **options):
+    first = first or _first()
+    members = pool_of(first, methods, width=576, kind="causal", seed=seed, size=80)
     prior = build(tasks, synthetic.facts(NEW), members, seed)
     base = synthetic.task_features(NEW)["base_loss"]
     return transfer(Situation(first, prior, (base,) * 6, options=options))
@@ -151,6 +151,31 @@ def test_without_experience_the_portfolio_comes_first():
     drive(search, 1, _script)
     assert [run.arm for run in search.runs[:4]] == ["default", "portfolio", "portfolio", "portfolio"]
     assert len(search.runs) > 5 and search.budget.spent <= 3000
+
+
+def _fixed(trials, **fixed):
+    """A search in trials without experience, of what is fixed."""
+    first, _ = zero_shot_plan(
+        width=576, kind="causal", train_rows=1067, budget=Budget("trials", trials), cost=_cost, fixed=fixed
+    )
+    search = AskTell(_strategy((), first=first, methods=(fixed["method"],)), Budget("trials", trials), _cost)
+    return search, first.baseline
+
+
+def test_a_default_lora_that_may_not_win_ends_no_run_that_may():
+    search, baseline = _fixed(3, method="ia3")
+
+    def behind(lease):
+        seen = _script(lease)
+        if lease.config == baseline:
+            return [replace(each, metrics={"loss": Score(0.4, 0.01, 200)}) for each in seen]
+        return [
+            replace(each, metrics={"loss": Score(1.5 - 0.5 * each.step / lease.horizon, 0.01, 200)}) for each in seen
+        ]
+
+    drive(search, 1, behind)
+    best = search.strategy.finalists(search.runs)[0].run
+    assert (best.config["method"], best.status) == ("ia3", "finished")
 
 
 @pytest.mark.parametrize("workers", [1, 3])
