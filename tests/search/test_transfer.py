@@ -178,6 +178,13 @@ def test_a_default_lora_that_may_not_win_ends_no_run_that_may():
     assert (best.config["method"], best.status) == ("ia3", "finished")
 
 
+def test_a_trial_counts_once_however_dear_its_method_is():
+    search, _ = _fixed(5, method="dora", selection="none")
+    drive(search, 1, _script)
+    assert search.strategy.dearer(search.strategy.free([])).min() > 1
+    assert len(search.runs) == 5 == search.budget.spent
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_budgets_hold_and_failures_do_not_stop_it(tasks, workers):
     budget = Budget("time", 1500, workers=workers)

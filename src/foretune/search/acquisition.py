@@ -61,7 +61,7 @@ def beginnings(
     first = strategy.prior.pool[0]
     seconds = np.asarray([view.cost(first, 0, level_step(strategy.horizon, level)) for level in range(LEVELS)])
     dearer = strategy.dearer(free)
-    reach = (_prices(strategy, view, seconds)[None, :] * dearer[:, None] <= _room(view)).sum(1) - 1
+    reach = (_prices(strategy, view, free, seconds) <= _room(view)).sum(1) - 1
     levels = np.minimum(reach, target)
     worth, rate = np.zeros(len(free)), np.zeros(len(free))
     for level in sorted(set(levels.tolist()) - {-1}):
@@ -105,13 +105,14 @@ def _reachable(view: View, run: Run, level: int) -> int | None:
     return None
 
 
-def _prices(strategy: Pooled, view: View, seconds: Floats) -> Floats:
-    """(6,): what a run to each rung takes of the budget, in its unit."""
+def _prices(strategy: Pooled, view: View, places: Indices, seconds: Floats) -> Floats:
+    """(places, 6): what a run of each pool member to each rung takes of the budget, in its unit."""
     if view.budget.kind == "time":
-        return seconds
+        return np.asarray(strategy.dearer(places)[:, None] * seconds[None, :])
     if view.budget.kind == "trials":
-        return np.ones(LEVELS)
-    return np.asarray([float(level_step(strategy.horizon, level)) for level in range(LEVELS)])
+        return np.ones((len(places), LEVELS))
+    steps = [strategy.steps_of(strategy.prior.pool[int(place)]) for place in places]
+    return np.asarray([[float(level_step(each, level)) for level in range(LEVELS)] for each in steps])
 
 
 def _room(view: View) -> float:
