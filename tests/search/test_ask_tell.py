@@ -182,6 +182,20 @@ def test_time_is_wall_time_of_parallel_work_with_losses_charged():
     assert search.state()["charges"] == {"probe": 30.0}
 
 
+def test_what_leases_took_beside_each_other_counts_once(tmp_path):
+    budget = Budget("time", 1000, workers=2)
+    search = grid(budget=budget, journal=tmp_path / "journal.jsonl")
+    one, two = search.ask(2, 0.0)
+    for lease in (one, two):
+        search.tell(lease.id, 1, observe(lease, 100, 0), 100.0)
+        search.charge(30.0, "loading", lease.id)
+    assert budget.spent == pytest.approx(130.0) and search.state()["charges"] == {"loading": 60.0}
+    resumed = Budget("time", 1000, workers=2)
+    assert grid(budget=resumed, journal=tmp_path / "journal.jsonl").budget.spent == pytest.approx(130.0)
+    with pytest.raises(UsageError, match="never handed out"):
+        search.charge(1.0, "loading", "l0099")
+
+
 # -- the journal
 
 

@@ -189,7 +189,7 @@ def drive(
                 del active[event.job]
                 overhead = time.monotonic() - since - measured.pop(event.job)
                 if charge_overhead and overhead > 0:
-                    searcher.charge(overhead, "loading, checkpoints and waiting")
+                    searcher.charge(overhead, "loading, checkpoints and waiting", lease.id)
 
 
 def _observation(event: Event, searcher: AskTell, lease: Lease) -> Observation | None:

@@ -241,11 +241,16 @@ class AskTell:
 
     # -- what else is spent or known
 
-    def charge(self, amount: float, what: str) -> None:
-        """Book what was spent outside of trials (probe, base evaluation), in the budget's unit."""
+    def charge(self, amount: float, what: str, lease_id: str | None = None) -> None:
+        """Book what was spent outside of training and evaluation (probe, loading), in the budget's unit.
+
+        Seconds that passed on a lease are its clock's: where others ran beside it, they count once.
+        Raises `UsageError` for an unknown lease.
+        """
         if not math.isfinite(amount) or amount < 0:
             raise UsageError(f"{amount} cannot be charged for {what}.")
-        self._commit({"event": "charge", "amount": amount, "what": what})
+        on = {} if lease_id is None else {"lease": self._known(lease_id).lease.id}
+        self._commit({"event": "charge", "amount": amount, "what": what, **on})
 
     def record(self, name: str, value: Any) -> None:
         """Keep a JSON value under ``name`` in the journal: the probe's result, from which ``cost`` is rebuilt."""

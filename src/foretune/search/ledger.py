@@ -4,8 +4,9 @@ Nothing here reads a clock, asks a strategy or writes a file: the same events gi
 makes a resumed search equal to one that was never interrupted.
 
 Wall time is rebuilt from the events alone: a lease starts at the time spent when it is handed out, each observation
-moves the lease's own clock on by its measured seconds, and the time spent is the latest of these clocks. With one
-worker that is the sum of all seconds; with several, parallel work counts once and waiting counts.
+moves the lease's own clock on by its measured seconds, what is charged to it (loading, checkpoints) likewise, and the
+time spent is the latest of these clocks. With one worker that is the sum of all seconds; with several, parallel work
+counts once and waiting counts.
 """
 
 from __future__ import annotations
@@ -94,7 +95,10 @@ class Ledger:
             case "drop":
                 self._close(self.orders[event["lease"]], "idle")
             case "charge":
-                self.budget.charge(event["amount"])
+                if "lease" in event:
+                    self._pass(self.orders[event["lease"]], event["amount"])
+                else:
+                    self.budget.charge(event["amount"])
                 self.charges[event["what"]] = self.charges.get(event["what"], 0.0) + event["amount"]
             case "note":
                 self.notes[event["name"]] = event["value"]
