@@ -79,6 +79,7 @@ def test_memory_is_that_of_the_method_or_of_the_heaviest_that_is_searched(tmp_pa
     one_copy, twelve = (activations(**{"training.method": name}) for name in ("loha", "hra"))
     assert 8 * linears < twelve - one_copy < 12 * linears
     assert activations(**{"search.methods": ["lora", "hra"]}) >= twelve > activations(**{"search.methods": ["lora"]})
+    assert plan(**given, options={"search.methods": ["dora", "ia3"]}).config["method"] == "dora"
 
 
 def test_a_plan_from_start_to_end(tmp_path):

@@ -14,6 +14,7 @@ import pytest
 from foretune.search.ask_tell import AskTell
 from foretune.search.belief import believe
 from foretune.search.budget import Budget
+from foretune.search.menu import read_menu
 from foretune.search.past_tasks import past_tasks
 from foretune.search.residual_gp import LOSS, Points, condition
 from foretune.search.strategies import Situation, pool_of, resolved_name, transfer
@@ -144,6 +145,19 @@ def test_a_search_that_has_spent_its_budget_says_so():
     assert any(run.status == "idle" for run in search.runs), "paused runs are left"
     answer = search.ask(1, 0.0)
     assert isinstance(answer, Done) and "budget" in answer.why
+
+
+def test_what_the_menu_leaves_out_is_not_tried():
+    menu = read_menu({"learning_rate": "1e-4..5e-4", "lora.rank": [8, 16], "keep": [1.0, 0.5]})
+    first = _first()
+    members = pool_of(first, ("lora", "dora"), width=576, kind="causal", size=40, menu=menu)
+    assert members[0] == first.baseline and len(members) == 40
+    assert all(1e-4 <= config["learning_rate"] <= 5e-4 for config in members[1:])
+    assert {config["lora.rank"] for config in members[1:] if config["method"] == "lora"} == {8, 16}
+    prior = build((), synthetic.facts(NEW), members, 0)
+    strategy = transfer(Situation(first, prior, (1.0,) * 6))
+    begun = [entry.config["learning_rate"] for entry in first.portfolio]
+    assert len(strategy.portfolio) == sum(1e-4 <= rate <= 5e-4 for rate in begun) < len(begun)
 
 
 def test_without_experience_the_portfolio_comes_first():

@@ -305,6 +305,10 @@ def test_advice_is_where_the_portfolio_starts_and_what_it_avoids_is_not_tried():
     assert {entry.config["method"] for entry in made(avoid=("full",)).portfolio} == {"lora"}
     assert made(fixed={"method": "full"}, avoid=("full",)).portfolio[0].config["method"] == "full"
     assert made(advised={"method": "lora"}).portfolio == plain.portfolio
+    named = made(methods=("dora", "ia3"), advised={"method": "full"}, avoid=("ia3",))
+    assert [entry.config["method"] for entry in named.portfolio] == ["dora"] * 3 + ["ia3"], (
+        "what was named, and no other"
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ begins from the advice and may leave it; nothing here is a result.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +70,10 @@ def advised_configuration(
 ) -> tuple[dict[str, Any], str]:
     """The flat configuration that is advised, with what the user fixed, and why."""
     chosen = resolution.fixed_training()
-    started, behind = starting_settings(advice, shapes, chosen)
+    methods = resolution.spec.search.methods
+    started, behind = starting_settings(advice, shapes, chosen, methods)
     fixed = {**started, **chosen}
-    method = str(fixed.get("method", "lora"))
+    method = _first_method(advice, chosen, methods)
     epochs = float(fixed.get("epochs", DEFAULT_LORA["epochs"]))
     usual = rows = int(DEFAULT_LORA["rows_per_update"])
     if resolution.spec.budget.steps is None:  # where steps are counted, fewer rows would mean less training
@@ -96,18 +97,19 @@ def hints_of(advice: Advice, fixed: Mapping[str, Any]) -> tuple[Hint, ...]:
 
 
 def starting_settings(
-    advice: Advice, shapes: ModelShapes, fixed: Mapping[str, Any]
+    advice: Advice, shapes: ModelShapes, fixed: Mapping[str, Any], methods: Sequence[str] | None = None
 ) -> tuple[dict[str, Any], list[Rule]]:
     """(settings that differ from the default LoRA's, the rules behind them), where the user left them open.
 
-    Settings of a method other than the advised (or fixed) one are left out, and so is a share its knob cannot meet.
+    Settings of a method other than the advised (or fixed) one are left out, and so is a share its knob cannot meet. A
+    method that is not among those to choose from (``methods``; None for any) is not advised.
     """
-    method = str(fixed.get("method", advice.settings.get("method", DEFAULT_LORA["method"])))
+    method = _first_method(advice, fixed, methods)
     if method not in METHODS:
         return {}, []
     settings: dict[str, Any] = {}
     for name, value in advice.settings.items():
-        foreign = "." in name and not name.startswith(f"{method}.")
+        foreign = (name == "method" and value != method) or ("." in name and not name.startswith(f"{method}."))
         if name != TRAINABLE and not foreign and name not in fixed:
             settings[name] = value
     share = advice.settings.get(TRAINABLE)
@@ -124,3 +126,9 @@ def starting_settings(
     behind = [advice.by[name] for name in changed if name in advice.by]
     behind += [advice.by[TRAINABLE]] if knob and TRAINABLE in advice.by else []
     return changed, [rule for number, rule in enumerate(behind) if rule not in behind[:number]]
+
+
+def _first_method(advice: Advice, fixed: Mapping[str, Any], methods: Sequence[str] | None) -> str:
+    """The fixed method, else the advised one where it is among ``methods``, else the first of these."""
+    advised = advice.settings.get("method", DEFAULT_LORA["method"])
+    return str(fixed.get("method", methods[0] if methods and advised not in methods else advised))

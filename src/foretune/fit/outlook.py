@@ -138,6 +138,7 @@ def _searched(
         budget=budget,
         cost=cost,
         fixed=resolution.fixed_training(),
+        methods=resolution.spec.search.methods,
         max_trials=resolution.spec.search.max_trials,
         variants=variants(keeping),
     )

@@ -203,10 +203,11 @@ def planned_proposals(
         "answer_share": row.answer / max(1.0, row.prompt + row.answer),
     }
     fixed = resolution.fixed_training()
-    advised, _ = starting_settings(rules, shapes, fixed)
+    methods = resolution.spec.search.methods
+    advised, _ = starting_settings(rules, shapes, fixed, methods)
     first, _ = zero_shot_plan(
         width=shapes.width, kind=shapes.kind, train_rows=rows.train, budget=Budget("trials", SHOWN),
-        cost=lambda config, start, stop: 0.0, fixed=fixed, advised=advised, avoid=tuple(rules.avoid),
+        cost=lambda config, start, stop: 0.0, fixed=fixed, methods=methods, advised=advised, avoid=tuple(rules.avoid),
     )  # fmt: skip
     prior = prior_of(
         resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed), accelerated=accelerated
@@ -222,7 +223,7 @@ def searched(resolution: Resolution, shapes: ModelShapes, tasks: Sequence[PastTa
     name = strategy_name(resolution, tasks, kind)
     fixed = resolution.fixed_training()
     if name == "zero-shot":
-        methods = methods_for(DEFAULT_METHODS[kind], fixed)
+        methods = methods_for(settings.methods or DEFAULT_METHODS[kind], fixed)
         return f"zero-shot: {', '.join(methods)} at the rule's learning rate and around it, rungs decide"
     why = ""
     if settings.strategy == AUTO and name == ON_TASK:

@@ -85,6 +85,7 @@ def planned(
             budget=at_first,
             cost=lambda config, start, stop: tried.cost(config, start, stop, stop),
             fixed=plan.resolution.fixed_training(),
+            methods=tuple(advised.get("methods") or ()) or None,
             max_trials=spec.search.max_trials,
             advised=advised["settings"],
             avoid=tuple(advised["avoid"]),
@@ -96,9 +97,13 @@ def planned(
 
 
 def _advice(plan: Plan) -> dict[str, Any]:
-    """What rules advise the search to start from; remembered, so that rules that change do not change a run."""
-    settings, _ = starting_settings(plan.advice, plan.model.shapes, plan.resolution.fixed_training())
-    return {"settings": settings, "avoid": list(plan.advice.avoid)}
+    """What rules advise the search to start from, and the methods that were named for it.
+
+    Remembered, so that rules that change do not change a run.
+    """
+    methods = plan.resolution.spec.search.methods
+    settings, _ = starting_settings(plan.advice, plan.model.shapes, plan.resolution.fixed_training(), methods)
+    return {"settings": settings, "avoid": list(plan.advice.avoid), "methods": methods}
 
 
 def open_search(

@@ -55,6 +55,11 @@ class Menu:
     kind: ModelKind = "causal"
     """Some words are for some kinds of model only"""
 
+    def offers(self, config: Mapping[str, Any]) -> bool:
+        """Whether ``config`` has nothing that the user left out."""
+        own = neutral(dict(config))
+        return all(name not in own or _within(own[name], offer) for name, offer in self.offered.items())
+
     def restricted(self, parameter: Parameter) -> Parameter:
         """``parameter`` as far as the user leaves it."""
         name = parameter.name.partition(":")[2] or parameter.name
@@ -144,6 +149,10 @@ def _parameter(name: str, setting: str, offer: Any, condition: Any) -> Parameter
         log, whole = (declared.log, declared.whole) if isinstance(declared, Number) else (False, False)
         return Number(name, offer.low, offer.high, offer.low, log=log, whole=whole, condition=condition)
     return Choice(name, offer, offer[0], condition=condition)
+
+
+def _within(value: Any, offer: tuple[Value, ...] | Range) -> bool:
+    return offer.low <= value <= offer.high if isinstance(offer, Range) else value in offer
 
 
 def _accepts(settings: Mapping[str, Any], kind: ModelKind) -> bool:

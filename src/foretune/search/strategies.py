@@ -57,7 +57,8 @@ Maker = Callable[[Situation], Strategy]
 def transfer(situation: Situation) -> Transfer:
     """The default with experience."""
     first, places = situation.first, situation.prior.places
-    expert = {places[fingerprint(dict(entry.config))]: entry.why for entry in first.portfolio}
+    named = {fingerprint(dict(entry.config)): entry.why for entry in first.portfolio}
+    expert = {places[name]: why for name, why in named.items() if name in places}  # a menu may leave some out
     return Transfer(
         prior=situation.prior, horizon=first.horizon, base_losses=situation.base_losses, baseline=first.baseline,
         portfolio=tuple(expert), whys=tuple(expert.values()), fixed=first.fixed, max_trials=first.max_trials,
@@ -133,7 +134,8 @@ def pool_of(
     size: int = POOL,
 ) -> tuple[Mapping[str, Any], ...]:
     """The configurations of a search: the baseline, the expert's portfolio, every method at its rule's rate, and a
-    Sobol sequence over the menu around these."""
+    Sobol sequence over the menu around these. All but the baseline agree with the menu."""
+    menu = menu or Menu(kind=kind)
     chosen = methods_for(methods, first.fixed)
     listed = [first.baseline, *(entry.config for entry in first.portfolio)]
     centres: dict[str, Centre] = {}
@@ -142,8 +144,9 @@ def pool_of(
         config = recommended(name, width=width, kind=kind, steps=first.horizon, fixed=settings).config
         centres[name] = Centre(config, float(config["learning_rate"]), float(config["learning_rate"]))
         listed.append(config)
-    known = {fingerprint(dict(config)): config for config in listed}
-    drawn = sequence(centres, tuple(first.fixed), seed, sorted(known), menu or Menu(kind=kind))
+    agreed = [listed[0], *(config for config in listed[1:] if menu.offers(config))]
+    known = {fingerprint(dict(config)): config for config in agreed}
+    drawn = sequence(centres, tuple(first.fixed), seed, sorted(known), menu)
     return pool(drawn, tuple(known.values()), size)
 
 

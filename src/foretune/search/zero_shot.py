@@ -245,17 +245,18 @@ def plan(
 
     ``cost`` is the probe's forecast; settings in ``fixed`` are kept out of the search. The default LoRA keeps its own
     settings except the amount of training and its rows, which all runs share. ``advised`` settings (of rules) are where
-    the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed. ``variants`` are further
-    members of the portfolio: the recommended configuration with these settings, and why. Where the budget holds one
-    run, that is the first of the portfolio; so it is with one trial and settings that the default LoRA does not have.
-    Updates have fewer rows than the default's where there would be less than `FEWEST_STEPS` of them.
+    the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed or among ``methods``.
+    ``variants`` are further members of the portfolio: the recommended configuration with these settings, and why. Where
+    the budget holds one run, that is the first of the portfolio; so it is with one trial and settings that the default
+    LoRA does not have. Updates have fewer rows than the default's where there would be less than `FEWEST_STEPS` of
+    them.
     Raises `UsageError` and `BudgetError`.
     """
     settings = dict(fixed or {})
     hints = {name: value for name, value in (advised or {}).items() if name not in settings}
     hints = {name: value for name, value in hints.items() if name not in shared_settings(hints)}
-    offered = [name for name in methods or DEFAULT_METHODS[kind] if name not in avoid] or ["lora"]
-    if "method" in hints:
+    offered = list(methods or [name for name in DEFAULT_METHODS[kind] if name not in avoid] or ["lora"])
+    if "method" in hints and (methods is None or hints["method"] in methods):
         offered = [str(hints["method"]), *(name for name in offered if name != hints["method"])]
     chosen = methods_for(tuple(offered), settings)
     start = {**{name: value for name, value in hints.items() if name != "method"}, **settings}
