@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 
 from foretune.evaluation.base import Answer
 from foretune.fit.choice import Judged, remembering
+from foretune.fit.finals import chosen_by_validation
+from foretune.fit.folder import RunFolder
+from foretune.fit.schedule import End
+from foretune.search.ranking import Finalist
+from foretune.search.runs import Run
+from foretune.search.types import Score
 
 
 def _judged(run: str, shift: float, general: float, rows: int = 60) -> Judged:
@@ -31,3 +41,34 @@ def test_equal_forgetting_changes_nothing():
 def test_without_general_text_validation_decides():
     plain = Judged("r02", _judged("r02", 0.001, 0.0).answers, ())
     assert remembering(_judged("r1", 0.0, 0.5), [plain]) == ("r1", "")
+
+
+def evaluator(losses: dict[str, list[float]], root: Path) -> Any:
+    """Answers by name: a loss for each of the first rows, as far as time reached."""
+
+    def answers(name: str, payload: Any) -> dict[str, Any]:
+        made = [Answer(row, "", "", nll=loss, tokens=1) for row, loss in enumerate(losses[name])]
+        return {"answers": [vars(answer) for answer in made], "general": []}
+
+    return SimpleNamespace(
+        answers=answers, rows=lambda split, count: tuple(range(count)), folder=RunFolder(root),
+        prepared=SimpleNamespace(task=SimpleNamespace(seed=0), rows={}),
+    )  # fmt: skip
+
+
+def finalist(name: str) -> Finalist:
+    return Finalist(Run(name, {}, 0, 40, "proposed", "", step=40), 40, Score(1.0, 0.1, 10))
+
+
+def test_finalists_are_compared_on_the_rows_that_all_answered(tmp_path, monkeypatch):
+    """Time ends when the second has answered ten rows: easy ones, but harder for it than for the first."""
+    monkeypatch.setattr("foretune.fit.finals._readable", lambda evaluator, finalist: True)
+    losses = {"validation-r1": [1.0] * 10 + [3.0] * 30, "validation-r2": [1.5] * 10}
+    end = End(40, 40, 0, 0.0, general=False)
+    first, second = chosen_by_validation(evaluator(losses, tmp_path), [finalist("r1"), finalist("r2")], end)
+    assert (first["run"], first["loss"][0], first["loss"][2]) == ("r1", 1.0, 10)
+    assert (second["run"], second["loss"][0], second["loss"][2]) == ("r2", 1.5, 10)
+    alone = chosen_by_validation(
+        evaluator({**losses, "validation-r2": [0.1]}, tmp_path), [finalist("r1"), finalist("r2")], end
+    )
+    assert [row["run"] for row in alone] == ["r1"] and alone[0]["loss"][::2] == [2.5, 40], "one row is no comparison"

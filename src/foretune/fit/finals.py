@@ -1,12 +1,12 @@
 """After the search: the best two on all validation rows, then every system once on the test rows.
 
 Choosing is done on validation rows, reporting on test rows, which are touched here and nowhere else. All systems are
-compared on the same rows; where time ends early, on the rows that all of them answered, and the report says so.
+compared on the same rows; where time ends early, on those that all have answered, and the report says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,12 +97,13 @@ def _whole(evaluator: Evaluator, finalists: Sequence[Finalist]) -> tuple[list[Fi
 
 
 def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], end: End) -> list[dict[str, Any]]:
-    """The finalists with their loss on all validation rows, the chosen one first; it says so where it is not the best.
+    """The finalists with their loss on the validation rows, the chosen one first; it says so where it is not the best.
 
-    Where validation cannot tell two apart, the one that forgot less is chosen (`fit.choice`). One whose checkpoint is
-    damaged leaves its place to the next. Raises `StoreError` where none can be read.
+    Losses are compared on the rows that all have answered: all of them, or fewer where time ended before. Where
+    validation cannot tell two apart, the one that forgot less is chosen (`fit.choice`). One whose checkpoint is damaged
+    leaves its place to the next. Raises `StoreError` where none can be read.
     """
-    table: list[tuple[dict[str, Any], Judged]] = []
+    judged: list[tuple[Finalist, Judged]] = []
     finalists, notes = _whole(evaluator, finalists)
     for finalist in finalists:
         payload = {**checkpoint_of(evaluator.folder, finalist.run, finalist.step), "split": "validation",
@@ -110,25 +111,33 @@ def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], en
                    "forgetting": end.general and len(finalists) > 1}  # fmt: skip
         content = evaluator.answers(f"validation-{finalist.run.id}", payload)
         answers = tuple(Answer(**value) for value in content["answers"])
-        if not answers:
+        if len(answers) < FEWEST_COMPARED:
             continue
-        result = METRICS["loss"].score(answers)
-        loss = [result.value, result.standard_error, len(answers)]
         general = general_answers(tuple((nll, tokens) for nll, tokens in content["general"] or ()))
-        row = {"run": finalist.run.id, "step": finalist.step, "loss": loss}
-        if general:
-            row["general_loss"] = METRICS["loss"].score(general).value
-        table.append((row, Judged(finalist.run.id, answers, general)))
-    if not table:  # time ended before a single chunk: the rungs have to decide
+        judged.append((finalist, Judged(finalist.run.id, answers, general)))
+    if not judged:  # time ended before a single chunk: the rungs have to decide
         best = finalists[0]
         score = best.score
         loss = [score.value, score.standard_error, score.n]
         return [{"run": best.run.id, "step": best.step, "loss": loss, "why": " ".join(notes)}]
+    rows = _common_rows(each.answers for _, each in judged)
+    table = [(_scored(finalist, each, rows), each) for finalist, each in judged]
     table.sort(key=lambda pair: pair[0]["loss"][0])
-    judged = [each for _, each in table]
-    chosen, why = remembering(judged[0], judged[1:], seed=evaluator.prepared.task.seed)
-    rows = [row for row, _ in sorted(table, key=lambda pair: pair[0]["run"] != chosen)]
-    return [{**rows[0], "why": " ".join(filter(None, (*notes, why)))}, *rows[1:]]
+    lowest, *others = (each for _, each in table)
+    chosen, why = remembering(lowest, others, seed=evaluator.prepared.task.seed)
+    listed = [row for row, _ in sorted(table, key=lambda pair: pair[0]["run"] != chosen)]
+    return [{**listed[0], "why": " ".join(filter(None, (*notes, why)))}, *listed[1:]]
+
+
+def _common_rows(answered: Iterable[Sequence[Answer]]) -> set[int]:
+    return set.intersection(*({answer.row for answer in answers} for answers in answered))
+
+
+def _scored(finalist: Finalist, judged: Judged, rows: Collection[int]) -> dict[str, Any]:
+    """A finalist with its loss on ``rows``, and on the general text where it was scored there."""
+    result = METRICS["loss"].score([answer for answer in judged.answers if answer.row in rows])
+    row = {"run": finalist.run.id, "step": finalist.step, "loss": [result.value, result.standard_error, len(rows)]}
+    return {**row, "general_loss": METRICS["loss"].score(judged.general).value} if judged.general else row
 
 
 def on_rows(answers: Sequence[Answer], rows: Sequence[int]) -> Sequence[Answer]:
