@@ -7,10 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 
+from foretune.errors import TrainingError
 from foretune.evaluation.base import Answer
 from foretune.fit.choice import Judged, remembering
-from foretune.fit.finals import chosen_by_validation
+from foretune.fit.finals import answer_test_rows, chosen_by_validation
 from foretune.fit.folder import RunFolder
 from foretune.fit.schedule import End
 from foretune.search.ranking import Finalist
@@ -72,3 +74,20 @@ def test_finalists_are_compared_on_the_rows_that_all_answered(tmp_path, monkeypa
         evaluator({**losses, "validation-r2": [0.1]}, tmp_path), [finalist("r1"), finalist("r2")], end
     )
     assert [row["run"] for row in alone] == ["r1"] and alone[0]["loss"][::2] == [2.5, 40], "one row is no comparison"
+
+
+def test_one_late_system_does_not_take_the_rows_from_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr("foretune.fit.finals._readable", lambda evaluator, finalist: True)
+    end = End(200, 200, 3, 0.0, general=False)
+    counts = {"test-base": 200, "test-winner": 200, "test-default": 120, "test-examples": 3}
+    late = evaluator({name: [1.0] * count for name, count in counts.items()}, tmp_path)
+    winner, default = finalist("r2").run, finalist("r1")
+    systems, notes = answer_test_rows(late, winner, 40, default, end, generation=False)
+    assert [(system.role, len(system.answers)) for system in systems] == [
+        ("base", 120), ("winner", 120), ("default", 120),
+    ]  # fmt: skip
+    (note,) = notes
+    assert "3 retrieved examples" in note and "3 of 200 test rows" in note
+    early = evaluator({**{name: [1.0] * 200 for name in counts}, "test-winner": [1.0]}, tmp_path)
+    with pytest.raises(TrainingError, match="time ended before"):
+        answer_test_rows(early, winner, 40, default, end, generation=False)

@@ -1,7 +1,8 @@
 """After the search: the best two on all validation rows, then every system once on the test rows.
 
 Choosing is done on validation rows, reporting on test rows, which are touched here and nowhere else. All systems are
-compared on the same rows; where time ends early, on those that all have answered, and the report says so.
+compared on the same rows; where time ends early, on those that all have answered. A system that answered too few of
+them is left out, and the report says so.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from foretune.search.ranking import Finalist
 from foretune.training import checkpoint
 
 FEWEST_COMPARED = 2
+LEAST_SHARE = 0.5
+"""A system that answered a smaller share of what base and winner did would cost their comparison more than it adds."""
 LIKELIHOODS = ("loss", "loss_per_byte")
 
 
@@ -172,8 +175,8 @@ class System:
 
 def answer_test_rows(
     evaluator: Evaluator, winner: Any, winner_step: int, default: Finalist | None, end: End, *, generation: bool
-) -> list[System]:
-    """Base, base with retrieved examples, default LoRA and winner on the same test rows.
+) -> tuple[list[System], list[str]]:
+    """Base, base with retrieved examples, default LoRA and winner on the same test rows; what is said of one left out.
 
     The winner may be the default LoRA itself. Raises `TrainingError` when time left no rows that all answered.
     """
@@ -203,16 +206,24 @@ def answer_test_rows(
     return _on_common_rows(found)
 
 
-def _on_common_rows(systems: Sequence[System]) -> list[System]:
-    """The systems on the rows that all of them answered; one that answered hardly any is left out."""
-    kept = [system for system in systems if len(system.answers) >= FEWEST_COMPARED]
-    if not {"base", "winner"} <= {system.role for system in kept}:
+def _on_common_rows(systems: Sequence[System]) -> tuple[list[System], list[str]]:
+    """The systems on the rows that all of them answered; one that answered too few is left out, and a note says so."""
+    full = _common_rows(system.answers for system in systems if system.role in ("base", "winner"))
+    if len(full) < FEWEST_COMPARED:
         raise TrainingError(
             "time ended before base and fine-tuned model had answered test rows.",
             remedy="Run `foretune fit --resume` with more --time to finish the comparison.",
         )
-    rows = set.intersection(*({answer.row for answer in system.answers} for system in kept))
-    return [replace(s, answers=tuple(answer for answer in s.answers if answer.row in rows)) for s in kept]
+    kept, notes = [], []
+    for system in systems:
+        count = sum(answer.row in full for answer in system.answers)
+        if count >= max(FEWEST_COMPARED, LEAST_SHARE * len(full)):
+            kept.append(system)
+        else:
+            said = f"time ended when it had answered {count} of {len(full)} test rows."
+            notes.append(f"The {system.name} is left out of the comparison: {said}")
+    rows = _common_rows(system.answers for system in kept)
+    return [replace(s, answers=tuple(answer for answer in s.answers if answer.row in rows)) for s in kept], notes
 
 
 def metric_names(primary: str, kind: str, task: str) -> list[str]:

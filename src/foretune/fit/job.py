@@ -147,7 +147,7 @@ def _carry_out(session: Session) -> RunRecord:
     winner, step = search.core.run(candidates[0]["run"]), int(candidates[0]["step"])
     default = _default(search)
     with session.clock.phase("comparison"):
-        systems = answer_test_rows(evaluator, winner, step, default, end, generation=opening.generation)
+        systems, missing = answer_test_rows(evaluator, winner, step, default, end, generation=opening.generation)
     exports, statistics = exported(session, prepared, winner, step)
     outcome = Outcome(
         plan=session.plan,
@@ -164,6 +164,7 @@ def _carry_out(session: Session) -> RunRecord:
         notes=[
             *filter(None, (*opening.notes, search.horizon.why, end.note)),
             f"The search ended: {reason}.",
+            *missing,
             *filter(None, (candidates[0].get("why", ""), *method_notes(winner.config, statistics))),
             *warm_start_notes(winner, opening.warm_start),
         ],
