@@ -11,11 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foretune.experience.past import Point
+from foretune.fit.strategy import _task_metric
+from foretune.search import encoding
 from foretune.search.ask_tell import AskTell
 from foretune.search.belief import believe
 from foretune.search.budget import Budget
+from foretune.search.encoding import Facts
 from foretune.search.menu import read_menu
-from foretune.search.past_tasks import past_tasks
+from foretune.search.past_tasks import LOWER, past_tasks
 from foretune.search.residual_gp import LOSS, Points, condition
 from foretune.search.strategies import Situation, pool_of, resolved_name, transfer
 from foretune.search.task_prior import TaskPrior, build
@@ -257,6 +261,29 @@ def test_one_task_is_enough_to_begin(pool):
     prior = build(one, synthetic.facts(NEW), pool, 0)
     assert np.isfinite(prior.transfer.mean).all()
     assert fit(one, 0).deficits(list(prior.rows), synthetic.facts(NEW)).shape == (6, len(pool))
+
+
+@pytest.mark.parametrize(
+    ("features", "sign"),
+    [
+        ({"metric": "accuracy"}, 1.0), ({"metric": "brier"}, -1.0), ({"metric": "calibration_error"}, -1.0),
+        ({"metric": "mine", LOWER: True}, -1.0), ({"metric": "mine", LOWER: False}, 1.0), ({"metric": "mine"}, 1.0),
+    ],
+)  # fmt: skip
+def test_a_metric_counts_in_its_direction(features, sign):
+    scores = [0.1, 0.2, 0.3, 0.4, 0.5]
+    runs = []
+    for number, score in enumerate(scores):
+        end = Point(synthetic.HORIZON, "test", {features["metric"]: (score, 0.01, 50)}, 60.0, 0.0, 0)
+        whole = synthetic.run(synthetic.design(5)[number], 0, key=f"r{number}")
+        runs.append(replace(whole, points=(end,), status="finished", task_features=features))
+    (task,) = past_tasks(runs)
+    assert [curve.final for curve in task.curves] == pytest.approx([sign * (score - 0.3) for score in scores])
+    known, said = (
+        encoding.features(Facts(task, {}, 100)) for task in ({"base_loss": 1.0}, {"base_loss": 1.0, LOWER: True})
+    )
+    assert np.array_equal(known, said, equal_nan=True), "tasks are no more alike by it"
+    assert _task_metric({**features, f"base_{features['metric']}": 0.4}) == (features["metric"], sign, 0.4)
 
 
 @pytest.mark.parametrize(

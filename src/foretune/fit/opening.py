@@ -15,6 +15,7 @@ from typing import Any
 
 from foretune.catalogue.priors import DEFAULT_LORA
 from foretune.catalogue.selection import NONE
+from foretune.evaluation.metrics import METRICS
 from foretune.execution.drive import JobFailed, Stopped, run_job
 from foretune.fit.base import Base, answered
 from foretune.fit.begun import with_offers_as_begun
@@ -30,6 +31,7 @@ from foretune.fit.selected import named
 from foretune.fit.session import Session
 from foretune.fit.trials import SEARCH, Common, budget_of, planned, seconds_for_trials
 from foretune.fit.warm_start import WarmStart, chosen
+from foretune.search.past_tasks import LOWER
 from foretune.search.types import Lease, Observation
 
 PROBE_ROWS = 64
@@ -72,8 +74,9 @@ class Opening:
         """The task for the experience."""
         metric, horizon = self.prepared.task.metric, self.common.horizon.steps
         base = self.base_answers.at(self.common.schedule, horizon, horizon)
-        known = {f"base_{metric}": base[metric].value} if metric != "loss" and metric in base else {}
-        return {**self.prepared.facts["profile"], "base_loss": self.probe["base_loss"], "metric": metric, **known}
+        known: dict[str, Any] = {f"base_{metric}": base[metric].value} if metric != "loss" and metric in base else {}
+        known |= {"base_loss": self.probe["base_loss"], "metric": metric, LOWER: METRICS[metric].direction == "lower"}
+        return {**self.prepared.facts["profile"], **known}
 
 
 def opened(session: Session) -> Opening:

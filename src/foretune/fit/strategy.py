@@ -29,7 +29,7 @@ from foretune.search.encoding import Facts, features
 from foretune.search.extras import Centre, methods_for, search_space
 from foretune.search.hints import Hint
 from foretune.search.menu import read_menu
-from foretune.search.past_tasks import PastTask
+from foretune.search.past_tasks import PastTask, metric_sign
 from foretune.search.reasons import because
 from foretune.search.strategies import (
     AUTO,
@@ -258,11 +258,9 @@ class Outlook:
 
 
 def _task_metric(task: Mapping[str, Any]) -> tuple[str, float, float] | None:
-    from foretune.search.past_tasks import LOWER_IS_BETTER
-
     name = str(task.get("metric", "loss"))
     base = float(task.get(f"base_{name}", 0.0))
-    return None if name == "loss" else (name, -1.0 if name in LOWER_IS_BETTER else 1.0, base)
+    return None if name == "loss" else (name, metric_sign(task), base)
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ NORMAL_QUARTILES = 1.349
 """Between the quartiles of a normal distribution lie so many standard deviations."""
 NEAR_A_RUNG = (0.6, 1.25)
 """A point counts for a rung when it lies within these multiples of the rung's share."""
-LOWER_IS_BETTER = frozenset({"loss", "loss_per_byte", "mse", "mae"})
+LOWER_IS_BETTER = frozenset({"loss", "loss_per_byte", "mse", "mae", "brier", "calibration_error"})
+LOWER = "metric_lower"
+"""The feature of a task that says whether a lower score of its metric is better: a metric may be the user's own."""
 KEPT = 4
 """So many sets of earlier runs are kept with what was learnt from each: a plan and its fit learn once."""
 FAILED = frozenset({"diverged", "oom", "crashed", "timeout", "refused"})
@@ -52,6 +54,8 @@ class Reading:
     """The rows that choose"""
     reference: float = 0.0
     """Median over the runs of their last loss or metric: gains are measured from it where there is no base"""
+    sign: float = 1.0
+    """−1 where a lower metric is better"""
 
     def value(self, point: Point) -> tuple[float, float] | None:
         """(gain, standard error); an error of 0 is one that was not given. None where the point has no such score."""
@@ -62,7 +66,7 @@ class Reading:
         value, error, _ = point.metrics[self.score]
         if self.score == LOSS:
             return math.log(self.reference / max(value, TINY_LOSS)), error / max(value, TINY_LOSS)
-        return (-1.0 if self.score in LOWER_IS_BETTER else 1.0) * (value - self.reference), error
+        return self.sign * (value - self.reference), error
 
 
 @dataclass(frozen=True)
@@ -147,7 +151,7 @@ def _task(key: tuple[str, str], runs: Sequence[PastRun]) -> PastTask | None:
     typical = int(np.median([run.horizon for run in runs]))
     facts = Facts(first.task_features, first.model_features, typical)
     metric = str(first.task_features.get("metric", ""))
-    reading = _reading(runs, metric)
+    reading = _reading(runs, metric, metric_sign(first.task_features))
     curves = tuple(_curve(run, facts, metric, reading) for run in runs)
     finals = np.asarray([curve.final for curve in curves if math.isfinite(curve.final)])
     if len(finals) < FEWEST_FINISHED:
@@ -162,24 +166,28 @@ def _task(key: tuple[str, str], runs: Sequence[PastRun]) -> PastTask | None:
     )  # fmt: skip
 
 
-def _reading(runs: Sequence[PastRun], metric: str) -> Reading:
+def metric_sign(task: Mapping[str, Any]) -> float:
+    """−1 where a lower score of the task's metric is better, by what its features say or by the metric's name."""
+    return -1.0 if task.get(LOWER, task.get("metric") in LOWER_IS_BETTER) else 1.0
+
+
+def _reading(runs: Sequence[PastRun], metric: str, sign: float) -> Reading:
     """The best reading any run allows: validation before test, with a base before without, losses before metrics."""
     for split in ("validation", "test"):
         lasts = [points[-1] for run in runs if (points := run.on(split))]
         if any(point.gain is not None for point in lasts):
-            return Reading(GAIN, split)
+            return Reading(GAIN, split, sign=sign)
         for score in (LOSS, metric):
             values = [point.metrics[score][0] for point in lasts if score in point.metrics]
             if values:
                 middle = float(np.median(values))
-                return Reading(score, split, max(middle, TINY_LOSS) if score == LOSS else middle)
-    return Reading(GAIN, "validation")
+                return Reading(score, split, max(middle, TINY_LOSS) if score == LOSS else middle, sign)
+    return Reading(GAIN, "validation", sign=sign)
 
 
 def _curve(run: PastRun, facts: Facts, metric: str, reading: Reading) -> PastCurve:
     gains, metrics, seconds = (np.full(LEVELS, math.nan) for _ in range(3))
     error, spent, trained, tokens = 0.0, 0.0, 0.0, 0
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
     for point in run.on(reading.split):
         training = _undisturbed(point.train_s, point.train_cpu_s, run)
         spent += training + _undisturbed(point.eval_s, point.eval_cpu_s, run)
@@ -193,7 +201,7 @@ def _curve(run: PastRun, facts: Facts, metric: str, reading: Reading) -> PastCur
         seconds[level] = spent if spent > 0 else math.nan
         if metric in point.metrics and metric not in (LOSS, reading.score):
             base = point.base.get(metric, (0.0, 0.0, 0))[0]
-            metrics[level] = sign * (point.metrics[metric][0] - base)
+            metrics[level] = reading.sign * (point.metrics[metric][0] - base)
     if run.status in FAILED:
         gains[LAST_LEVEL] = math.nan
     row = described(run.config, Facts(facts.task, facts.model, run.horizon))
