@@ -25,6 +25,7 @@ from foretune.fit.outlook import default_run, replan
 from foretune.fit.plan import plan
 from foretune.fit.probe_plan import measured, task_spec
 from foretune.fit.row_tokens import count_tokens
+from foretune.search.strategies import searched_methods
 
 MACHINE = Machine("test", 2, 2, 16 * 2**30, 12 * 2**30, True)
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -80,6 +81,22 @@ def test_memory_is_that_of_the_method_or_of_the_heaviest_that_is_searched(tmp_pa
     assert 8 * linears < twelve - one_copy < 12 * linears
     assert activations(**{"search.methods": ["lora", "hra"]}) >= twelve > activations(**{"search.methods": ["lora"]})
     assert plan(**given, options={"search.methods": ["dora", "ia3"]}).config["method"] == "dora"
+
+
+def test_what_cannot_be_merged_is_not_searched_where_that_is_how_it_is_served(tmp_path):
+    served = searched_methods("causal", None, deploy="merged")
+    assert set(searched_methods("causal", None)) - set(served) == {"loratrf"} and "dora" in served
+    given = {"data": _rows(tmp_path / "rows.jsonl"), "model": str(_model(tmp_path / "m")), "machine": MACHINE,
+             "matmul": lambda machine: 1e11}  # fmt: skip
+    for options in (
+        {"training.method": "loratrf"},
+        {"search.methods": ["lora", "loratrf"]},
+        {"training.method": "mam"},
+    ):
+        with pytest.raises(UsageError, match="cannot be merged"):
+            plan(**given, options={**options, "output.deploy": "gguf"})
+    exact = {"training.method": "loratrf", "training.loratrf.trf_gate": "none"}
+    assert plan(**given, options={**exact, "output.deploy": "merged"}).config["method"] == "loratrf"
 
 
 def test_a_plan_from_start_to_end(tmp_path):

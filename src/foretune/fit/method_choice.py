@@ -62,9 +62,10 @@ def check_method(resolution: Resolution, shapes: ModelShapes) -> None:
     elif declared.count is not None:  # words about layers that this model has not are refused before it is loaded
         config_targets(shapes, declared.own(fixed), str(fixed.get("layers", "all")))
     deploy = resolution.spec.output.deploy
-    if deploy != "adapter" and declared.traits.merge == "no":
+    if deploy != "adapter" and not declared.merges_exactly(fixed):
+        settings = "" if declared.traits.merge == "no" else " with these settings"
         raise UsageError(
-            f"{declared.name} cannot be merged, and deploy is {deploy}.",
+            f"{declared.name} cannot be merged{settings}, and deploy is {deploy}.",
             remedy="Use --deploy adapter, or another method.",
         )
 

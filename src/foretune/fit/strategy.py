@@ -162,7 +162,7 @@ def prior_of(
     settings = resolution.spec.search
     members = pool_of(
         first,
-        searched_methods(shapes.kind, settings.methods, name),
+        searched_methods(shapes.kind, settings.methods, name, resolution.spec.output.deploy),
         width=shapes.width,
         kind=shapes.kind,
         menu=read_menu(settings.menu, shapes.kind),
@@ -176,7 +176,7 @@ def prior_of(
 def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
     """Refuse methods and menus that do not exist, before anything runs. Raises `UsageError`."""
     settings = resolution.spec.search
-    searched_methods(shapes.kind, settings.methods)
+    searched_methods(shapes.kind, settings.methods, deploy=resolution.spec.output.deploy)
     read_menu(settings.menu, shapes.kind)
 
 
@@ -232,7 +232,7 @@ def searched(resolution: Resolution, shapes: ModelShapes, tasks: Sequence[PastTa
             f"; earlier runs choose from {ENOUGH_TASKS} tasks and {ENOUGH_RUNS} runs of such models on"
             f" ({len(known)} and {sum(known)} are known)"
         )
-    methods = methods_for(searched_methods(kind, settings.methods, name), fixed)
+    methods = methods_for(searched_methods(kind, settings.methods, name, resolution.spec.output.deploy), fixed)
     centres = {method: Centre({"method": method}, 1.0, 1.0) for method in methods}
     parameters = search_space(centres, tuple(fixed), read_menu(settings.menu, kind)).parameters
     drawn = dict.fromkeys(parameter.name.partition(":")[2] or parameter.name for parameter in parameters)

@@ -35,7 +35,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from foretune.catalogue.methods.loratrf import edit_rank
+from foretune.catalogue.methods.loratrf import TOKENLESS, edit_rank
 from foretune.errors import UsageError
 from foretune.methods.adapter import AdapterMethod, Request
 from foretune.methods.attachment import PeftAttachment
@@ -47,7 +47,6 @@ from foretune.methods.tuners.layer import AdapterLayer, Update, widths_of
 from foretune.methods.tuners.model import define
 from foretune.methods.tuners.task_edit import SMALLEST_NORM, Edit, Gate
 
-TOKENLESS = ("none", "channel")
 """Gates that are the same for every token, so that the edit is linear."""
 CALIBRATION_ROWS = 32
 """Rows that ``trf_task_init=mean_hidden`` looks at."""

@@ -111,16 +111,28 @@ NEED_EXPERIENCE = frozenset({"quick-tune"})
 """Strategies that are nothing without earlier tasks."""
 
 
-def searched_methods(kind: ModelKind, wanted: Sequence[str] | None, strategy: str = "transfer") -> tuple[str, ...]:
+def searched_methods(
+    kind: ModelKind, wanted: Sequence[str] | None, strategy: str = "transfer", deploy: str = "adapter"
+) -> tuple[str, ...]:
     """The methods that a search with a pool chooses among: without earlier runs the few that its expert knows.
 
-    Raises `UsageError` for an unknown one.
+    Those that cannot be deployed as asked (``deploy``) are left out. Raises `UsageError` where such a method, or an
+    unknown one, was named.
     """
     for name in wanted or ():
         if name not in METHODS:
             raise UsageError(f"search.methods: unknown method {name!r}.", remedy=f"Known: {', '.join(METHODS)}.")
+        if not _served(name, deploy):
+            raise UsageError(
+                f"search.methods: {name} cannot be merged, and deploy is {deploy}.",
+                remedy="Use --deploy adapter, or leave it out.",
+            )
     offered = DEFAULT_METHODS if strategy == ON_TASK else CURATED
-    return tuple(wanted) if wanted else tuple(name for name in offered[kind] if name in METHODS)
+    return tuple(wanted) if wanted else tuple(n for n in offered[kind] if n in METHODS and _served(n, deploy))
+
+
+def _served(method: str, deploy: str) -> bool:
+    return deploy == "adapter" or METHODS[method].merges_exactly({})
 
 
 def pool_of(

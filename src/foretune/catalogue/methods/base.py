@@ -127,12 +127,20 @@ class Declaration:
     """Whether two adapters of it can be attached at once."""
     notes: tuple[str, ...] = ()
     """What a user should know before choosing it."""
+    merges: Callable[[Mapping[str, Any]], bool] | None = None
+    """Which of its settings merge exactly, where the trait is ``approximate``."""
 
     def own(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Its settings in a flat configuration, without the prefix, completed with the defaults."""
         prefix = f"{self.name}."
         given = {key.removeprefix(prefix): value for key, value in config.items() if key.startswith(prefix)}
         return {name.removeprefix(prefix): value for name, value in self.space.defaults().items()} | given
+
+    def merges_exactly(self, config: Mapping[str, Any]) -> bool:
+        """Whether what a flat configuration trains on one task becomes part of the base weights as it is."""
+        if self.traits.merge in ("exact", "per_task"):
+            return True
+        return self.merges is not None and self.merges(self.own(config))
 
     def selector(self, own: Mapping[str, Any], layers: str) -> str:
         """The expression of a selection with its settings put in, restricted to ``layers``."""

@@ -21,6 +21,8 @@ from foretune.catalogue.methods.base import (
 from foretune.catalogue.space import Choice, Number, Text
 
 GATES = ("clamp_cos", "cos_scaled", "sigmoid", "channel", "none")
+TOKENLESS = ("none", "channel")
+"""Gates that are the same for every token, so that the edit is a fixed weight."""
 
 
 def _count(targets: Sequence[Target], model: Widths, own: Mapping[str, Any]) -> int:
@@ -42,6 +44,11 @@ def edit_rank(own: Mapping[str, Any], rank: int) -> int:
     return 0 if own["trf_rank"] == 0 else int(own["trf_rank"]) if own["trf_rank"] > 0 else max(1, rank // 2)
 
 
+def _merges(own: Mapping[str, Any]) -> bool:
+    fixed = own["trf_gate"] in TOKENLESS and own["trf_positions"] == "all" and own["trf_site"] == "module"
+    return bool(own["trf_rank"] == 0 or fixed)
+
+
 LORATRF = Declaration(
     name="loratrf",
     about="LoRA and an edit of each layer's output, let through by its likeness to a learnt task vector.",
@@ -57,6 +64,7 @@ LORATRF = Declaration(
     ),
     menu=low_rank_menu("loratrf"),
     traits=replace(ADAPTER_TRAITS, merge="approximate"),
+    merges=_merges,
     rate_multiplier=10.0,
     short_run_multiplier=1.5,
     source="Li, Ding, Luan, Di 2024 (2412.09827), reconstructed after TOAST (2305.15542); multipliers as for LoRA",
