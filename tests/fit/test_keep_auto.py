@@ -13,8 +13,11 @@ import foretune
 from foretune.cost.phases import COMPARISONS_PER_S, selection_seconds, unit_times
 from foretune.errors import UsageError
 from foretune.files import read_json
-from foretune.fit.keeping import RANKING_SHARE, ranked
+from foretune.fit.keeping import RANKING_SHARE, ranked, variants
 from foretune.fit.outlook import offered_in
+from foretune.fit.strategy import chosen_strategy
+from foretune.search.budget import Budget
+from foretune.search.zero_shot import plan as zero_shot_plan
 
 from ..whole_fits import Ground
 
@@ -65,6 +68,25 @@ def test_a_named_selection_is_compared_at_several_shares_or_refused(ground: Grou
     with pytest.raises(UsageError, match="compares shares of one ranking"):
         planned(ground, **{"training.selection": "rs2"})
     assert foretune.plan(ground.rows, model=str(ground.llama)).keeping == ()
+
+
+@pytest.mark.parametrize("strategy", ["transfer", "asha", "on-task"])
+def test_fewer_rows_are_seen_more_often_under_every_strategy(strategy: str, ground: Ground) -> None:
+    plan = planned(ground, **{"search.strategy": strategy, "search.experience": "none"})
+    first, _ = zero_shot_plan(
+        width=plan.model.shapes.width, kind="causal", train_rows=480, budget=Budget("trials", 8),
+        cost=lambda config, start, stop: float(stop - start), variants=variants(plan.keeping),
+    )  # fmt: skip
+    kept: dict[str, Any] = {}
+
+    def remember(name: str, compute: Callable[[], Any]) -> Any:
+        return kept.setdefault(name, compute() if name not in kept else None)
+
+    for _ in range(2):  # computed, and read back
+        chosen = chosen_strategy(plan.resolution, first, plan.model.shapes, {"metric": "loss"}, (3.0,) * 6, remember)
+        half = next(entry.config for entry in first.portfolio if entry.config["keep"] == 0.5)
+        assert chosen.strategy.steps_of(half) == chosen.strategy.steps_of(first.baseline) == first.horizon
+        assert set(chosen.prior.amount.tolist()) == {1.0}
 
 
 def test_a_fit_compares_rows_and_deploys_the_best(fast_fit: Callable[..., Any], tmp_path: Path) -> None:

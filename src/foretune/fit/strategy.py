@@ -23,6 +23,7 @@ from foretune.experience.past import PastRun, known_runs
 from foretune.files import fingerprint
 from foretune.fit.advice import hints_of, starting_settings
 from foretune.fit.history import model_features, plain_features
+from foretune.fit.keeping import AUTO as KEEP_AUTO
 from foretune.fit.planned_rows import PlannedRows
 from foretune.search.budget import Budget
 from foretune.search.encoding import Facts, features
@@ -127,6 +128,8 @@ def chosen_strategy(
             )
         known = () if name == ON_TASK else tasks
         prior = prior_of(resolution, first, shapes, task, known, hints, name=name, accelerated=accelerated)
+        equal = settings.keep == KEEP_AUTO
+        prior = prior.at_equal_steps() if equal else prior
         options: dict[str, Any] = {}
         if name == "quick-tune":
             from foretune.search.quick_tune.surrogate import fit
@@ -134,7 +137,7 @@ def chosen_strategy(
             own = features(facts_of(shapes, task, first.horizon))
             numbers = [None if math.isnan(value) else value for value in own.tolist()]
             options = {"surrogate": fit(tasks, settings.seed).to_json(), "features": numbers, "refit": settings.refit}
-        return {"strategy": name, "prior": prior.to_json(), "options": options}
+        return {"strategy": name, "prior": prior.to_json(), "options": options, "equal_steps": equal}
 
     decided = remember(PRIOR, decide)
     if decided["prior"] is None:
@@ -144,7 +147,10 @@ def chosen_strategy(
     if "features" in options:
         options["features"] = [math.nan if value is None else value for value in options["features"]]
     situation = Situation(first, prior, base_losses, _task_metric(task), options)
-    return Chosen(decided["strategy"], STRATEGIES[decided["strategy"]](situation), prior)
+    strategy: Any = STRATEGIES[decided["strategy"]](situation)
+    if decided.get("equal_steps"):
+        strategy = replace(strategy, equal_steps=True)
+    return Chosen(decided["strategy"], strategy, prior)
 
 
 def prior_of(
