@@ -193,7 +193,21 @@ def test_a_table_with_columns_of_its_own(tmp_path):
     good, oom, failed = sorted(imported(tmp_path, path), key=lambda run: run.seed)
     assert (good.config["method"], good.horizon, good.seed, good.task_features["name"]) == ("ia3", 30, 4, "mine")
     assert good.on("validation")[0].metrics == {"loss": (0.5, 0.0, 0)} and good.on("validation")[0].train_s == 5.0
-    assert (oom.status, failed.status, failed.points) == ("oom", "failed", ())
+    assert (oom.status, failed.status, failed.points) == ("oom", "crashed", ())
+
+
+def test_a_seed_of_zero_is_a_seed_and_the_words_of_others_are_understood(tmp_path):
+    path = tmp_path / "seeds.csv"
+    lines = [f"m,1e-4,0.{9 - seed},{seed},ok" for seed in (1, 0)]
+    lines += [f"m,{rate},,3,{said}" for rate, said in ((2e-4, "timed out"), (3e-4, "Error"), (4e-4, "cancelled"))]
+    path.write_text("\n".join(["model,learning_rate,test_nll,seed,status", *lines]))
+    runs = imported(tmp_path, path)
+    assert {run.seed: run.on("test")[0].metrics["loss"][0] for run in runs if run.status == "finished"} == {
+        1: 0.8,
+        0: 0.9,
+    }
+    ended = {run.config["learning_rate"]: run.status for run in runs if run.seed == 3}
+    assert ended == {2e-4: "timeout", 3e-4: "crashed", 4e-4: "stopped"}
 
 
 def test_an_exported_store_is_imported_as_it_was(tmp_path):

@@ -14,6 +14,13 @@ from foretune.files import fingerprint
 UNKNOWN_ERROR = 0.0
 """The standard error of a score whose file gives none."""
 
+ENDED: Mapping[str, str] = {
+    **dict.fromkeys(("failed", "failure", "error", "crashed"), "crashed"),
+    **dict.fromkeys(("stopped", "canceled", "cancelled", "running"), "stopped"),
+    **dict.fromkeys(("timeout", "time-out", "timed-out"), "timeout"),
+}
+"""What others call the end of a run that was no success, and what the store calls it."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -48,6 +55,12 @@ def slug(text: object, *, slash: bool = False) -> str:
     parts = str(text).split("/", 1) if slash else [str(text)]
     cleaned = ["-".join(re.findall(r"[A-Za-z0-9._:+]+", part)).strip("-.:+_") for part in parts]
     return "/".join(part for part in cleaned if part)[:LONGEST_NAME].rstrip("/") or "unknown"
+
+
+def ended(said: str) -> str:
+    """The store's word for how a run without success ended; a word that it has none for is kept as it is."""
+    word = slug(said.lower())
+    return ENDED.get(word, word)
 
 
 def finite(value: object) -> float | None:

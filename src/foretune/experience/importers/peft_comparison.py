@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from foretune.errors import Place, StoreError
-from foretune.experience.importers.base import UNKNOWN_ERROR, ImportedRun, Subject, finite, slug, subject
+from foretune.experience.importers.base import UNKNOWN_ERROR, ImportedRun, Subject, ended, finite, slug, subject
 from foretune.experience.records import RunRecord, Seen
 from foretune.files import fingerprint
 
@@ -26,7 +26,6 @@ VALIDATION_ITEMS = 50
 TEST_ITEMS = 1319
 PSEUDO_ITEMS = 4
 """Agresti and Coull 1998: an accuracy of n items is judged as if two more were right and two more wrong."""
-STATUSES = {"success": "finished", "canceled": "stopped", "running": "stopped", "failed": "crashed"}
 _OUT_OF_MEMORY = re.compile(r"out of memory|OutOfMemory|\boom\b", re.IGNORECASE)
 _SKIPPED = frozenset({"peft_type", "task_type", "peft_version", "base_model_name_or_path", "auto_mapping", "revision"})
 """Fields of a peft configuration that are no setting of the method."""
@@ -71,7 +70,7 @@ def _status(train_info: Mapping[str, Any], run_info: Mapping[str, Any], diverged
     said = str(train_info.get("status", "")).lower()
     if said != "success" and _OUT_OF_MEMORY.search(f"{run_info.get('error_msg', '')} {said}"):
         return "oom"
-    status = STATUSES.get(said, slug(said) if said else "unknown")
+    status = "finished" if said == "success" else ended(said)
     return "diverged" if diverged and status == "finished" else status
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from foretune.errors import Place, StoreError
-from foretune.experience.importers.base import UNKNOWN_ERROR, ImportedRun, finite, slug, subject
+from foretune.experience.importers.base import UNKNOWN_ERROR, ImportedRun, ended, finite, slug, subject
 from foretune.experience.records import RunRecord, Seen
 from foretune.files import fingerprint
 
@@ -43,7 +43,8 @@ def read(path: Path) -> Iterator[ImportedRun]:
         same = seeds.setdefault(settings, [])
         if line not in same:
             same.append(line)
-            yield _run(path, line, seed=int(finite(line.get("seed")) or len(same) - 1))
+            seed = finite(line.get("seed"))
+            yield _run(path, line, seed=len(same) - 1 if seed is None else int(seed))
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Line]]:
@@ -118,7 +119,7 @@ def _status(line: Line, losses: Mapping[str, float | None]) -> str:
     if "diverg" in said or any(loss is not None and loss > DIVERGED for loss in judged):
         return "diverged"
     if said not in WELL:
-        return "oom" if "memory" in said or said == "oom" else slug(said)
+        return "oom" if "memory" in said or said == "oom" else ended(said)
     if any("nan" in line.get(name, "").lower() or "inf" in line.get(name, "").lower()
            for names in LOSSES.values() for name in names):  # fmt: skip
         return "diverged"
