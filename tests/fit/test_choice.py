@@ -1,7 +1,8 @@
-"""Between finalists that are equal on validation the one that forgot less is chosen, and only then."""
+"""Which finalist is chosen (of equals the one that forgot less), and on which rows all are compared."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,9 @@ import pytest
 
 from foretune.errors import TrainingError
 from foretune.evaluation.base import Answer
+from foretune.fit import account
 from foretune.fit.choice import Judged, remembering
-from foretune.fit.finals import answer_test_rows, chosen_by_validation
+from foretune.fit.finals import System, answer_test_rows, chosen_by_validation
 from foretune.fit.folder import RunFolder
 from foretune.fit.schedule import End
 from foretune.search.ranking import Finalist
@@ -59,7 +61,9 @@ def evaluator(losses: dict[str, list[float]], root: Path) -> Any:
 
 
 def finalist(name: str) -> Finalist:
-    return Finalist(Run(name, {}, 0, 40, "proposed", "", step=40), 40, Score(1.0, 0.1, 10))
+    return Finalist(
+        Run(name, {}, 0, 40, "default" if name == "r1" else "proposed", "", step=40), 40, Score(1.0, 0.1, 10)
+    )
 
 
 def test_finalists_are_compared_on_the_rows_that_all_answered(tmp_path, monkeypatch):
@@ -91,3 +95,16 @@ def test_one_late_system_does_not_take_the_rows_from_the_others(tmp_path, monkey
     early = evaluator({**{name: [1.0] * 200 for name in counts}, "test-winner": [1.0]}, tmp_path)
     with pytest.raises(TrainingError, match="time ended before"):
         answer_test_rows(early, winner, 40, default, end, generation=False)
+
+
+def test_the_default_lora_s_test_score_is_remembered_at_the_step_that_answered():
+    """Its loss had risen: the answers are those of step 20 of 40."""
+    answers = tuple(Answer(row, "", "", nll=1.0, tokens=1) for row in range(9))
+    model = SimpleNamespace(kind="encoder")
+    outcome: Any = SimpleNamespace(
+        prepared=SimpleNamespace(task=SimpleNamespace(metric="loss", model=model, task="regression")),
+        systems=[System(role, role, answers) for role in ("base", "winner", "default")],
+        candidates=[{"run": "r2", "step": 40}], runs=[finalist("r1").run, finalist("r2").run],
+        default=replace(finalist("r1"), step=20),
+    )  # fmt: skip
+    assert [(run, step) for run, step, _ in account.tested(outcome)[1]] == [("r2", 40), ("r1", 20)]

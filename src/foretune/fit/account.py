@@ -27,6 +27,7 @@ from foretune.fit.selected import selection_info
 from foretune.models.fetch import folder_of
 from foretune.report import record as r
 from foretune.report.metric_words import WRITTEN
+from foretune.search.ranking import Finalist
 from foretune.search.runs import Run
 from foretune.search.types import Score
 
@@ -48,6 +49,8 @@ class Outcome:
     runs: Sequence[Run]
     candidates: Sequence[Mapping[str, Any]]
     systems: Sequence[System]
+    default: Finalist | None
+    """The default LoRA at the step at which it answered"""
     base_validation: Mapping[str, Any]
     exported: Sequence[r.ExportInfo]
     phases: Mapping[str, float]
@@ -125,10 +128,8 @@ def tested(outcome: Outcome) -> tuple[dict[str, Score], list[tuple[str, int, dic
     }
     winner = outcome.candidates[0]
     found = [(str(winner["run"]), int(winner["step"]), scored["winner"])]
-    default = next((run for run in outcome.runs if run.is_default), None)
-    if default is not None and "default" in scored:
-        steps = {candidate["run"]: int(candidate["step"]) for candidate in outcome.candidates}
-        found.append((default.id, steps.get(default.id, default.step), scored["default"]))
+    if outcome.default is not None and "default" in scored:
+        found.append((outcome.default.run.id, outcome.default.step, scored["default"]))
     return scored["base"], found
 
 

@@ -157,6 +157,7 @@ def _carry_out(session: Session) -> RunRecord:
         runs=search.core.runs,
         candidates=candidates,
         systems=systems,
+        default=default,
         base_validation=opening.base,
         exported=exports,
         phases=session.clock.phases,
