@@ -16,6 +16,8 @@ from scipy import optimize, stats
 from foretune.errors import UsageError
 
 LEAST_REPETITIONS = 2
+ROUNDING = 1e-12
+"""Of the values compared: differences that differ by less are equal."""
 MORE_REPETITIONS = "Add repetitions (seeds, tasks or rows)."
 LARGEST_STANDARDISED_EFFECT = 1e4
 """In standard errors: where the search for the detectable effect ends."""

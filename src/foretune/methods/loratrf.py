@@ -47,7 +47,6 @@ from foretune.methods.tuners.layer import AdapterLayer, Update, widths_of
 from foretune.methods.tuners.model import define
 from foretune.methods.tuners.task_edit import SMALLEST_NORM, Edit, Gate
 
-"""Gates that are the same for every token, so that the edit is linear."""
 CALIBRATION_ROWS = 32
 """Rows that ``trf_task_init=mean_hidden`` looks at."""
 

@@ -242,7 +242,7 @@ class _Terms:
     def __init__(self, process: Process, points: Points) -> None:
         self.points = points
         ties = np.asarray(process.ties)[points.channel]
-        self.expected = ties * process.mean[points.place] - process.deficits[points.level, points.place]
+        self.expected = ties * (process.mean[points.place] - process.deficits[points.level, points.place])
         grown = ties * process.growth[points.level]
         self.fixed = grown[:, None] * grown[None, :] * process.covariance(points.place, points.place)
         self.pair = points.level[:, None], points.level[None, :]

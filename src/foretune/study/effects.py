@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from foretune.evaluation.paired import detectable_shift
+from foretune.evaluation.paired import ROUNDING, detectable_shift
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -117,6 +117,8 @@ def _coefficient(name: str, design: Array, y: Array, column: int, alpha: float) 
     residual = y - design @ weights
     error = math.sqrt(float(residual @ residual) / freedom * float(inverse[column, column]))
     value = float(weights[column])
+    rounding = ROUNDING * float(np.abs(y).max())
+    value, error = (0.0 if abs(each) <= rounding else each for each in (value, error))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, freedom)) * error
     if error > 0:
         p_value = float(2 * stats.t.sf(abs(value) / error, freedom))

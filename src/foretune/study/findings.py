@@ -23,7 +23,7 @@ from typing import Any, Literal
 from foretune.catalogue.methods import declaration
 from foretune.evaluation.paired import LEAST_REPETITIONS
 from foretune.study.effects import Effect, mean_effect
-from foretune.study.gaps import Gap, gaps, reference_arm
+from foretune.study.gaps import Gap, by_repetition, gaps, reference_arm
 from foretune.study.grid import GridSpec
 from foretune.study.results import Line, mixed
 from foretune.study.rules import Ruling, parent_differences, reference_is_full
@@ -116,12 +116,10 @@ def _match(
 
 def _over_repetitions(found: Sequence[Gap]) -> Effect | None:
     """The mean gap over (task, seed), which share rows between sizes and models."""
-    cells: dict[tuple[str, int], list[float]] = {}
-    for gap in found:
-        cells.setdefault((gap.task, gap.seed), []).append(gap.value)
-    if len(cells) < LEAST_REPETITIONS:
+    repeated = by_repetition(found)
+    if len(repeated) < LEAST_REPETITIONS:
         return None
-    return mean_effect("gap", [fmean(values) for values in cells.values()], alpha=0.05)
+    return mean_effect("gap", list(repeated.values()), alpha=0.05)
 
 
 def _parents(grid: GridSpec, lines: Sequence[Line], reference: str, unit: str) -> Finding:

@@ -10,6 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+from numpy.typing import NDArray
 
 from foretune.study.grid import GridSpec
 from foretune.study.results import Line
@@ -97,21 +101,39 @@ def distances_of(found: Iterable[Gap]) -> dict[str, float | None]:
 
 
 def budget_points(found: Iterable[Gap]) -> dict[str, list[tuple[float, float]]]:
-    """By task: (log10 of the trained share, gap), averaged over seeds, sizes and models of one arm."""
-    cells: dict[str, dict[str, list[Gap]]] = {}
+    """By task: (log10 of the trained share, gap), averaged over seeds, sizes and models of one arm.
+
+    Of several methods each is moved to the task's mean: that one method has larger shares and smaller gaps than another
+    says nothing of what a larger share does.
+    """
+    cells: dict[str, dict[str, dict[str, list[Gap]]]] = {}
     for gap in found:
-        cells.setdefault(gap.task, {}).setdefault(gap.arm, []).append(gap)
-    return {
-        task: [
-            (sum(g.log_share for g in own) / len(own), sum(g.value for g in own) / len(own)) for own in arms.values()
-        ]
-        for task, arms in cells.items()
-    }  # fmt: skip
+        cells.setdefault(gap.task, {}).setdefault(gap.method, {}).setdefault(gap.arm, []).append(gap)
+    return {task: _moved([_arm_means(arms) for arms in methods.values()]) for task, methods in cells.items()}
 
 
-def size_points(found: Iterable[Gap]) -> dict[tuple[str, str, int], list[tuple[float, float]]]:
-    """By (model, task, seed), which share rows between sizes: (log10 of the rows, mean gap over arms)."""
-    cells: dict[tuple[str, str, int], dict[float, list[float]]] = {}
+def _arm_means(arms: Mapping[str, Sequence[Gap]]) -> NDArray[np.float64]:
+    """(arms, 2): mean log10 share and mean gap."""
+    return np.asarray([[fmean(g.log_share for g in own), fmean(g.value for g in own)] for own in arms.values()])
+
+
+def _moved(methods: Sequence[NDArray[np.float64]]) -> list[tuple[float, float]]:
+    middle = np.concatenate(methods).mean(axis=0)
+    moved = np.concatenate([points - points.mean(axis=0) + middle for points in methods])
+    return [(float(x), float(y)) for x, y in (moved if len(methods) > 1 else methods[0])]
+
+
+def size_points(found: Iterable[Gap]) -> dict[tuple[str, int], list[tuple[float, float]]]:
+    """By (task, seed), which share rows between sizes and models: (log10 of the rows, mean gap over both and arms)."""
+    cells: dict[tuple[str, int], dict[float, list[float]]] = {}
     for gap in found:
-        cells.setdefault((gap.model, gap.task, gap.seed), {}).setdefault(gap.log_rows, []).append(gap.value)
-    return {key: [(x, sum(v) / len(v)) for x, v in sizes.items()] for key, sizes in cells.items()}
+        cells.setdefault((gap.task, gap.seed), {}).setdefault(gap.log_rows, []).append(gap.value)
+    return {key: [(x, fmean(v)) for x, v in sizes.items()] for key, sizes in cells.items()}
+
+
+def by_repetition(found: Iterable[Gap]) -> dict[tuple[str, int], float]:
+    """The mean gap of every (task, seed), which share rows between sizes and models."""
+    cells: dict[tuple[str, int], list[float]] = {}
+    for gap in found:
+        cells.setdefault((gap.task, gap.seed), []).append(gap.value)
+    return {key: fmean(values) for key, values in cells.items()}

@@ -55,6 +55,7 @@ def _contestant(lines: Lines, who: str) -> dict[str, Any]:
     own = [line for line in lines if line["contestant"] == who]
     ours = [line for line in lines if line["contestant"] == OURS]
     at = [over_tasks(_by_task(own, lambda score, k=k: score["at"][k])) for k in range(len(SHARES))]
+    tasks = {line["task"] for line in own}
     curve = np.mean([line["score"]["curve"] for line in own], axis=0)
     return {
         "at": [interval.to_json() for interval in at],
@@ -67,7 +68,7 @@ def _contestant(lines: Lines, who: str) -> dict[str, Any]:
         "against_ours": _wins(ours, own),
         "ours_minus": [over_tasks(_ours_minus(ours, own, k)).to_json() for k in range(len(SHARES))],
         "searches": len(own),
-        "ours_takes": _time_to(ours, float(curve[-1])),
+        "ours_takes": _time_to([line for line in ours if line["task"] in tasks], float(curve[-1])),
         "curve": [round(float(value), 4) for value in curve],
     }
 
@@ -111,7 +112,7 @@ def _wins(ours: Lines, other: Lines) -> list[int] | None:
 
 
 def _time_to(ours: Lines, regret: float) -> float | None:
-    """The share of the budget at which our mean curve first reaches ``regret``; None where it never does."""
+    """The share of the budget at which the mean curve of ``ours`` first reaches ``regret``; None where it does not."""
     if not ours:
         return None
     mean = np.mean([line["score"]["curve"] for line in ours], axis=0)

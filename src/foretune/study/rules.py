@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Any
 
 from foretune.catalogue.rules import TRAINABLE, TRANSLATION, Measured, Rule, When
-from foretune.evaluation.paired import holm
+from foretune.evaluation.paired import holm, smallest_detectable_effect
 from foretune.study.arms import CONTROL, TASKS
 from foretune.study.design import CONFOUNDED, rate_label
 from foretune.study.effects import CONFIDENCE, BudgetFit, Crossing, Effect, crossing, fit_budget, mean_effect
@@ -28,6 +28,7 @@ from foretune.study.gaps import (
     Gap,
     budget_points,
     by_method,
+    by_repetition,
     distances_of,
     gaps,
     outcome,
@@ -36,7 +37,7 @@ from foretune.study.gaps import (
 )
 from foretune.study.grid import GridSpec
 from foretune.study.results import MIXED, Line, mixed
-from foretune.study.statistics import Difference
+from foretune.study.statistics import POWER, Difference
 
 PARAMETERS_REACH = 2.0
 """A rule speaks of models up to twice as large and half as small as those that were run."""
@@ -214,8 +215,8 @@ def _rows(grid: GridSpec, found: Sequence[Gap], scope: When, unit: str) -> list[
     for method, own in by_method(found).items():
         slope, where = crossing(size_points(own), alpha=alpha)
         smallest = min(gap.rows for gap in own)
-        few = _per_repetition(gap for gap in own if gap.rows == smallest)
-        at_few = mean_effect("few rows", few, alpha=alpha)
+        few = by_repetition(gap for gap in own if gap.rows == smallest)
+        at_few = mean_effect("few rows", list(few.values()), alpha=alpha)
         about = f"{method} against full tuning on {smallest} rows"
         if at_few is not None:
 
@@ -250,14 +251,6 @@ def _rows(grid: GridSpec, found: Sequence[Gap], scope: When, unit: str) -> list[
                 Statement(f"{method}:rows", about, slope, f"{unit} per tenfold rows", 2 * len(own), make_slope)
             )
     return statements
-
-
-def _per_repetition(found: Any) -> list[float]:
-    """Mean gap of every (model, task, seed)."""
-    cells: dict[tuple[str, str, int], list[float]] = {}
-    for gap in found:
-        cells.setdefault((gap.model, gap.task, gap.seed), []).append(gap.value)
-    return [sum(values) / len(values) for values in cells.values()]
 
 
 # -- parents
@@ -321,12 +314,14 @@ def _arms(
 ) -> list[Statement]:
     statements = []
     direction = lines[0]["direction"] if lines else "lower"
+    alpha = (1 - CONFIDENCE) / statements_planned(grid)
     for difference in pooled:
         if difference.low is None or difference.high is None or difference.mean is None or difference.sd is None:
             continue
         effect = Effect(
             difference.arm, difference.mean, difference.low, difference.high, difference.p_value,
-            difference.pairs - 1, difference.pairs, difference.detectable or 0.0, 1 - difference.confidence,
+            difference.pairs - 1, difference.pairs,
+            smallest_detectable_effect(difference.sd, difference.pairs, power=POWER, alpha=alpha), alpha,
         )  # fmt: skip
         control = grid.arms[difference.arm].get(CONTROL, grid.control)
         about = f"{difference.arm} against {control}"

@@ -8,14 +8,15 @@ taken as the repetitions: that interval, much wider, speaks of tasks like these.
 
 Claims. ``better`` and ``worse`` need Student's interval of the mean difference to exclude zero and the p-value to
 hold after Holm's correction over the arms of the same block. Everything else is ``not resolved``, with the effect
-that would have been found in four of five such studies. All of it speaks of the test rows that were used; whether
-other rows would say the same is `study.row_tests`' question, whose answer a block's differences carry beside.
+that would have been found in four of five such studies, whatever the other arms show (at Holm's strictest step). All
+of it speaks of the test rows that were used; whether other rows would say the same is `study.row_tests`' question,
+whose answer a block's differences carry beside.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ from scipy import stats
 
 from foretune.evaluation.base import Direction
 from foretune.evaluation.compare import Comparison
-from foretune.evaluation.paired import LEAST_REPETITIONS, holm, paired_interval, smallest_detectable_effect
+from foretune.evaluation.paired import LEAST_REPETITIONS, ROUNDING, holm, paired_interval, smallest_detectable_effect
 
 CONFIDENCE = 0.95
 POWER = 0.8
@@ -81,16 +82,24 @@ class Difference:
 
 
 def compare_arms(
-    values: Values, control: str, direction: Direction, *, expected: int, confidence: float = CONFIDENCE
+    values: Values,
+    control: str,
+    direction: Direction,
+    *,
+    expected: int,
+    confidence: float = CONFIDENCE,
+    comparisons: int | None = None,
 ) -> tuple[Difference, ...]:
     """Every arm of ``values`` but the control against it, Holm-corrected over these arms.
 
-    ``expected`` is the number of repetitions there should be.
+    ``expected`` is the number of repetitions there should be. The detectable effect is that of Holm's strictest step
+    over so many ``comparisons`` (default: these arms), as is the one that is told beforehand.
     """
+    arms = {arm: results for arm, results in values.items() if arm != control}
+    strictest = (1 - confidence) / max(1, comparisons or len(arms))
     found = [
-        _difference(arm, results, values.get(control, {}), direction, expected, confidence)
-        for arm, results in values.items()
-        if arm != control
+        _difference(arm, results, values.get(control, {}), direction, expected, confidence, strictest)
+        for arm, results in arms.items()
     ]
     adjusted = holm([difference.p_value for difference in found])
     return tuple(_judged(replace(d, p_holm=p), direction) for d, p in zip(found, adjusted, strict=True))
@@ -103,9 +112,11 @@ def _difference(
     direction: Direction,
     expected: int,
     confidence: float,
+    strictest: float,
 ) -> Difference:
     pairs = [(results[unit], against[unit]) for unit in results if unit in against]
-    differences = [a - b for a, b in pairs]
+    scale = max((abs(value) for pair in pairs for value in pair), default=0.0)
+    differences = settled([a - b for a, b in pairs], scale)
     sign = 1 if direction == "higher" else -1
     mean = low = high = sd = detectable = None
     p_value = 1.0
@@ -113,9 +124,9 @@ def _difference(
         mean = float(np.mean(differences))
     if len(differences) >= LEAST_REPETITIONS:
         mean, low, high = paired_interval(differences, confidence=confidence)
-        sd = float(np.std(differences, ddof=1))
+        sd = float(np.std(differences, ddof=1)) if len(set(differences)) > 1 else 0.0
         p_value = _p_value(mean, sd, len(differences))
-        detectable = smallest_detectable_effect(sd, len(differences), power=POWER, alpha=1 - confidence)
+        detectable = smallest_detectable_effect(sd, len(differences), power=POWER, alpha=strictest)
     return Difference(
         arm=arm,
         pairs=len(pairs),
@@ -134,6 +145,15 @@ def _difference(
         verdict="not resolved",
         confidence=confidence,
     )
+
+
+def settled(differences: Sequence[float], scale: float) -> list[float]:
+    """``differences`` of values as large as ``scale``; all of them their mean where they differ by rounding alone."""
+    least = ROUNDING * scale
+    if not differences or max(differences) - min(differences) > least:
+        return list(differences)
+    mean = float(np.mean(differences))
+    return [0.0 if abs(mean) <= least else mean] * len(differences)
 
 
 def _p_value(mean: float, sd: float, n: int) -> float:
@@ -197,7 +217,7 @@ def compare_over_tasks(pooled: Values, control: str, direction: Direction, tasks
     found = [
         difference
         for values in by_arm.values()
-        for difference in compare_arms(values, control, direction, expected=tasks)
+        for difference in compare_arms(values, control, direction, expected=tasks, comparisons=len(by_arm))
     ]
     adjusted = holm([difference.p_value for difference in found])
     return tuple(
