@@ -17,6 +17,7 @@ from foretune.search.residual_gp import (
     COMMON_LENGTH,
     JITTER,
     LOSS,
+    METRIC,
     NOISE_NOT_GIVEN,
     SMALLEST_NOISE,
     Points,
@@ -168,3 +169,15 @@ def test_the_interval_holds_what_comes(tasks, pool):
             assert low < mean < high
             inside.append(low <= synthetic.final_gain(pool[place], new) <= high)
     assert 0.8 <= np.mean(inside) <= 0.97  # 0.9 are expected; the formula's residuals are no Gaussian process
+
+
+def test_a_metric_follows_the_whole_score_at_an_early_rung(pool):
+    """Its tie multiplies how far a rung lies below the end as it does the end itself."""
+    process = expert(tuple(build((), synthetic.facts(NEW), pool, 0).rows))
+    tie, level, place = 0.5, 3, 0
+    tied = replace(process, ties=(1.0, tie), spread=(process.spread[0], 1.0), centre_sd=(0.0, 0.0))
+    early = tie * (tied.mean[place] - tied.deficits[level, place])
+    loose = condition(tied, Points.of([]))
+    told = condition(tied, Points.of([(place, level, METRIC, float(early), 1e-3, 0)]), like=loose)
+    expected, moved = loose.predict(np.asarray([place]), 5)[0], told.predict(np.asarray([place]), 5)[0]
+    assert moved[0] == pytest.approx(expected[0], abs=1e-6)  # what was expected came, and says nothing

@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 
 from foretune.cli.main import app
 from foretune.config.rules_file import read_rules
+from foretune.study.effects import fit_budget
 from foretune.study.findings import findings
+from foretune.study.gaps import Gap, budget_points, distances_of
 from foretune.study.grid import GridSpec
 from foretune.study.outputs import write_outputs
 from foretune.study.rules import ruling
@@ -196,3 +198,25 @@ def test_advice_holds_settings_of_a_fit_alone() -> None:
     lines = [line("small", "sv", "full", SIZES[0], 0, 1.0)]
     (rule,) = ruling(spec, lines, compare_arms(values, "full", "lower", expected=5)).rules
     assert rule.advice == {"method": "lora", "lora.rank": 4}
+
+
+def test_a_method_with_larger_shares_and_smaller_gaps_is_no_slope() -> None:
+    """Within each method nothing changes with the share; between them both do."""
+    random = np.random.default_rng(3)
+    gaps = [
+        Gap(model="m", task=task, rows=100, seed=seed, arm=f"{method}-{share}", method=method, share=share,
+            parameters=10**6, value=level + random.normal(0, 0.002), score=1.0, reference=1.0, distance=far,
+            fertility=1.0)
+        for task, far in LANGUAGES.items() for seed in range(3)
+        for method, level, shares in (("lora", 0.1, (0.001, 0.005)), ("bottleneck", 0.02, (0.02, 0.1)))
+        for share in shares
+    ]  # fmt: skip
+    fit = fit_budget(budget_points(gaps), distances_of(gaps), alpha=0.05)
+    assert fit is not None and fit.budget is not None and fit.budget.low < 0 < fit.budget.high
+    points = budget_points(gaps)["de"]
+    assert np.mean([y for _, y in points]) == pytest.approx(np.mean([g.value for g in gaps if g.task == "de"]))
+
+
+def test_models_on_the_same_rows_repeat_nothing() -> None:
+    found = ruling(grid(), planted(1.0))
+    assert found.effects["lora:few-rows"].units == found.effects["lora:rows"].units == len(LANGUAGES) * 3

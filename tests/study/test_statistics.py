@@ -93,6 +93,22 @@ def test_equal_differences_of_few_pairs_are_no_certainty() -> None:
     control, arm = dict.fromkeys(range(3), 0.0), dict.fromkeys(range(3), 1 / 16)
     (found,) = compare_arms({"c": control, "a": arm}, "c", "higher", expected=3)
     assert found.p_value == 0.25 and found.verdict == "not resolved"
+    for pairs in (2, 3):  # equal but for the last bit of 0.85 - 0.8 and 0.75 - 0.7
+        shares = [(0.8, 0.85), (0.7, 0.75), (0.6, 0.65)][:pairs]
+        control, arm = ({n: pair[side] for n, pair in enumerate(shares)} for side in (0, 1))
+        (found,) = compare_arms({"c": control, "a": arm}, "c", "higher", expected=pairs)
+        assert found.p_value == 2.0 ** (1 - pairs) and found.verdict == "not resolved" and found.sd == 0.0
+
+
+def test_what_is_told_before_is_what_is_told_after() -> None:
+    """At Holm's strictest step: verdicts are corrected, so what they can find is too."""
+    random = np.random.default_rng(5)
+    block = simulated(random, 10)
+    found = compare_arms(block, "control", "lower", expected=10)
+    over = compare_over_tasks({a: {(f"t{s}", 0): v for s, v in values.items()} for a, values in block.items()},
+                              "control", "lower", 10)  # fmt: skip
+    for difference in (*found, *over):
+        assert difference.detectable == detectable_before(1 + len(ARMS), 10, difference.sd)
 
 
 def test_pooling_averages_sizes_within_a_task_and_seed_and_drops_what_is_incomplete() -> None:
