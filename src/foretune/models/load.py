@@ -16,6 +16,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -299,7 +300,18 @@ def weights_hash(where: Path | str, revision: str | None = None) -> str:
     if (folder / MANIFEST).is_file():
         recorded = read_json(folder / MANIFEST)["files"]
     files = sorted(folder.glob("*.safetensors"))
-    return fingerprint([recorded.get(file.name) or sha256_file(file) for file in files], length=32)
+    return fingerprint([recorded.get(file.name) or _hash_of(file) for file in files], length=32)
+
+
+def _hash_of(file: Path) -> str:
+    state = file.stat()
+    return _hashed(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _hashed(file: Path, size: int, changed_ns: int) -> str:
+    """Once a process, for a file that stays as it is: a base of gigabytes takes seconds, and several ask for it."""
+    return sha256_file(file)
 
 
 def _snapshot(hub_id: str, revision: str | None) -> Path:
