@@ -10,6 +10,7 @@ import pytest
 
 from foretune.search.fidelity import LAST_LEVEL
 from foretune.search.past_tasks import past_tasks
+from foretune.search.peers.columns import Columns
 from foretune.search.peers.conversation import FAILURE, Conversing, Job
 from foretune.search.replay.contestants import Draw, every
 from foretune.search.replay.simulation import simulate
@@ -90,3 +91,17 @@ def test_a_package_searches_within_the_budget(draw, name):
     trace = simulate(every()[name](draw), draw.world, seed=1)
     assert trace.moments and all(moment.seconds <= draw.world.budget_s for moment in trace.moments)
     assert draw.world.regret(trace.moments[-1].tested) < 1
+
+
+def test_smacs_forest_proposes_once_a_quarter_of_the_budgets_trials_is_drawn(draw):
+    pytest.importorskip("smac")
+    from foretune.search.peers.smac import Smac
+
+    peer, origins = Smac(Columns.of(draw.blank), 0, whole_runs=20), {}
+    for number in range(68):  # smac's own count for 20 whole runs in brackets of 1 to 16
+        job = peer.ask()
+        origins[job.key] = job.token.config.origin
+        peer.tell(job, 1.0 + 0.1 * (number % 7), 1.0)
+    words = list(origins.values())
+    assert all(word == "Initial Design: Random" for word in words[:17])
+    assert sum(word.startswith("Acquisition Function") for word in words[17:]) > len(words[17:]) / 2

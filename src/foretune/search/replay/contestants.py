@@ -29,7 +29,7 @@ from foretune.search.peers.syne_tune import SEARCHERS, SyneTune
 from foretune.search.pooled import Pooled
 from foretune.search.quick_tune.strategy import QuickTune, Refit
 from foretune.search.replay.adversaries import ADVERSARIES
-from foretune.search.replay.world import World
+from foretune.search.replay.world import FULL_RUNS, World
 from foretune.search.task_prior import TaskPrior, build
 from foretune.search.transfer import Transfer
 
@@ -241,7 +241,7 @@ PEERS: dict[str, Maker] = {
     "quick-tune-refit": _quick_tune("full"),
     "optuna-tpe": _blank(OptunaTpe),
     "dehb": _blank(Conversing, peer=Dehb, name="dehb"),
-    "smac": _blank(Conversing, peer=Smac, name="smac"),
+    "smac": _blank(Conversing, peer=partial(Smac, whole_runs=FULL_RUNS), name="smac"),
     **{f"syne-tune-{searcher}": _syne_tune(searcher) for searcher in SEARCHERS},
 }
 """The published system, which needs torch, and other packages' searchers, from the extra ``peers``."""
