@@ -8,13 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from foretune.search.fidelity import LAST_LEVEL
+from foretune.search.budget import Budget
+from foretune.search.fidelity import LAST_LEVEL, level_step
 from foretune.search.past_tasks import past_tasks
 from foretune.search.peers.columns import Columns
 from foretune.search.peers.conversation import FAILURE, Conversing, Job
+from foretune.search.peers.optuna_tpe import OptunaTpe
 from foretune.search.replay.contestants import Draw, every
 from foretune.search.replay.simulation import simulate
-from foretune.search.replay.world import world_of
+from foretune.search.replay.world import HORIZON, world_of
+from foretune.search.runs import Run, View
+from foretune.search.types import Score
 from tests.search import synthetic
 
 PACKAGES = {"dehb": "dehb", "smac": "smac", "syne-tune-box": "syne_tune", "syne-tune-copula": "syne_tune",
@@ -105,3 +109,16 @@ def test_smacs_forest_proposes_once_a_quarter_of_the_budgets_trials_is_drawn(dra
     words = list(origins.values())
     assert all(word == "Initial Design: Random" for word in words[:17])
     assert sum(word.startswith("Acquisition Function") for word in words[17:]) > len(words[17:]) / 2
+
+
+def test_optunas_pruner_decides_at_every_rung(draw):
+    optuna = pytest.importorskip("optuna")
+    strategy = OptunaTpe(draw.blank, HORIZON, equal_steps=True)
+    curve = {level_step(HORIZON, level): {"loss": Score(1.0, 0.01, 64)} for level in range(LAST_LEVEL + 1)}
+    config = draw.pool[0]
+    runs = tuple(Run(f"r{k}", config, 0, HORIZON, "", "", HORIZON, "finished", curve) for k in range(20))
+    view = View(0, runs, Budget("time", 1.0), 0.0, lambda config, start, end: 0.0)
+    study, _ = strategy._study(optuna, Columns.of(draw.blank), view, [0] * len(runs))
+    decided = [sum(name.startswith("completed_rung") for name in trial.system_attrs) for trial in study.trials]
+    assert list(study.trials[0].intermediate_values) == [1, 2, 4, 8, 16]  # 6, 12, 25, 50 and 100 % of the steps
+    assert set(decided) == {1, 2, 3, 4, 5}  # brackets that begin to decide at each of them

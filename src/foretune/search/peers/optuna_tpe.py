@@ -1,6 +1,7 @@
 """Optuna's TPE sampler with its Hyperband pruner (Akiba et al. 2019), through Optuna.
 
-A trial is a run; it goes on by one rung as long as the pruner lets it, and a pruned one is left where it is.
+A trial is a run; it goes on by one rung as long as the pruner lets it, and a pruned one is left where it is. Resources
+double from rung to rung, as the pruner's own rungs do: it decides at every one of ours.
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from foretune.search.baselines.halving import FIRST_LEVEL
 from foretune.search.fidelity import LEVELS, level_step
 from foretune.search.peers.columns import Columns, needed
+from foretune.search.peers.config_space import ETA, HIGHEST
 from foretune.search.points import level_of, places_of
 from foretune.search.pooled import Pooled
 from foretune.search.runs import Continue, Proposal, Run, View
 from foretune.search.types import Done, Wait
-
-FIRST_LEVEL = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class OptunaTpe(Pooled):
     def _study(self, optuna: Any, columns: Columns, view: View, places: list[int]) -> tuple[Any, list[int]]:
         """The study as it would be had Optuna made it, and the paused runs that its pruner lets go on."""
         sampler = optuna.samplers.TPESampler(seed=view.seed + len(view.runs))
-        pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=LEVELS, reduction_factor=2)
+        pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=int(HIGHEST), reduction_factor=ETA)
         study = optuna.create_study(direction="minimize", sampler=sampler, pruner=pruner, study_name="pool")
         distributions, states, going = _distributions(optuna, columns), optuna.trial.TrialState, []
         for number, (run, place) in enumerate(zip(view.runs, places, strict=True)):
@@ -73,9 +74,10 @@ class OptunaTpe(Pooled):
         return study, going
 
     def _scores(self, run: Run) -> dict[int, float]:
-        levels = {level_step(run.horizon, level): level for level in range(LEVELS)}
+        """Scores by resource."""
+        levels = {level_step(run.horizon, level): level for level in range(FIRST_LEVEL, LEVELS)}
         return {
-            levels[step] + 1: scores[self.metric].value
+            ETA ** (levels[step] - FIRST_LEVEL): scores[self.metric].value
             for step, scores in sorted(run.curve.items())
             if step in levels and self.metric in scores
         }
