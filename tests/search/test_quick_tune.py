@@ -11,13 +11,15 @@ import pytest
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
 from foretune.search.encoding import features
+from foretune.search.fidelity import level_step
 from foretune.search.past_tasks import past_tasks
-from foretune.search.quick_tune.inputs import CURVE, Scaling, curve_inputs, examples
+from foretune.search.quick_tune.inputs import CURVE, LARGEST_SCORE, Scaling, curve_inputs, examples
 from foretune.search.quick_tune.strategy import QuickTune
 from foretune.search.quick_tune.surrogate import SMALLEST_SECONDS, Surrogate, fit
 from foretune.search.replay.contestants import Draw
 from foretune.search.replay.simulation import simulate
 from foretune.search.replay.world import HORIZON, world_of
+from foretune.search.runs import Run
 from foretune.search.types import Observation, Score
 from tests.search import synthetic
 
@@ -103,11 +105,28 @@ def test_seen_once_is_not_finished(draw, surrogate):
     assert all(moment.seconds <= draw.world.budget_s for moment in trace.moments)  # and the budget holds inside trials
 
 
-def test_scores_are_scaled_by_task(tasks):
-    rows = examples(tasks, Scaling.of(tasks))
-    for number in range(len(tasks)):
-        ends = rows.targets[(rows.task == number) & (rows.curves[:, -1] > 0.8)]
-        assert abs(np.median(ends)) < 0.1
+def test_scores_have_one_scale_in_training_and_use(tasks, draw):
+    own, others = tasks[0], tasks[1:]
+    strategy = _strategy(draw, Surrogate(Scaling.of(others), {}, None, 0.0, 1.0))
+    runs = [
+        Run("r", curve.config, 0, HORIZON, "", "", HORIZON, "finished", {
+            level_step(HORIZON, level): {"gain": Score(float(gain), 0.01, 64)}
+            for level, gain in enumerate(curve.gains) if math.isfinite(gain)
+        })
+        for curve in own.curves
+    ]  # fmt: skip
+    used = strategy.scores(runs)
+    trained = examples([own], strategy.surrogate.scaling).targets
+    np.testing.assert_allclose(used[np.isfinite(used)], trained)
+    every = np.concatenate([curve.gains[np.isfinite(curve.gains)] for task in others for curve in task.curves])
+    pooled = examples(others, strategy.surrogate.scaling).targets
+    np.testing.assert_allclose(pooled, (every - every.mean()) / every.std())  # the same for all tasks
+
+
+def test_scores_far_beyond_all_earlier_ones_are_cut_off_alike(tasks):
+    scaling = Scaling.of(tasks)
+    far = scaling.scores(np.asarray([-1e3, 1e3, math.nan]))
+    assert far[:2].tolist() == [-LARGEST_SCORE, LARGEST_SCORE] and math.isnan(far[2])
 
 
 def test_the_state_is_json(draw, surrogate):

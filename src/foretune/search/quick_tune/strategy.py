@@ -28,12 +28,12 @@ from foretune.search.types import Done, Wait
 
 Refit = Literal["none", "full"]
 NEVER = -9.0
-"""y_max at a rung that nothing has reached, in spreads: anything would improve on it."""
+"""y_max at a rung that nothing has reached, in spreads: almost anything would improve on it."""
 
 
 @dataclass(frozen=True)
 class QuickTune(Pooled):
-    """The strategy; ``prior`` gives the pool and the task's expected centre and spread."""
+    """The strategy; ``prior`` gives the pool alone."""
 
     surrogate: Surrogate | None = None
     features: Any = None
@@ -73,15 +73,15 @@ class QuickTune(Pooled):
 
     def scores(self, runs: Sequence[Run]) -> Floats:
         """(runs, 6): scaled scores seen so far, NaN where there is none; losses of any size, higher is better."""
-        found = np.full((len(runs), LEVELS), math.nan)
+        assert self.surrogate is not None
+        gains = np.full((len(runs), LEVELS), math.nan)
         points = observed(self, runs)
-        process = self.prior.transfer or self.prior.alone
         for level, channel, value, number in zip(
             points.level, points.channel, points.value, points.run, strict=True
         ):  # fmt: skip
             if channel == LOSS:
-                found[number, level] = (value - process.centre[LOSS]) / process.spread[LOSS]
-        return found
+                gains[number, level] = value
+        return self.surrogate.scaling.scores(gains)
 
     def _values(
         self, view: View, candidates: Sequence[tuple[int, int | None]], scores: Floats, places: Sequence[int]
