@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,11 @@ from foretune.search.encoding import features
 from foretune.search.fidelity import level_step
 from foretune.search.past_tasks import past_tasks
 from foretune.search.quick_tune.inputs import CURVE, LARGEST_SCORE, Scaling, curve_inputs, examples
-from foretune.search.quick_tune.strategy import QuickTune
+from foretune.search.quick_tune.strategy import QuickTune, best_so_far
 from foretune.search.quick_tune.surrogate import SMALLEST_SECONDS, Surrogate, fit
 from foretune.search.replay.contestants import Draw
 from foretune.search.replay.simulation import simulate
-from foretune.search.replay.world import HORIZON, world_of
+from foretune.search.replay.world import HORIZON, WITHOUT_RUNGS, world_of
 from foretune.search.runs import Run
 from foretune.search.types import Observation, Score
 from tests.search import synthetic
@@ -171,3 +172,27 @@ def test_a_task_unlike_all_earlier_ones_has_finite_seconds(surrogate, tasks):
     assert np.abs(far).max() <= 5
     assert np.isfinite(surrogate.seconds(rows.configs, far, rows.curves)).all()
     assert (surrogate.seconds(rows.configs, far * 1e9, rows.curves) < 1e9).all()
+
+
+def test_the_best_so_far_counts_at_its_rung_and_above():
+    nan = math.nan
+    assert best_so_far(np.asarray([[0.1, 0.4, nan, nan, nan, nan], [0.2, 0.3, 0.35, nan, nan, nan]])).tolist() == [
+        0.2, 0.4, 0.4, 0.4, 0.4, 0.4,
+    ]  # fmt: skip
+    assert best_so_far(np.asarray([[nan, nan, nan, nan, nan, 0.5]])).tolist() == [0.5] * 6
+
+
+def test_without_rungs_a_new_run_has_to_beat_the_whole_ones(draw, surrogate, monkeypatch):
+    bars = []
+
+    def noted(mean, sd, best):
+        bars.append(best)
+        return sd
+
+    monkeypatch.setattr("foretune.search.quick_tune.strategy.expected_improvement", noted)
+    strategy = replace(_strategy(draw, surrogate), horizon=WITHOUT_RUNGS)
+    search = AskTell(strategy, Budget("time", 1e6), lambda config, start, end: 1.0)
+    lease = search.ask(1, 0.0)[0]
+    search.tell(lease.id, 1, Observation(1, {"gain": Score(0.4, 0.01, 64)}, train_s=1.0), 1.0)
+    search.ask(1, 1.0)
+    assert set(bars) == {float(surrogate.scaling.scores(np.asarray(0.4)))}

@@ -1,7 +1,7 @@
 """Quick-Tune's loop: every step starts or continues one pipeline by one rung, by expected improvement over cost.
 
-EI(μ, σ, y_max at that rung) / seconds. The first pick is the one with the best prediction. ``refit="none"``: what is
-seen on the task enters through the curve of a begun pipeline and through y_max alone (Strangmann et al. 2024).
+EI(μ, σ, y_max at that rung or below) / seconds. The first pick is the one with the best prediction. ``refit="none"``:
+what is seen on the task enters through the curve of a begun pipeline and through y_max alone (Strangmann et al. 2024).
 ``"full"``: both models are trained on with it before every decision (Arango et al. 2024). A pipeline is finished at its
 horizon; one that is under way is not proposed again; observed seconds correct the forecast ones by a factor.
 """
@@ -17,7 +17,7 @@ import numpy as np
 
 from foretune.search.belief import expected_improvement
 from foretune.search.encoding import Floats
-from foretune.search.fidelity import LEVELS, level_step
+from foretune.search.fidelity import LEVELS, level_step, next_level
 from foretune.search.points import level_of, observed, places_of
 from foretune.search.pooled import Pooled
 from foretune.search.quick_tune.inputs import Examples, curve_inputs
@@ -27,8 +27,6 @@ from foretune.search.runs import Continue, Proposal, Run, View
 from foretune.search.types import Done, Wait
 
 Refit = Literal["none", "full"]
-NEVER = -9.0
-"""y_max at a rung that nothing has reached, in spreads: almost anything would improve on it."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +88,17 @@ class QuickTune(Pooled):
         seen = self._seen(view.runs, places, scores)
         surrogate = self._refitted(seen) if self.refit == "full" else self.surrogate
         curves, levels = [], []
-        for _, number in candidates:
+        for candidate in candidates:
+            _, number = candidate
             own = np.full(LEVELS, math.nan) if number is None else scores[number]
             curves.append(curve_inputs(own))
-            levels.append(0 if number is None else min(level_of(view.runs[number]) + 1, LEVELS - 1))
+            levels.append(self._reached(view.runs, candidate))
         rows = surrogate.scaling.configs([self.prior.rows[place] for place, _ in candidates])
         features = np.tile(surrogate.scaling.features(np.asarray(self.features)), (len(rows), 1))
         mean, sd = surrogate.predict(rows, features, np.asarray(curves))
         if not view.runs or not np.isfinite(scores).any():
             return mean
-        reached = [scores[np.isfinite(scores[:, level]), level] for level in range(LEVELS)]
-        best = np.asarray([float(each.max()) if len(each) else NEVER for each in reached])[levels]
+        best = best_so_far(scores)[levels]
         gain = np.asarray([float(expected_improvement(m, s, b)) for m, s, b in zip(mean, sd, best, strict=True)])
         pace = self.pace(surrogate, view.runs, places, scores)
         seconds = pace * surrogate.seconds(rows, features, np.asarray(curves))
@@ -145,7 +143,14 @@ class QuickTune(Pooled):
         return Examples(*(np.asarray(column, dtype=float) for column in zip(*parts, strict=True)))
 
     def _next(self, run: Run) -> int:
-        return next(level_step(run.horizon, k) for k in range(LEVELS) if level_step(run.horizon, k) > run.step)
+        return level_step(run.horizon, next_level(run.horizon, run.step))
+
+    def _reached(self, runs: Sequence[Run], candidate: tuple[int, int | None]) -> int:
+        """The rung at which a candidate would be scored: the last of those that share the next step."""
+        place, number = candidate
+        horizon = self.steps_of(self.prior.pool[place]) if number is None else runs[number].horizon
+        step = level_step(horizon, 0) if number is None else self._next(runs[number])
+        return max(level for level in range(LEVELS) if level_step(horizon, level) <= step)
 
     def _covered(self, view: View, candidate: tuple[int, int | None]) -> bool:
         place, number = candidate
@@ -154,3 +159,14 @@ class QuickTune(Pooled):
             return run.step < run.horizon and view.affords(run.config, run.step, self._next(run))
         config = self.prior.pool[place]
         return view.affords(config, 0, level_step(self.steps_of(config), 0), new=True)
+
+
+def best_so_far(scores: Floats) -> Floats:
+    """(6,): the best of (runs, 6) scores at each rung or below; where nothing lies there, at the first above.
+
+    So does the published tool (Rapant et al. 2024): a rung that nothing has reached is no free gain.
+    """
+    reached = np.max(np.where(np.isfinite(scores), scores, -np.inf), axis=0, initial=-np.inf)
+    best = np.maximum.accumulate(reached)
+    first = int(np.argmax(np.isfinite(best)))
+    return np.asarray(np.where(np.isfinite(best), best, best[first]))
