@@ -14,6 +14,7 @@ from foretune.search.budget import Budget
 from foretune.search.encoding import features
 from foretune.search.fidelity import level_step
 from foretune.search.past_tasks import past_tasks
+from foretune.search.points import places_of
 from foretune.search.quick_tune.inputs import CURVE, LARGEST_SCORE, Scaling, curve_inputs, examples
 from foretune.search.quick_tune.strategy import QuickTune, best_so_far
 from foretune.search.quick_tune.surrogate import SMALLEST_SECONDS, Surrogate, fit
@@ -196,3 +197,16 @@ def test_without_rungs_a_new_run_has_to_beat_the_whole_ones(draw, surrogate, mon
     search.tell(lease.id, 1, Observation(1, {"gain": Score(0.4, 0.01, 64)}, train_s=1.0), 1.0)
     search.ask(1, 1.0)
     assert set(bars) == {float(surrogate.scaling.scores(np.asarray(0.4)))}
+
+
+def test_a_refit_learns_what_stretches_took(draw, surrogate):
+    strategy = _strategy(draw, surrogate, refit="full")
+    search = AskTell(strategy, Budget("time", 1e9), lambda config, start, end: float(end - start))
+    for spent in (7.0, 20.0, 30.0):
+        lease = search.ask(1, 0.0)[0]
+        told = Observation(lease.to_step, {"gain": Score(0.1, 0.01, 64)}, train_s=spent, eval_s=1.0)
+        search.tell(lease.id, 1, told, 1.0)
+    places = places_of(draw.informed, search.runs)
+    rows = strategy._seen(search.runs, places, strategy.scores(search.runs))
+    stretches = np.exp(rows.log_seconds * surrogate.seconds_spread + surrogate.seconds_mean)
+    assert sorted(stretches.round(6)) == [8.0, 21.0, 31.0]

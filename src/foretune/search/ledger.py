@@ -148,6 +148,7 @@ class Ledger:
         run.train_s += seen.train_s
         run.train_cpu_s += seen.train_cpu_s or 0.0
         run.eval_s += seen.eval_s
+        run.seconds[seen.step] = run.train_s + run.eval_s
         run.tokens += seen.tokens
         run.peak_bytes = max(run.peak_bytes, seen.peak_bytes)
 

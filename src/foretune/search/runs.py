@@ -45,6 +45,8 @@ class Run:
     train_cpu_s: float = 0.0
     """Processor seconds of training"""
     eval_s: float = 0.0
+    seconds: dict[int, float] = field(default_factory=dict)
+    """Seconds of training and evaluation until each step at which it was measured"""
     tokens: int = 0
     peak_bytes: int = 0
     detail: str = ""
@@ -70,7 +72,7 @@ class Run:
             str(step): {name: [s.value, s.standard_error, s.n] for name, s in sorted(scores.items())}
             for step, scores in sorted(self.curve.items())
         }
-        fields = {name: value for name, value in vars(self).items() if name not in ("curve", "config")}
+        fields = {name: value for name, value in vars(self).items() if name not in ("curve", "config", "seconds")}
         return {**fields, "config": dict(self.config), "curve": curve}
 
 

@@ -137,7 +137,8 @@ class QuickTune(Pooled):
             for level in range(LEVELS):
                 if math.isfinite(scores[number, level]):
                     before = np.where(np.arange(LEVELS) < level, scores[number], math.nan)
-                    parts.append((row, features, curve_inputs(before), scores[number, level], -1.0, math.nan))
+                    seconds = self.surrogate.scaled_seconds(_stretch(runs[number], level))
+                    parts.append((row, features, curve_inputs(before), scores[number, level], -1.0, seconds))
         if not parts:
             return Examples(*(np.zeros((0,)) for _ in range(6)))
         return Examples(*(np.asarray(column, dtype=float) for column in zip(*parts, strict=True)))
@@ -170,3 +171,10 @@ def best_so_far(scores: Floats) -> Floats:
     best = np.maximum.accumulate(reached)
     first = int(np.argmax(np.isfinite(best)))
     return np.asarray(np.where(np.isfinite(best), best, best[first]))
+
+
+def _stretch(run: Run, level: int) -> float:
+    """Seconds between a rung and what was measured before it; NaN where the rung's were not told."""
+    step = level_step(run.horizon, level)
+    before = max((run.seconds[other] for other in run.seconds if other < step), default=0.0)
+    return run.seconds.get(step, math.nan) - before

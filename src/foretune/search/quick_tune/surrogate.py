@@ -120,6 +120,10 @@ class Surrogate:
         seconds: Floats = np.maximum(np.exp(within * self.seconds_spread + self.seconds_mean), SMALLEST_SECONDS)
         return seconds
 
+    def scaled_seconds(self, seconds: float) -> float:
+        """Measured seconds of a stretch as the network for seconds is trained on them; NaN stays NaN."""
+        return (math.log(max(seconds, SMALLEST_SECONDS)) - self.seconds_mean) / self.seconds_spread
+
     def refitted(self, seen: Examples) -> Surrogate:
         """This surrogate trained on with what was seen on the task, which then is part of the context."""
         if len(seen.targets) == 0:
