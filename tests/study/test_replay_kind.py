@@ -13,8 +13,11 @@ from foretune.errors import UsageError
 from foretune.experience.records import RunRecord
 from foretune.experience.store import Store
 from foretune.files import read_lines
+from foretune.search.past_tasks import past_tasks
+from foretune.search.replay.contestants import Draw
+from foretune.search.replay.world import world_of
 from foretune.study.kinds import begin
-from foretune.study.replay import DECIDING, experience, read_spec
+from foretune.study.replay import DECIDING, Cell, Drawn, experience, read_spec
 from tests.search import synthetic
 
 SPEC = """
@@ -120,3 +123,23 @@ def test_the_list_names_the_replays() -> None:
     done = CliRunner().invoke(app, ["study", "list", "--json"])
     names = {row["name"] for row in json.loads(done.output)}
     assert {"search:replay", "search:replay-peers", "search:replay-paper", "search:live"} <= names
+
+
+def test_networks_are_drawn_anew_for_each_seed_and_trees_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks, trained = past_tasks(synthetic.experience(3, 10)), []
+    monkeypatch.setattr(
+        "foretune.search.quick_tune.surrogate.fit", lambda others, seed: trained.append(seed) or f"networks {seed}"
+    )
+    world = world_of(tasks[0])
+    assert world is not None
+    drawn = Drawn(Draw(world, tasks[1:]))
+    made = {
+        (who, seed): drawn.strategy(Cell(who, "task", 1, False, seed))[0]
+        for seed in (0, 1, 2)
+        for who in ("quick-tune", "quick-tune-refit", "transfer", "no-residual")
+    }
+    assert trained == [0, 1, 2]  # once a seed, for both of the published variants
+    for who in ("quick-tune", "quick-tune-refit"):
+        assert [vars(made[who, seed])["surrogate"] for seed in (0, 1, 2)] == ["networks 0", "networks 1", "networks 2"]
+    for who in ("transfer", "no-residual"):
+        assert made[who, 0] is made[who, 1] is made[who, 2]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,16 @@ from foretune.experience.past import PastRun, bundled, known_runs, past_runs
 from foretune.experience.store import default_path
 from foretune.files import FolderLock, append_line, fingerprint, read_lines, write_json
 from foretune.search.past_tasks import PastTask, past_tasks
-from foretune.search.replay.contestants import ABLATIONS, CONTESTANTS, DETERMINISTIC, PEERS, SPOILED, Draw, every
+from foretune.search.replay.contestants import (
+    ABLATIONS,
+    CONTESTANTS,
+    DETERMINISTIC,
+    PEERS,
+    REDRAWN,
+    SPOILED,
+    Draw,
+    every,
+)
 from foretune.search.replay.regret import covered, scored
 from foretune.search.replay.simulation import simulate
 from foretune.search.replay.world import World, world_of
@@ -114,6 +123,26 @@ class Stage:
         return Draw(world, tuple(task for task in self.tasks if kept(task)))
 
 
+@dataclass
+class Drawn:
+    """One world's draws and the strategies made from them, each made once."""
+
+    draw: Draw
+    again: dict[int, Draw] = field(default_factory=dict)
+    """By the seed of what is learnt"""
+    made: dict[tuple[str, int], tuple[Any, dict[str, float]]] = field(default_factory=dict)
+    """By contestant and the seed of what it learnt"""
+
+    def strategy(self, cell: Cell) -> tuple[Any, dict[str, float]]:
+        """A cell's strategy, and its forecast factors by configuration."""
+        seed = cell.seed if cell.contestant in REDRAWN else self.draw.seed
+        if (cell.contestant, seed) not in self.made:
+            draw = self.again.setdefault(seed, self.draw if seed == self.draw.seed else replace(self.draw, seed=seed))
+            strategy = every()[cell.contestant](draw)
+            self.made[cell.contestant, seed] = strategy, draw.costs(strategy.prior)
+        return self.made[cell.contestant, seed]
+
+
 def read_spec(source: str | Path) -> ReplaySpec:
     """The replay in a file. Raises `UsageError`."""
     path = find_grid(source)
@@ -170,14 +199,14 @@ def run(source: str | Path, output: Path, *, time_s: float | None = None, on_eve
         reason = "every cell is done"
         for key in stage.worlds:
             draw = stage.draw(key)
-            costs: dict[str, Any] = {}
+            drawn = Drawn(draw)
             for cell in _cells(spec, key, list(stage.worlds)):
                 if cell.key in done:
                     continue
                 if time.monotonic() - began > limit:
                     reason = "the time is over"
                     break
-                append_line(path, _searched(draw, cell, costs))
+                append_line(path, _searched(drawn, cell))
             line = f"task {key[:8]}: {len(draw.pool)} configurations, {len(draw.others)} tasks to learn from"
             on_event("progress", {"line": line})
         summary = summarised(read_lines(path), stage.worlds, reason)
@@ -199,11 +228,9 @@ def _cells(spec: ReplaySpec, key: str, keys: list[str]) -> Iterator[Cell]:
                         yield Cell(name, key, workers, asking, seed)
 
 
-def _searched(draw: Draw, cell: Cell, costs: dict[str, Any]) -> dict[str, Any]:
-    if cell.contestant not in costs:
-        strategy = every()[cell.contestant](draw)
-        costs[cell.contestant] = (strategy, draw.costs(strategy.prior))
-    strategy, factors = costs[cell.contestant]
+def _searched(drawn: Drawn, cell: Cell) -> dict[str, Any]:
+    draw = drawn.draw
+    strategy, factors = drawn.strategy(cell)
     trace = simulate(
         strategy, draw.world, workers=cell.workers, seed=cell.seed, asks_take_time=cell.asking_time, prior_cost=factors
     )

@@ -48,6 +48,8 @@ class Draw:
     world: World
     others: tuple[PastTask, ...]
     seed: int = 0
+    """Of what is learnt: trees, networks. `REDRAWN` learn anew for each seed of a search; all others learn once,
+    `transfer` and its ablations among them: their seeds show the luck of searches, not that of learning."""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -245,6 +247,9 @@ PEERS: dict[str, Maker] = {
     **{f"syne-tune-{searcher}": _syne_tune(searcher) for searcher in SEARCHERS},
 }
 """The published system, which needs torch, and other packages' searchers, from the extra ``peers``."""
+REDRAWN = frozenset({"quick-tune", "quick-tune-refit"})
+"""Contestants whose networks are drawn anew for each seed: their searches decide without chance, and one drawing of the
+networks would be one search repeated."""
 
 
 def every() -> dict[str, Maker]:
