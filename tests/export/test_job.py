@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from foretune.cli.main import app
 from foretune.errors import ForetuneError, ModelError, OutputError, UsageError
 from foretune.export.job import export_run, find_source
+from foretune.export.verify import DEFAULT_PROBES
 from foretune.models.load import weights_hash
 from foretune.report.record import ExportInfo, read_record, write_record
 
@@ -91,3 +92,14 @@ def test_bad_options_are_usage_errors(run: Path, tmp_path: Path, arguments: list
     result = runner.invoke(app, ["export", str(run), "--output", str(tmp_path / "out"), *arguments])
     assert isinstance(result.exception, UsageError) and isinstance(result.exception, ForetuneError)
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_without_a_position_are_no_probes(run: Path, tmp_path: Path) -> None:
+    """Longer ones than the model has positions for ended the export in an error of torch."""
+    record = read_record(run)
+    long = tuple(replace(pair, prompt="why " * 300) for pair in record.examples)
+    short = replace(record.examples[0], prompt="why?")
+    write_record(run, replace(record, examples=(*long, short)))
+    assert export_run(run, tmp_path / "some", "merged")[1].probes == 1
+    write_record(run, replace(record, examples=long))
+    assert export_run(run, tmp_path / "none", "merged")[1].probes == len(DEFAULT_PROBES)

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from foretune import files
 from foretune.report.card import render_card, write_card
+from foretune.report.commands import usage_commands
 from foretune.report.record import ExportInfo, RunRecord, Setting
 from foretune.report.text import summary
 from foretune.report.wording import verdict
@@ -95,3 +96,16 @@ def test_terminal_summary_is_aligned_and_safe(record: RunRecord) -> None:
     rule = next(i for i, line in enumerate(lines) if line.startswith("──"))
     assert lines[rule + 4].startswith("fine-tuned            62 ± 4 %")
     assert "runs/terms/adapter (answers as evaluated)" in text
+
+
+def test_python_loads_what_peft_does_not_know_and_heads_of_any_size(record: RunRecord) -> None:
+    labels = replace(record.data, labels=("a", "b", "c"))
+    ours = tuple(replace(trial, config={"method": "mora"}) for trial in record.trials)
+    encoder = replace(record, model=replace(record.model, kind="encoder"), data=labels, trials=ours)
+    code = dict(usage_commands(encoder))["Python, with peft"]
+    assert code.startswith("import foretune  # tells peft of mora\nfrom peft import")
+    assert 'AutoPeftModelForSequenceClassification.from_pretrained("adapter", num_labels=3)' in code
+    number = replace(encoder, data=replace(labels, labels=(), task="regression"))
+    assert "num_labels=1)" in dict(usage_commands(number))["Python, with peft"]
+    plain = dict(usage_commands(record))["Python, with peft"]
+    assert "import foretune" not in plain and "num_labels" not in plain

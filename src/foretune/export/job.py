@@ -18,7 +18,7 @@ from foretune.export import loading
 from foretune.export.approximate import Agreement, approximate
 from foretune.export.gguf import FILE, export_gguf, refuse_unsupported
 from foretune.export.merge import export_merged, write_model
-from foretune.export.verify import DEFAULT_PROBES, ProbeAnswer, Verification, answer_probes, verify
+from foretune.export.verify import DEFAULT_PROBES, ProbeAnswer, Verification, answer_probes, fitting, verify
 from foretune.files import explained
 from foretune.models.fetch import fetched, hub_snapshot
 from foretune.models.load import weights_hash
@@ -40,12 +40,8 @@ class Source:
     base: Path | None
     record: RunRecord | None
 
-    @property
-    def probes(self) -> tuple[str, ...]:
-        """Prompts to check the export with."""
-        pairs = self.record.examples if self.record is not None else ()
-        prompts = tuple(dict.fromkeys(pair.prompt[:LONGEST_PROBE] for pair in pairs if pair.prompt.strip()))
-        return prompts[:MOST_PROBES] or DEFAULT_PROBES
+    probes: tuple[str, ...] = DEFAULT_PROBES
+    """Prompts to check the export with"""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -123,6 +119,7 @@ def export_run(
     target = str(loading.torch_dtype(dtype, weights)).removeprefix("torch.")
     if form == "gguf":
         refuse_unsupported(loading.read_config(weights), weights)
+    source = replace(source, probes=_short_prompts(source)[:MOST_PROBES])
     reference = _reference(source)
     card = _card(source, destination, form)
     if form == "merged":
@@ -142,17 +139,17 @@ def export_plain_lora(
     source = find_source(folder, base)
     if source.base is None:
         raise UsageError("whole weights have no gates to approximate.", place=Place(folder))
-    prompts = [pair.prompt[:LONGEST_PROBE] for pair in source.record.examples] if source.record is not None else []
-    prompts = list(dict.fromkeys(prompt for prompt in prompts if prompt.strip()))[:MOST_PROMPTS] or [*DEFAULT_PROBES]
+    base, prompts = source.base, _short_prompts(source)[:MOST_PROMPTS]
+    source = replace(source, probes=prompts[:MOST_PROBES])
     settings: dict[str, Any] = {"labels": source.labels, "most_kl": most_kl}
     if form is None:
-        near = approximate(source.base, source.trained, destination, prompts, **settings)
+        near = approximate(base, source.trained, destination, prompts, **settings)
         plain = replace(source, trained=destination)
         reference = _reference(plain)
         target = str(loading.torch_dtype(dtype, source.base)).removeprefix("torch.")
         return near, verify(reference, destination, source.probes, dtype=target, base=source.base, labels=source.labels)
     with tempfile.TemporaryDirectory(prefix=".plain-lora-") as name:
-        near = approximate(source.base, source.trained, Path(name) / "lora", prompts, **settings)
+        near = approximate(base, source.trained, Path(name) / "lora", prompts, **settings)
         _, check = export_run(Path(name) / "lora", destination, form, dtype=dtype, base=source.base)
     return near, check
 
@@ -160,6 +157,15 @@ def export_plain_lora(
 def _check_free(destination: Path) -> None:
     if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
         raise OutputError("this exists already.", place=Place(destination), remedy="Choose another --output.")
+
+
+def _short_prompts(source: Source) -> tuple[str, ...]:
+    """The run's own prompts, as far as the model has positions for them."""
+    pairs = source.record.examples if source.record is not None else ()
+    prompts = tuple(dict.fromkeys(pair.prompt[:LONGEST_PROBE] for pair in pairs if pair.prompt.strip()))
+    config = loading.read_config(source.base or source.trained)
+    tokenizer = loading.load_tokenizer(_tokenizer_folder(source))
+    return fitting(prompts, tokenizer, config)
 
 
 def _reference(source: Source) -> tuple[ProbeAnswer, ...]:

@@ -14,7 +14,7 @@ tolerance: a tie that rounding may break either way. A wrongly merged or damaged
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 RELATIVE = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 4e-2}
 ANSWER_TOKENS = 12
 """Greedy tokens per probe: enough to leave the first, template-driven ones behind."""
+POSITIONS_LEFT = 32
+"""For the answer and for learnt prompts"""
 DEFAULT_PROBES = (
     "Name one use of a paper clip.",
     "What comes after Tuesday?",
@@ -76,6 +78,14 @@ def encode(tokenizer: Any, probe: str) -> list[int]:
     else:
         ids = tokenizer(probe)["input_ids"]
     return [int(token) for token in ids]
+
+
+def fitting(probes: Sequence[str], tokenizer: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The probes that leave `POSITIONS_LEFT` of a model's positions, by its ``config.json``; else `DEFAULT_PROBES`."""
+    own = config.get("text_config") or config
+    most = own.get("max_position_embeddings", own.get("n_positions"))
+    short = [probe for probe in probes if most is None or len(encode(tokenizer, probe)) <= most - POSITIONS_LEFT]
+    return tuple(short) or DEFAULT_PROBES
 
 
 def answer_probes(

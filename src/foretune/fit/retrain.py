@@ -47,6 +47,8 @@ def retrain(
 
     Raises what `data.read`, `models.load` and `training.adaptable` do, and `OutputError` where ``output`` exists.
     """
+    from accelerate import Accelerator
+
     from foretune.data.encode import encode_rows
     from foretune.data.read import read
     from foretune.export.merge import write_model
@@ -60,7 +62,8 @@ def retrain(
     if not names:
         raise UsageError("no row names its task.", remedy="Say which column does with --task-column.")
     where = bring(model)
-    loaded = load(ModelReference(model, infer_kind(read_config(where))))
+    device = str(Accelerator().device)
+    loaded = load(ModelReference(model, infer_kind(read_config(where))), device=device)
     width = int(loaded.model.get_input_embeddings().weight.shape[1])
     pad = int(loaded.tokenizer.pad_token_id or 0)
     start = getattr(loaded.model.config, "decoder_start_token_id", None)

@@ -7,6 +7,7 @@ import re
 import shlex
 from pathlib import PurePath
 
+from foretune.catalogue.methods.peft_rows import PEFT
 from foretune.report.record import ExportInfo, RunRecord
 
 _CLASSES = {
@@ -16,6 +17,7 @@ _CLASSES = {
 }
 _SERVED_AS_LORA = (None, "lora", "rslora", "pissa", "olora", "lora+", "lora-plus", "eva", "lora-ga")
 """Methods whose adapter folder is a plain LoRA, which servers load as it is."""
+_KNOWN_TO_PEFT = (*_SERVED_AS_LORA, *PEFT)
 _VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes that vLLM's --max-lora-rank accepts
 _VLLM_DEFAULT_RANK = 16
 
@@ -53,13 +55,17 @@ def _ours(export: ExportInfo, record: RunRecord) -> list[tuple[str, str]]:
 
 def _python(record: RunRecord, folder: str, *, adapter: bool) -> str:
     names = _CLASSES.get(record.model.kind, _CLASSES["causal"])
-    name, package = (names[0], "peft") if adapter else (names[1], "transformers")
-    place = json.dumps(folder)
+    name, place = names[0 if adapter else 1], json.dumps(folder)
     if adapter:
         imports = f"from peft import {name}\nfrom transformers import AutoTokenizer"
+        if method_of(record) not in _KNOWN_TO_PEFT:
+            imports = f"import foretune  # tells peft of {method_of(record)}\n{imports}"
     else:
-        imports = f"from {package} import {name}, AutoTokenizer"
-    return f"{imports}\n\nmodel = {name}.from_pretrained({place})\ntokenizer = AutoTokenizer.from_pretrained({place})"
+        imports = f"from transformers import {name}, AutoTokenizer"
+    # the base is loaded first, whose head has another size
+    outputs = f", num_labels={len(record.data.labels) or 1}" if adapter and record.model.kind == "encoder" else ""
+    loaded = f"model = {name}.from_pretrained({place}{outputs})"
+    return f"{imports}\n\n{loaded}\ntokenizer = AutoTokenizer.from_pretrained({place})"
 
 
 def _adapter(record: RunRecord, export: ExportInfo) -> list[tuple[str, str]]:
