@@ -103,6 +103,12 @@ def _existing_parent(path: Path) -> Path:
     return path
 
 
+def check_free(path: Path) -> None:
+    """Raise `OutputError` where something stands that a folder written to ``path`` would replace."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputError("this exists already.", place=Place(path), remedy="Choose another --output.")
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically: aside, flushed to the disk, renamed. Raises `OutputError`."""
     with explained(path):

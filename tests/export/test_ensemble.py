@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from foretune.errors import ModelError, UsageError
+from foretune.cli.main import app
+from foretune.errors import ModelError, OutputError, UsageError
 from foretune.evaluation.representation import likeness, weights_for
 from foretune.export.ensemble import combine, read_lora
 from foretune.export.loading import load, load_plain
@@ -87,6 +89,25 @@ def test_other_bases_counts_and_numbers_are_refused(tiny: Tiny, tmp_path: Path) 
     (two / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "another"}))
     with pytest.raises(UsageError, match="other base models"):
         combine([one, two], [0.5, 0.5], tmp_path / "out")
+
+
+def test_a_folder_in_use_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
+    one = adapter(tiny, tmp_path / "a", 1)
+    used = tmp_path / "used"
+    used.mkdir()
+    (used / "own.txt").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        combine([one], [1.0], used)
+    for adapters in ([one, one], [tmp_path / "none"]):  # before anything is read
+        outcome = CliRunner().invoke(app, ["adapters", "combine", *map(str, adapters), "-o", str(used)])
+        assert isinstance(outcome.exception, OutputError)
+    assert [path.read_text() for path in used.iterdir()] == ["mine"]
+
+
+def test_a_weight_for_each_adapter_is_asked_for(tmp_path: Path) -> None:
+    call = ["adapters", "combine", str(tmp_path / "a"), str(tmp_path / "b"), "-o", str(tmp_path / "out")]
+    outcome = CliRunner().invoke(app, [*call, "--weights", "1"])
+    assert isinstance(outcome.exception, UsageError) and "has 1 for 2 adapters" in str(outcome.exception)
 
 
 def test_weights_by_likeness() -> None:

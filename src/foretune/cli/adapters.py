@@ -34,9 +34,11 @@ def combine_adapters(
     rows are that the adapters were described with (`foretune adapters describe`) and the rows given.
     """
     from foretune.export.ensemble import combine
+    from foretune.files import check_free
 
     if like is not None and weights:
         raise UsageError("the weights are given twice.", remedy="Use either --weights or --like.")
+    check_free(output)
     near: list[float] | None = None
     if like is not None:
         from foretune.fit.adapters import weights_like
@@ -65,9 +67,12 @@ def _numbers(words: str, count: int) -> list[float]:
     if not words:
         return [1 / count] * count
     try:
-        return [float(word) for word in words.split(",")]
+        weights = [float(word) for word in words.split(",")]
     except ValueError:
         raise UsageError(f"--weights {words!r} are no numbers.", remedy="Write them like 0.7,0.3.") from None
+    if len(weights) != count:
+        raise UsageError(f"--weights has {len(weights)} for {count} adapters.", remedy="Give one for each.")
+    return weights
 
 
 @app.command("describe")

@@ -103,10 +103,12 @@ def concatenated(adapters: Sequence[StoredLora], weights: Sequence[float]) -> di
 def combine(folders: Sequence[Path], weights: Sequence[float], destination: Path) -> Path:
     """Write the ensemble of the adapters in ``folders`` to ``destination``, whole or not at all.
 
-    Raises `UsageError` for adapters that cannot be combined exactly or name other base models.
+    Raises `UsageError` for adapters that cannot be combined exactly or name other base models, and
+    `OutputError` where something stands at ``destination``.
     """
     from safetensors.torch import save_file
 
+    files.check_free(destination)
     if len(folders) != len(weights) or not folders:
         raise UsageError(f"{len(folders)} adapters and {len(weights)} weights do not fit together.")
     if not all(math.isfinite(weight) for weight in weights):

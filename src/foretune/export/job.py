@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from foretune.catalogue.models import known_model
-from foretune.errors import ModelError, OutputError, Place, UsageError
+from foretune.errors import ModelError, Place, UsageError
 from foretune.export import loading
 from foretune.export.approximate import Agreement, approximate
 from foretune.export.gguf import FILE, export_gguf, refuse_unsupported
 from foretune.export.merge import export_merged, write_model
 from foretune.export.verify import DEFAULT_PROBES, ProbeAnswer, Verification, answer_probes, fitting, verify
-from foretune.files import explained
+from foretune.files import check_free, explained
 from foretune.models.fetch import fetched, hub_snapshot
 from foretune.models.load import weights_hash
 from foretune.report.card import render_card
@@ -113,7 +113,7 @@ def export_run(
     ``dtype`` auto keeps the base's number type. Raises `OutputError` when ``destination`` is in use, `ModelError`
     when something is missing or the export answers differently, `UsageError` when the form cannot hold the model.
     """
-    _check_free(destination)
+    check_free(destination)
     source = find_source(folder, base)
     weights = source.base or source.trained
     target = str(loading.torch_dtype(dtype, weights)).removeprefix("torch.")
@@ -135,7 +135,7 @@ def export_plain_lora(
 
     Raises as `export_run` does, and `UsageError` when the LoRA is further than ``most_kl`` nats from the adapter.
     """
-    _check_free(destination)
+    check_free(destination)
     source = find_source(folder, base)
     if source.base is None:
         raise UsageError("whole weights have no gates to approximate.", place=Place(folder))
@@ -152,11 +152,6 @@ def export_plain_lora(
         near = approximate(base, source.trained, Path(name) / "lora", prompts, **settings)
         _, check = export_run(Path(name) / "lora", destination, form, dtype=dtype, base=source.base)
     return near, check
-
-
-def _check_free(destination: Path) -> None:
-    if destination.exists() and not (destination.is_dir() and not any(destination.iterdir())):
-        raise OutputError("this exists already.", place=Place(destination), remedy="Choose another --output.")
 
 
 def _short_prompts(source: Source) -> tuple[str, ...]:
