@@ -17,12 +17,12 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from foretune.errors import OutputError, Place
+from foretune.errors import OutputError, Place, UsageError
 
 MANIFEST = "manifest.json"
 _HASH_CHUNK_BYTES = 1 << 20
@@ -107,6 +107,20 @@ def check_free(path: Path) -> None:
     """Raise `OutputError` where something stands that a folder written to ``path`` would replace."""
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise OutputError("this exists already.", place=Place(path), remedy="Choose another --output.")
+
+
+def check_output(path: Path, reads: Mapping[str, str | Path | None]) -> None:
+    """Raise `UsageError` where writing ``path`` would replace one of the files (or a file in the folders) of ``reads``.
+
+    ``reads`` has what each of them holds as its key, like ``prompts``.
+    """
+    target = path.resolve()
+    for what, source in reads.items():
+        if source is None:
+            continue
+        place = Path(source).expanduser().resolve()
+        if target == place or (place.is_dir() and target.exists() and target.is_relative_to(place)):
+            raise UsageError(f"this would replace the {what}.", place=Place(path), remedy="Write another file.")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -106,6 +106,8 @@ def test_bad_input_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     assert isinstance(called("evaluate", tmp_path / "nowhere", file).exception, ModelError)
     overwriting = called("predict", adapter, file, "-o", file).exception
     assert isinstance(overwriting, UsageError) and "replace the prompts" in str(overwriting)
+    overwriting = called("evaluate", adapter, file, "--answers", file).exception
+    assert isinstance(overwriting, UsageError) and "replace the data" in str(overwriting)
     (adapter / "adapter_model.safetensors").write_bytes(b"damaged")
     broken = called("evaluate", adapter, file, "--plain").exception
     assert isinstance(broken, ModelError), repr(broken)

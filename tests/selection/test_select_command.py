@@ -90,6 +90,27 @@ def test_bad_calls_are_refused(ground, arguments, complaint):
         _select(ground.rows, *arguments)
 
 
+def test_nothing_that_is_read_is_written_over(tmp_path):
+    data, target, previous = (
+        tiny.write_rows(tmp_path / name, tiny.questions(12)) for name in ("data.jsonl", "t.jsonl", "p.jsonl")
+    )
+    before = data.read_text()
+    (tmp_path / "link.jsonl").symlink_to(data)
+    also = ("--target", target, "--previous", previous, "--output")
+    for output in (data, target, previous, tmp_path / "link.jsonl"):
+        with pytest.raises(UsageError, match="would replace the"):
+            _select(data, "--keep", "5", *also, output)
+    with pytest.raises(UsageError, match="would replace the data"):
+        _select(tmp_path, "--output", target)
+    named = tiny.write_rows(tmp_path / "kept.manifest.json", tiny.questions(12))
+    with pytest.raises(UsageError, match="would replace the data"):
+        _select(named, "--output", tmp_path / "kept.jsonl")
+    for ending in ("csv", "jsonl.gz", "parquet"):
+        with pytest.raises(UsageError, match="JSON lines"):
+            _select(data, "--output", tmp_path / f"kept.{ending}")
+    assert {path.read_text() for path in (data, target, previous, named)} == {before}
+
+
 def test_a_target_for_another_task_is_refused_with_its_place(ground, tmp_path):
     target = tiny.write_rows(tmp_path / "labels.jsonl", [{"text": f"row {i}", "label": "ab"[i % 2]} for i in range(8)])
     with pytest.raises(DataError, match=r"labels\.jsonl: these rows are for classification"):

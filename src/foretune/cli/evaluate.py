@@ -68,11 +68,13 @@ def evaluate(
     from foretune.data.read import read
     from foretune.evaluation.metrics import default_metric, loss_unit, metric
     from foretune.evaluation.metrics.labels import reading_note
-    from foretune.files import canonical_json, write_text
+    from foretune.files import canonical_json, check_output, write_text
     from foretune.fit.systems import Settings, evaluate_rows, known_languages, known_task
     from foretune.plugins import load as load_plugins
 
     load_plugins(plugin or ())
+    if answers is not None:
+        check_output(answers, {"data": data})
     for name in metrics or ():
         metric(name)
     pair = known_languages(system) if languages is None else parse_pair(languages)

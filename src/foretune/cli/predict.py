@@ -51,15 +51,15 @@ def predict(
 ) -> None:
     """Answer every prompt of a file with a trained system; a classifier names the class and its probability."""
     from foretune.data.prompts import read_prompts
-    from foretune.files import canonical_json, write_text
+    from foretune.files import canonical_json, check_output, write_text
     from foretune.fit.systems import Settings, predict_rows
     from foretune.plugins import load as load_plugins
 
     load_plugins(plugin or ())
     if output is None and not as_json:
         raise UsageError("say where the answers go.", remedy="Use --output FILE, --json, or both.")
-    if output is not None and output.resolve() == file.resolve():
-        raise UsageError("the answers would replace the prompts.", remedy="Choose another --output.")
+    if output is not None:
+        check_output(output, {"prompts": file})
     settings = Settings(
         max_answer_tokens=answer_tokens, context_tokens=context, plain_template=plain,
         languages=None if languages is None else parse_pair(languages), instruction=instruction,

@@ -28,7 +28,9 @@ def select(
     model: Annotated[str | None, typer.Option(help="The model that scores [default: the catalogue's].")] = None,
     target: Annotated[str | None, typer.Option(help="Rows like those to be good at.")] = None,
     previous: Annotated[str | None, typer.Option(help="Rows that the model was trained on before.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Where the kept rows go [default: DATA-kept.jsonl].")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Where the kept rows go, as JSON lines [default: DATA-kept.jsonl].")
+    ] = None,
     sets: Annotated[list[str] | None, typer.Option("--set", help="A selector's setting, like ifd.ratio=loss.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
     context: Annotated[int, typer.Option(min=8, help="Longest row in tokens.")] = 2048,
@@ -63,6 +65,9 @@ def select(
     from foretune.fit import select as job_of
     from foretune.fit.selected import other_rows
 
+    output = output or Path(f"{Path(data).stem.replace(':', '-') or 'data'}-kept.jsonl")
+    if not estimate:
+        job_of.check_outputs(output, {"data": data, "target rows": target, "previous rows": previous})
     names_in(method)
     wanted, fields = parse_keep(keep), _fields(sets or [])
     columns = Columns(
@@ -82,7 +87,6 @@ def select(
         typer.echo(_estimate(cost, as_json))
     if estimate:
         return
-    output = output or Path(f"{Path(data).stem.replace(':', '-') or 'data'}-kept.jsonl")
     if found.quarantined and not as_json:
         typer.echo(f"{found.quarantined:,} of {found.rows_read:,} rows cannot be used; they are in {found.quarantine}")
     chosen, facts = _carried_out(job, output, workers, quiet=as_json)

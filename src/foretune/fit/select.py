@@ -21,11 +21,11 @@ from foretune.data import corpora
 from foretune.data.columns import FOUND, Columns
 from foretune.data.example import Example, task_of
 from foretune.data.read import OnBadRow, ReadResult, read
-from foretune.data.write import write_rows
+from foretune.data.write import LINES, write_rows
 from foretune.errors import DataError, Place, UsageError
 from foretune.execution.bench import Bench
 from foretune.execution.types import SPLITS, TaskSpec
-from foretune.files import cache_folder, fingerprint, write_json, write_text
+from foretune.files import cache_folder, check_output, fingerprint, write_json, write_text
 from foretune.fit.assistants import assisted
 from foretune.fit.selected import other_rows
 from foretune.models.kinds import infer_kind
@@ -260,6 +260,14 @@ def outputs(output: Path) -> dict[str, Path]:
         "manifest": stem.with_name(f"{stem.name}.manifest.json"),
         "report": stem.with_name(f"{stem.name}.report.html"),
     }
+
+
+def check_outputs(output: Path, reads: Mapping[str, str | None]) -> None:
+    """Raise `UsageError` where ``output`` does not end as JSON lines do, or one of `outputs` replaces what is read."""
+    if output.suffix.lower() not in LINES:
+        raise UsageError("the rows are written as JSON lines.", place=Place(output), remedy="Let it end in .jsonl.")
+    for path in outputs(output).values():
+        check_output(path, reads)
 
 
 def hand_over(job: SelectionJob, chosen: Selection, facts: Mapping[str, Any], output: Path, name: str) -> None:
