@@ -26,7 +26,7 @@ from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.streaming import write_one
 from foretune.fit.conversation import Conversation
 from foretune.fit.systems import Settings, opened
-from foretune.report.record import write_record
+from foretune.report.record import Setting, write_record
 from tests.export.conftest import Tiny
 from tests.report.conftest import sample
 
@@ -96,6 +96,24 @@ def test_a_run_folder_and_the_system_turn(tiny: Tiny, tmp_path: Path) -> None:
     (instructed,) = replies("what comes?\n", tiny.base, "--system", "Tuesday")
     turns = [Turn("system", "Tuesday"), Turn("user", "what comes?")]
     assert instructed["answer"] == reference(tiny.base, tiny.tokenizer, turns)
+
+
+def test_a_run_is_asked_in_its_own_layout_and_context(tiny: Tiny, tmp_path: Path) -> None:
+    shutil.copytree(tiny.adapter, tmp_path / "run" / "adapter")
+    record = sample()
+    model = replace(record.model, folder=str(tiny.base), weights_sha256="", context_tokens=48)
+    plain = Setting("model.plain_template", True, "option")
+    write_record(tmp_path / "run", replace(record, model=model, settings=(plain,)))
+    run = str(tmp_path / "run")
+    for settings, expected in (
+        (Settings(), (True, 48)),
+        (Settings(plain_template=False, context_tokens=32), (False, 32)),
+    ):
+        with opened(run, [], "generation", settings=settings) as (bench, _):
+            assert (bench.task.plain_template, bench.task.context_tokens) == expected
+    told = replies("what comes?\n", run)
+    assert told == replies("what comes?\n", tiny.adapter, "--model", tiny.base, "--plain")
+    assert told != replies("what comes?\n", run, "--no-plain")
 
 
 def test_a_translator_is_asked_as_it_was_taught(tiny: Tiny, tmp_path: Path) -> None:

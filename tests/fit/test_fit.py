@@ -20,7 +20,8 @@ from foretune.errors import DataError, TrainingError, UsageError
 from foretune.experience.past import past_runs
 from foretune.files import folder_damage, read_json, read_lines
 from foretune.fit.job import FitResult
-from foretune.fit.systems import ANSWER_TOKENS, Settings, known_answer_tokens, known_reasoning, predict_rows
+from foretune.fit.known import ANSWER_TOKENS, known_answer_tokens, known_reasoning
+from foretune.fit.systems import Settings, predict_rows
 from foretune.report.record import RunRecord, read_record
 
 from .. import tiny

@@ -71,7 +71,9 @@ def test_fits_of_an_arm_that_was_taken_out_are_in_no_summary(tmp_path, monkeypat
 
 
 def test_pairs_are_of_one_seed_and_errors_count_downwards():
-    lines = [_line("full", s, 0.7 + 0.01 * s) for s in range(5)] + [_line("other", s, 0.6 + 0.01 * s) for s in range(5)]
+    lines = [_line("full", s, 0.7 + 0.01 * s) for s in range(5)] + [
+        _line("other", s, 0.6 + 0.012 * s) for s in range(5)
+    ]
     summary = summarised(lines, ["full", "other"], {}, "done")
     difference = summary["differences"]["other"]
     assert difference["pairs"] == 5 and difference["losses"] == 5 and difference["verdict"] == "worse"

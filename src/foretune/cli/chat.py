@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ANSWER_TOKENS = 256
 """Longest answer where neither the user nor the run's record says: people ask for more than a test does"""
+CONTEXT_TOKENS = 4096
+"""Longest prompt with its answer, at least: a conversation grows longer than a row"""
 HELP = "/base asks the untouched base the same, /reset forgets what was said, /quit ends."
 
 
@@ -37,10 +39,14 @@ def chat(
         str | None, typer.Option(help="Source and target of a translator, like en-de, if no run record says it.")
     ] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; as in the run, at least 256.")] = None,
-    context: Annotated[int, typer.Option(min=2, help="Longest prompt with its answer, in tokens.")] = 4096,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="Longest prompt with its answer, in tokens; as in the run, at least 4096.")
+    ] = None,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.0,
     seed: Annotated[int, typer.Option(help="For a temperature above 0.")] = 0,
-    plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    plain: Annotated[
+        bool | None, typer.Option("--plain/--no-plain", help="Without the chat template; as in the run.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object an answer.")] = False,
 ) -> None:
@@ -50,14 +56,15 @@ def chat(
     forgets what was said, /quit ends. Piped input is answered line by line.
     """
     from foretune.fit.conversation import Conversation
-    from foretune.fit.systems import Settings, instruction_of, known_answer_tokens, known_reasoning, opened, task_of
+    from foretune.fit.known import known_answer_tokens, known_context, known_reasoning
+    from foretune.fit.systems import Settings, instruction_of, opened, task_of
     from foretune.plugins import load as load_plugins
 
     load_plugins(plugin or ())
     name, base = system_of(system, model, adapter)
     settings = Settings(
         max_answer_tokens=max_tokens or known_answer_tokens(name, ANSWER_TOKENS),
-        context_tokens=context, plain_template=plain,
+        context_tokens=context or max(CONTEXT_TOKENS, known_context(name)), plain_template=plain,
         languages=None if languages is None else parse_pair(languages), instruction=instruction,
     )  # fmt: skip
     typed = _is_terminal()

@@ -56,8 +56,10 @@ def evaluate(
     answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest generated answer; as in the run, at least 128.")
     ] = None,
-    context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
-    plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    context: Annotated[int | None, typer.Option(min=2, help="Longest row in tokens; as in the run, or 2048.")] = None,
+    plain: Annotated[
+        bool | None, typer.Option("--plain/--no-plain", help="Without the chat template; as in the run.")
+    ] = None,
     plugin: Plugins = None,
     answers: Annotated[Path | None, typer.Option(help="Also write the answers here, one JSON line a row.")] = None,
     as_json: AsJson = False,
@@ -69,7 +71,8 @@ def evaluate(
     from foretune.evaluation.metrics import default_metric, loss_unit, metric
     from foretune.evaluation.metrics.labels import reading_note
     from foretune.files import canonical_json, check_output, write_text
-    from foretune.fit.systems import Settings, evaluate_rows, known_languages, known_task
+    from foretune.fit.known import known_languages, known_task
+    from foretune.fit.systems import Settings, evaluate_rows
     from foretune.plugins import load as load_plugins
 
     load_plugins(plugin or ())

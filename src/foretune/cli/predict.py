@@ -44,8 +44,10 @@ def predict(
     answer_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest generated answer; as in the run, at least 128.")
     ] = None,
-    context: Annotated[int, typer.Option(min=2, help="Longest row in tokens.")] = 2048,
-    plain: Annotated[bool, typer.Option("--plain", help="Without the chat template.")] = False,
+    context: Annotated[int | None, typer.Option(min=2, help="Longest row in tokens; as in the run, or 2048.")] = None,
+    plain: Annotated[
+        bool | None, typer.Option("--plain/--no-plain", help="Without the chat template; as in the run.")
+    ] = None,
     plugin: Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with all answers.")] = False,
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from foretune.catalogue.languages import Languages, parse_pair
+from foretune.catalogue.languages import Languages
 from foretune.catalogue.models import ModelKind, ModelReference
 from foretune.data.choices import Choices
 from foretune.data.example import Example, Turn
@@ -33,15 +33,21 @@ from foretune.execution.types import TaskSpec
 from foretune.export import loading
 from foretune.export.adapter import check_weights
 from foretune.export.job import Source, find_source
+from foretune.fit.known import (
+    known_answer_tokens,
+    known_context,
+    known_data,
+    known_languages,
+    known_plain,
+    known_reasoning,
+)
 from foretune.fit.prepare import write_split
 from foretune.methods.tuners.tasks import ATTRIBUTE, named_tasks
 from foretune.models.kinds import infer_kind
 from foretune.models.load import LoadedModel, load, locate, read_config
-from foretune.report.record import RESULT, DataInfo, read_record
+from foretune.report.record import RESULT
 
 SPLIT = "test"
-ANSWER_TOKENS = 128
-"""Longest written answer where neither the user nor the run's record says"""
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,11 @@ class Settings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     max_answer_tokens: int | None = None
-    """None is as in the run behind the system, at least `ANSWER_TOKENS`"""
-    context_tokens: int = 2048
-    plain_template: bool = False
+    """None is as in the run behind the system, at least `known.ANSWER_TOKENS`"""
+    context_tokens: int | None = None
+    """None is as in the run, or `known.CONTEXT_TOKENS`"""
+    plain_template: bool | None = None
+    """Without the chat template; None is as in the run, or with it"""
     labels: tuple[str, ...] = ()
     """Class names in the order of the classifier's head, or those that answers may name, where no run's record says"""
     languages: Languages | None = None
@@ -103,7 +111,8 @@ def opened(
         write_split(Path(folder) / f"{SPLIT}.jsonl", instructed(examples, before))
         spec = TaskSpec(
             folder=folder, task=task, model=reference, metric="loss", labels=labels, device=settings.device,
-            context_tokens=_context(loaded, settings.context_tokens), plain_template=settings.plain_template,
+            context_tokens=_context(loaded, settings.context_tokens or known_context(name)),
+            plain_template=known_plain(name) if settings.plain_template is None else settings.plain_template,
             max_answer_tokens=settings.max_answer_tokens or known_answer_tokens(name),
         )  # fmt: skip
         spec = replace(spec, tasks=_tasks(adapted, examples, name))
@@ -202,7 +211,7 @@ def predict_rows(
 
 def instruction_of(name: str, reference: ModelReference, model: Any, settings: Settings) -> str:
     """What stands before every text that system ``name`` is asked: as said, as in its run, or as its languages ask."""
-    data = _known_data(name)
+    data = known_data(name)
     if settings.instruction is None and settings.languages is None and data is not None and data.instruction:
         return data.instruction
     told = ""
@@ -211,34 +220,6 @@ def instruction_of(name: str, reference: ModelReference, model: Any, settings: S
         folder = where if isinstance(where, Path) else None
         told = prefix_for(reference.languages, reference.kind, str(model.config.model_type), folder)
     return before_texts(settings.instruction, told, replaces=reference.kind == "causal")
-
-
-def known_languages(name: str) -> Languages | None:
-    """Source and target that the run behind ``name`` was trained to translate; None where no record says."""
-    data = _known_data(name)
-    return parse_pair(data.translation) if data is not None and data.translation else None
-
-
-def known_task(name: str) -> str | None:
-    """The task that the run behind ``name`` was trained for; None where no record says."""
-    data = _known_data(name)
-    return None if data is None else data.task
-
-
-def known_reasoning(name: str) -> bool:
-    """Whether the run behind ``name`` was mostly trained to reason before it answers; False where no record says."""
-    data = _known_data(name)
-    return data is not None and data.reasoning > 0.5
-
-
-def known_answer_tokens(name: str, least: int = ANSWER_TOKENS) -> int:
-    """How long the answers were that the run behind ``name`` wrote when it was compared; at least ``least``."""
-    data = _known_data(name)
-    return least if data is None else max(least, data.answer_tokens)
-
-
-def _known_data(name: str) -> DataInfo | None:
-    return read_record(Path(name)).data if (Path(name) / RESULT).is_file() else None
 
 
 def _unanswered(prompt: str | tuple[str, str] | Example, label: str | float | None, reasons: bool) -> Example:
