@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from foretune.catalogue.methods import METHODS
+from foretune.catalogue.methods import METHODS, resolve
 from foretune.errors import ModelError, UsageError
 from foretune.export.loading import load_adapted, load_plain
 from foretune.methods.contract.checks import case
@@ -73,3 +73,27 @@ def test_a_quantised_base_is_adapted_but_not_merged_into(method: str) -> None:
         with pytest.raises(UsageError, match=r"quantised|depends on the token"):
             attachment.merge()
         assert torch.equal(one.logits(attachment.model), before)
+
+
+@pytest.mark.parametrize("method", ["pissa", "olora", "mica", "kasa", "psoft", "deft", "adamss"])
+def test_a_rank_above_the_narrowest_target_is_refused_before_anything_is_changed(method: str) -> None:
+    one = specimen("llama")
+    twin: Any = one.twin()
+    before = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
+    config = resolve({"method": method, f"{method}.rank": 24})
+    with pytest.raises(UsageError, match="above the width 16"):
+        get(method).attach(twin, config, generator=torch_generator(0, "init"))
+    after = twin.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("method", ["cartridge", "pissa"])
+def test_a_start_that_fails_is_undone(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    twin: Any = specimen("llama").twin()
+    before = {name: tensor.clone() for name, tensor in twin.state_dict().items()}
+    if method == "pissa":
+        monkeypatch.setattr("foretune.methods.trainable.count", lambda shapes, fields: 1)
+    with pytest.raises((UsageError, ModelError), match=r"rows|was to train"):
+        get(method).attach(twin, resolve({"method": method}), generator=torch_generator(0, "init"), calibration=[])
+    after = twin.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)

@@ -105,7 +105,7 @@ class Bench:
 
     def with_model(self, source: str) -> Bench:
         """A bench of the same task with another model, kept while this one lives: a scorer, or a bare encoder."""
-        if source not in self._others:
+        if source not in self._others or self._others[source].unloaded:
             where = locate(source)
             kind = infer_kind(read_config(where))
             reference = replace(self.task.model, source=str(where), kind=kind, quantize="none", revision=None)
@@ -183,12 +183,19 @@ class Bench:
 
     @contextmanager
     def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
-        """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before."""
+        """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before.
+
+        Where attaching fails the model is let go, and the bench with it.
+        """
         method = get_method(str(config["method"]))
         generator = torch_generator(seed, "init")
         self._check_tasks(config)
-        attachment = method.attach(self.model, config, generator=generator, calibration=self.calibration)
-        name_tasks(attachment, self.task.tasks)
+        try:
+            attachment = method.attach(self.model, config, generator=generator, calibration=self.calibration)
+            name_tasks(attachment, self.task.tasks)
+        except BaseException:
+            self.unload()  # what a failed start left in the base must not be trained on
+            raise
         try:
             yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))
         finally:

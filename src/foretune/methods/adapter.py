@@ -7,6 +7,7 @@ and knob come from its declaration in `foretune.catalogue.methods`; targets and 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,15 +116,19 @@ class AdapterMethod:
     ) -> PeftAttachment:
         """Inject fresh weights drawn from ``generator``'s seed; a classifier's new head is trained along.
 
-        Raises `UsageError` for settings that this model cannot take.
+        Raises `UsageError` for settings that this model cannot take. Where peft itself fails midway, its layers stay
+        in ``model``, which is then not to be used again.
         """
         request = self.request(model, fields, generator.initial_seed(), calibration)
         try:
-            attachment = PeftAttachment(model, self.build(request), self.traits, seed=request.seed)
-            self.settle(attachment)
-            if self.start is not None:
-                self.start(attachment, request)
-            self._assert_count(attachment, request)
+            with ExitStack() as undo:
+                attachment = PeftAttachment(model, self.build(request), self.traits, seed=request.seed)
+                undo.callback(attachment.detach)
+                self.settle(attachment)
+                if self.start is not None:
+                    self.start(attachment, request)
+                self._assert_count(attachment, request)
+                undo.pop_all()
             return attachment
         except (ValueError, TypeError, NotImplementedError, KeyError) as error:
             raise UsageError(
@@ -144,7 +149,6 @@ class AdapterMethod:
         said = solver.count(shapes, {"method": self.name, "layers": request.layers, **own})
         built = attachment.adapter_parameters
         if built != said:
-            attachment.detach()
             raise ModelError(
                 f"{self.name} was to train {said:,} parameters and trains {built:,}: a defect of Foretune."
             )

@@ -14,6 +14,7 @@ import peft
 import torch
 from torch import nn
 
+from foretune.catalogue.methods.base import knob_values
 from foretune.catalogue.methods.peft_rows import (
     PEFT,
     PeftRow,
@@ -106,6 +107,18 @@ def _smallest_width(request: Request, kept: int) -> int:
     return kept
 
 
+def _check_widths(request: Request) -> None:
+    """Refuse a knob above the width of a target; peft would cut it in silence or fail midway."""
+    values = knob_values(request.targets, request.own, request.knob)
+    for target, value in zip(request.targets, values, strict=True):
+        width = min(target.inputs, target.outputs)
+        if value > width:
+            raise UsageError(
+                f"{request.method}.{request.knob} = {value} is above the width {width} of {target.name}.",
+                remedy=f"Use at most {width}, or choose other targets.",
+            )
+
+
 class PeftMethod(AdapterMethod):
     """A method of peft."""
 
@@ -115,6 +128,8 @@ class PeftMethod(AdapterMethod):
 
     def _config(self, request: Request) -> peft.PeftConfig:
         row = self.row
+        if row.within_width:
+            _check_widths(request)
         settings: dict[str, Any] = {"target_modules": request.names, "task_type": request.task_type, **row.fixed}
         settings |= {name: request.own[ours] for ours, name in row.names.items()}
         if row.pattern:
@@ -143,7 +158,12 @@ class PeftMethod(AdapterMethod):
         modules = dict(model.named_modules())
         chosen = self.request(model, fields, generator.initial_seed()).names
         before: dict[str, Any] = {name: modules[name].weight.detach().clone() for name in chosen}
-        attachment = super().attach(model, fields, generator=generator, calibration=calibration)
+        try:
+            attachment = super().attach(model, fields, generator=generator, calibration=calibration)
+        except BaseException:
+            for name, weight in before.items():
+                modules[name].weight.data = weight
+            raise
         attachment.restores = before
         return attachment
 

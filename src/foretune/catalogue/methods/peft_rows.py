@@ -58,6 +58,8 @@ class PeftRow:
     """peft's setting for a knob that differs by module; empty where there is none"""
     moves_base: bool = False
     """Whether attaching changes the base weights, which detaching then puts back"""
+    within_width: bool = False
+    """Whether the knob counts singular directions of a layer, of which there are no more than its smaller width"""
 
 
 def _row(
@@ -77,6 +79,7 @@ def _row(
     identity: bool = True,
     merge: Merge = "exact",
     moves_base: bool = False,
+    within_width: bool = False,
     example: Mapping[str, Any] | None = None,
     family: Family = "delta",
     which_targets: bool = True,
@@ -105,7 +108,7 @@ def _row(
         evidence="released code", family=family, kinds=kinds, example=dict(example or {}), switches=switches,
         notes=notes,
     )  # fmt: skip
-    return PeftRow(declared, config, dict(names), dict(fixed or {}), pattern, moves_base)
+    return PeftRow(declared, config, dict(names), dict(fixed or {}), pattern, moves_base, within_width)
 
 
 def _lora(name: str, about: str, source: str, extra: Mapping[str, Any], **changes: Any) -> PeftRow:
@@ -232,14 +235,17 @@ ROWS: tuple[PeftRow, ...] = (
           "Liu et al. 2024 (2402.09353)", {"use_dora": True}, formula="r(i+o) + o",
           count=per_linear(lambda i, o, r, own: r * (i + o) + o)),
     _lora("pissa", "LoRA that starts as the weight's largest singular part; the base keeps the rest.",
-          "Meng et al. 2024 (2404.02948)", {"init_lora_weights": "pissa"}, moves_base=True, switches=False),
+          "Meng et al. 2024 (2404.02948)", {"init_lora_weights": "pissa"}, moves_base=True, within_width=True,
+          switches=False),
     _lora("olora", "LoRA that starts from the weight's QR factors.", "Büyükakyüz 2024 (2406.01775)",
-          {"init_lora_weights": "olora"}, moves_base=True, switches=False),
+          {"init_lora_weights": "olora"}, moves_base=True, within_width=True, switches=False),
     _lora("mica", "LoRA whose B is fixed to the weight's smallest left singular directions.",
-          "peft 0.21, init_lora_weights='mica'", {"init_lora_weights": "mica"}, formula="r·i", count=per_linear(_RI)),
+          "peft 0.21, init_lora_weights='mica'", {"init_lora_weights": "mica"}, within_width=True, formula="r·i",
+          count=per_linear(_RI)),
     _lora("kasa", "LoRA with singular values of its own, on a base freed of its smallest ones.",
           "Wang et al. 2024 (2412.06071)", {}, formula="r(i+o) + r",
-          count=per_linear(lambda i, o, r, own: r * (i + o) + r), identity=False, moves_base=True, switches=False),
+          count=per_linear(lambda i, o, r, own: r * (i + o) + r), identity=False, moves_base=True, within_width=True,
+          switches=False),
     _row("adalora", "LoRA as P Λ Q; with the regularizer rank-schedule, ranks move to the layers that need them.",
          "Zhang et al. 2023 (2303.10512)", config="AdaLoraConfig", knob=rank("adalora"), formula="r(i+o) + r",
          count=per_linear(lambda i, o, r, own: r * (i + o) + r), more=(alpha("adalora"), dropout("adalora")),
@@ -265,7 +271,8 @@ ROWS: tuple[PeftRow, ...] = (
          example={"rank": 4, "bound": 1.0, "raised": 3}),
     _row("deft", "A low-rank part of the weight is taken out and learnt anew.", "peft 0.21, DEFT",
          config="DeftConfig", knob=rank("deft", 8), formula="r(i+o)", count=_RIO,
-         names={"rank": "r", "dropout": "deft_dropout"}, more=(dropout("deft"),), example={"rank": 4}),
+         names={"rank": "r", "dropout": "deft_dropout"}, more=(dropout("deft"),), example={"rank": 4},
+         within_width=True),
     _row("glora", "Low-rank scale, shift and prompt of a layer at once.", "Chavan et al. 2023 (2306.07967)",
          config="GloraConfig", knob=rank("glora", 8), formula="2r(i+o), and r(i+1) + 2 where there is a bias",
          count=_glora, names={"rank": "r"}, example={"rank": 4}),
@@ -291,7 +298,7 @@ ROWS: tuple[PeftRow, ...] = (
     _row("psoft", "A rotation inside the weight's largest singular directions.", "peft 0.21, PSOFT (ICLR 2026)",
          config="PsoftConfig", knob=rank("psoft", 32, low=2), formula="r(r−1)/2 + 2r",
          count=per_linear(lambda i, o, r, own: r * (r - 1) // 2 + 2 * r), names={"rank": "r"}, rate=ROTATION_RATE,
-         example={"rank": 4}),
+         example={"rank": 4}, within_width=True),
     _row("miss", "One block of rows is added to every block of a weight's columns.", "Kang & Yin 2024 (2409.15371)",
          config="MissConfig", knob=rank("miss", 64), formula="r·o", count=per_linear(_RO),
          names={"rank": "r", "dropout": "miss_dropout"}, more=(dropout("miss"),), example={"rank": 4}),
@@ -310,7 +317,8 @@ ROWS: tuple[PeftRow, ...] = (
     _row("adamss", "Small updates of groups of a weight's rows in its singular directions.", "peft 0.21, AdaMSS",
          config="AdamssConfig", knob=rank("adamss", 100), formula="2r + o",
          count=per_linear(lambda i, o, r, own: ADAMSS_GROUPS * r + o), names={"rank": "r"},
-         fixed={"num_subspaces": ADAMSS_GROUPS, "subspace_rank": 1}, example={"rank": 8}, switches=False),
+         fixed={"num_subspaces": ADAMSS_GROUPS, "subspace_rank": 1}, example={"rank": 8}, switches=False,
+         within_width=True),
     _row("randlora", "A full-rank sum of scaled random low-rank matrices; a smaller rank trains more.",
          "Albert et al. 2025 (2502.00987)", config="RandLoraConfig", knob=rank("randlora", 32),
          formula="r·n + n·min(i,o), n = ⌈min(i,o)/r⌉",
