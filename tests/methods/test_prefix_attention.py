@@ -78,6 +78,19 @@ def test_padding_stays_hidden_and_answers_token_by_token_are_the_same(mam: Any) 
     torch.testing.assert_close(torch.cat(steps, dim=1), whole, rtol=1e-4, atol=1e-4)
 
 
+def test_a_call_that_failed_before_the_attention_leaves_no_prefix_to_the_next(mam: Any) -> None:
+    def out_of_memory(module: Any, inputs: Any) -> None:
+        raise MemoryError
+
+    with torch.no_grad():
+        before = mam.model(input_ids=IDS).logits
+        hook = mam.model.model.layers[0].self_attn.base_layer.q_proj.register_forward_pre_hook(out_of_memory)
+        with pytest.raises(MemoryError):
+            mam.model(input_ids=IDS)
+        hook.remove()
+        assert torch.equal(mam.model(input_ids=IDS).logits, before)
+
+
 def test_it_refuses_packed_streams_and_leaves_no_trace(mam: Any) -> None:
     with torch.no_grad():
         before = mam.model(input_ids=IDS).logits

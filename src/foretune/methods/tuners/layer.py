@@ -40,6 +40,9 @@ class Update(nn.Module):
     def before(self, base: nn.Module) -> None:
         """Called before the module ``base`` runs, while the update is active."""
 
+    def after(self, base: nn.Module) -> None:
+        """Called when ``base`` has run, or has failed: takes back what `before` placed and nobody took."""
+
     def delta(self) -> torch.Tensor:
         """(outputs, inputs) float: the change of the weight, where the addition is a matrix product."""
         raise NotImplementedError
@@ -92,9 +95,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]
         if self.disable_adapters and self.merged:
             self.unmerge()
         active = [] if self.disable_adapters or self.merged else self._active()
-        for update in active:
-            update.before(self.base_layer)
-        output = self.base_layer(*args, **kwargs)
+        try:
+            for update in active:
+                update.before(self.base_layer)
+            output = self.base_layer(*args, **kwargs)
+        finally:
+            for update in active:
+                update.after(self.base_layer)
         if not active:
             return output
         hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output

@@ -44,6 +44,10 @@ class AttentionUpdate(Update):
         """The attention about to run is to look at these."""
         base.__dict__[_ATTRIBUTE].append(self)
 
+    def after(self, base: nn.Module) -> None:
+        """The next call starts with none, also where this one ended before the attention."""
+        base.__dict__[_ATTRIBUTE].clear()
+
     def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor | None:  # type: ignore[override]
         """None: nothing is added behind the attention."""
         return None
