@@ -124,19 +124,21 @@ def test_mora(kind: str, rank: int) -> None:
     update, x, hidden, _ = made(MoraUpdate, MoraConfig(rank=rank, kind=kind))
     size = math.floor(math.sqrt((INPUTS + OUTPUTS) * rank) + 0.5)
     assert update.square.shape == (size, size)
-    compress, spread = np.zeros((size, INPUTS)), np.zeros((OUTPUTS, size))
+    groups = -(-INPUTS // size)
+    compress = np.zeros((groups, size, INPUTS))
     for column in range(INPUTS):
         group, place = divmod(column, size)
         pair, second = divmod(place, 2)
         if kind == "sharing" or place >= size - size % 2:
-            compress[place, column] = 1
+            compress[group, place, column] = 1
             continue
         angle = group * 10_000 ** (-2 * pair / size)
-        compress[2 * pair, column] = -math.sin(angle) if second else math.cos(angle)
-        compress[2 * pair + 1, column] = math.cos(angle) if second else math.sin(angle)
-    for row in range(OUTPUTS):
-        spread[row, row % size] = 1
-    agree_with_matrix(update, x, hidden, spread @ array(update.square) @ compress)
+        compress[group, 2 * pair, column] = -math.sin(angle) if second else math.cos(angle)
+        compress[group, 2 * pair + 1, column] = math.cos(angle) if second else math.sin(angle)
+    if kind == "sharing":
+        compress = compress.sum(0, keepdims=True)
+    results = np.concatenate([array(update.square) @ group for group in compress])
+    agree_with_matrix(update, x, hidden, results[np.arange(OUTPUTS) % len(results)])
 
 
 def test_melora() -> None:

@@ -5,7 +5,8 @@ r̂ = ⌊√((i+o)·r) + ½⌋ gives the square as many entries as LoRA of rank 
 
     sharing   (type 1, equation 6)   compress adds the groups up; decompress repeats the result over the groups
     rotation  (type 6, equation 9)   every group g of the input is multiplied by M after a rotary rotation by g·θ_j,
-                                     θ_j = 10000^(−2j/r̂); the groups' results are added and repeated over the outputs
+                                     θ_j = 10000^(−2j/r̂); the groups' results lie side by side over the outputs, cut
+                                     at the end or repeated from the start
 
 Both are linear in x, so the update is a matrix and merges exactly.
 """
@@ -40,7 +41,7 @@ class MoraConfig(AdapterConfig):
 
 
 class MoraUpdate(Update):
-    """A square matrix between group sums."""
+    """A square matrix on sums of groups, or on every rotated group."""
 
     def __init__(self, base: nn.Module, inputs: int, outputs: int, config: Any, name: str) -> None:
         super().__init__(base, inputs, outputs, config, name)
@@ -72,13 +73,14 @@ class MoraUpdate(Update):
         return torch.cat((pairs, groups[..., self.turned :]), dim=-1)
 
     def compress(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., inputs) -> (..., size)."""
+        """(..., inputs) -> (..., rows for the square, size): one row for sharing, one for each group for rotation."""
         groups = self._groups(x)
-        return (self._rotate(groups) if self.rotated else groups).sum(-2)
+        return self._rotate(groups) if self.rotated else groups.sum(-2, keepdim=True)
 
     def _spread(self, y: torch.Tensor) -> torch.Tensor:
-        """(..., size) -> (..., outputs), repeated over the groups of outputs."""
-        times = -(-self.outputs // self.size)
+        """(..., rows, size) -> (..., outputs), side by side, repeated where they are too short."""
+        y = y.flatten(-2)
+        times = -(-self.outputs // y.shape[-1])
         return y.repeat(*(1 for _ in y.shape[:-1]), times)[..., : self.outputs]
 
     def forward(self, x: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
