@@ -61,18 +61,6 @@ def _road(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
     return {"group_size": divisor(common_width([*request.targets], outputs=True), min(64, *widths))}
 
 
-def _by_name(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
-    """Targets by the last part of their name: Lily shares matrices between those that one entry of the list names."""
-    parts = sorted({name.rpartition(".")[2] for name in request.names})
-    chosen = set(request.names)
-    others = [
-        name
-        for name, module in request.model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in parts and name not in chosen
-    ]
-    return {"target_modules": parts, "exclude_modules": others or None}
-
-
 def _last_tokens(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
     """Embeddings that the model calls on its tokens, and the numbers of its vocabulary's last tokens."""
     size = request.model.get_input_embeddings().weight.shape[0]
@@ -89,7 +77,6 @@ SPECIAL: Mapping[str, Callable[[Request, dict[str, Any]], dict[str, Any]]] = {
     "gralora": _even,
     "hra": _even,
     "road": _road,
-    "lily": _by_name,
     "trainable_tokens": _last_tokens,
     "supertuning": lambda request, settings: {"sparsity": sparsity(int(settings["sparsity"]))},
     "kasa": lambda request, settings: {"kasa_config": peft.KasaConfig()},

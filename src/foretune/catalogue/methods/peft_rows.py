@@ -36,8 +36,6 @@ from foretune.catalogue.traits import Merge, Traits
 LORA_RATE, VECTOR_RATE, ROTATION_RATE, SPECTRAL_RATE = 10.0, 25.0, 5.0, 50.0
 """Multiples of full tuning's rate: low-rank; scales and biases (1e-3 to 5e-3 at small widths); rotations; coefficients
 of fixed random or spectral bases."""
-LILY_UPS = 2
-"""B matrices that the targets of one name share"""
 FROD_SHARE = 0.01
 """peft's share of the entries beside the diagonal that are free"""
 ADAMSS_GROUPS = 2
@@ -180,13 +178,6 @@ def _vblora(chosen: Sequence[Target], model: Widths, own: Mapping[str, Any]) -> 
     return vectors * length + sum(vectors * r * (t.inputs + t.outputs) // length for t in chosen)
 
 
-def _lily(chosen: Sequence[Target], model: Widths, own: Mapping[str, Any]) -> int:
-    """r·i and a router of 2r for each target; two B of r·o for all targets of one name and shape."""
-    r = int(own["rank"])
-    kinds = {(t.name.rpartition(".")[2], t.inputs, t.outputs) for t in chosen}
-    return sum(r * (t.inputs + LILY_UPS) for t in chosen) + sum(LILY_UPS * r * outputs for _, _, outputs in kinds)
-
-
 def _frod(inputs: int) -> int:
     beside = inputs * inputs - inputs
     return inputs + min(beside, max(1, int(inputs * inputs * FROD_SHARE)))
@@ -305,9 +296,6 @@ ROWS: tuple[PeftRow, ...] = (
     _row("peanut", "A small network on the weight itself gives the update.", "Zhong et al. 2024 (2410.01870)",
          config="PeanutConfig", knob=rank("peanut", 16), formula="2r·o",
          count=per_linear(lambda i, o, r, own: 2 * r * o), names={"rank": "r"}, example={"rank": 4}),
-    _row("lily", "LoRA with every A its own and the B shared and mixed.", "Zhong et al. 2024 (2407.09946)",
-         config="LilyConfig", knob=rank("lily", 16), formula="r(i+2), and 2r·o for each name of a layer", count=_lily,
-         names={"rank": "r"}, fixed={"num_B": LILY_UPS}, merge="no", example={"rank": 4}, switches=False),
     _row("osf", "The weight's small singular directions are trained, the large ones kept.",
          "Nayak et al. 2025 (2504.07097)", config="OSFConfig",
          knob=Number("osf.kept", 1, 65_536, 128, log=True, whole=True, about="Singular directions that stay frozen."),
@@ -393,6 +381,8 @@ ROWS: tuple[PeftRow, ...] = (
 REFUSED: Mapping[str, str] = {
     "xlora": "it mixes adapters that are trained already; `foretune adapters combine` puts stored ones together",
     "poly": "peft wants a task with every call, also where rows have none; mtllora shares factors between tasks",
+    "lily": "its router averages over all tokens of a call: a row's answer depends on the rows beside it, and a "
+    "token's on those that follow",
     "shadow": "its second model keeps keys beside the base's cache, which get lost where the model is called step by "
     "step: answers written token by token are not those of whole rows",
 }
