@@ -162,10 +162,13 @@ class Trial:
             training.masters.load_state(weights_of(Path(initial_weights.folder), initial_weights.step))
 
     def _score_base(self) -> None:
-        """Have the base's scores of all rows that the lease will be scored on, to say the gain over it."""
+        """Have the base's scores of all rows that the lease will be scored on, to say the gain over it.
+
+        Each process works alone: the first may know scores of earlier jobs that the others have not seen.
+        """
         with self._evaluating():
             rows = sorted({row for chosen in self.order.evaluation_rows.values() for row in chosen})
-            self.base = self.bench.base_scores("validation", rows, self._alive("base"))
+            self.base = self.bench.base_scores("validation", rows, self._alive("base", alone=True))
 
     @contextmanager
     def _evaluating(self) -> Iterator[None]:
@@ -178,7 +181,7 @@ class Trial:
     def _alive(self, what: str, *, alone: bool = False) -> Callable[[int], bool]:
         """Tells the overseer how many rows are done, and the scorer whether to go on.
 
-        All processes of a run agree on it, unless the first works ``alone``.
+        All processes of a run agree on it, unless each works ``alone``.
         """
 
         def on_chunk(done: int) -> bool:
