@@ -109,7 +109,7 @@ class Trial:
                 self.seen[rung] = self._observation(rung, "ok", metrics, detail=training.regularizers.sentence())
                 self._save(training)
             if rung >= lease.to_step and not self._tested(training, network):
-                return self._paused(training, rung - 1)
+                return self._observation(rung - 1, "paused", {})  # the rung's checkpoint is written
             observation = self.seen[rung]
             if rung >= lease.to_step:  # with the time that the test rows took
                 wall, busy = observation.eval_s + self.eval_s, (observation.eval_cpu_s or 0.0) + self.eval_cpu_s
