@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,14 @@ from foretune.catalogue.models import ModelReference
 from foretune.data.columns import Columns
 from foretune.data.read import read
 from foretune.errors import UsageError
+from foretune.execution.bench import Bench
+from foretune.execution.memory import peak_memory_bytes
+from foretune.execution.orders import FinalTest, TrialOrder
+from foretune.execution.trial import Trial
 from foretune.execution.types import TaskSpec
 from foretune.execution.worker import Worker
 from foretune.fit.prepare import write_split
+from foretune.search.types import Lease
 from tests import tiny
 
 
@@ -24,7 +30,7 @@ from tests import tiny
 def task(tmp_path: Path) -> TaskSpec:
     reference = ModelReference(str(tiny.llama(tmp_path / "model")), "causal", dtype="float32")
     examples = read(tiny.write_rows(tmp_path / "rows.jsonl", tiny.questions(24)), columns=Columns()).examples
-    for split, rows in (("train", examples[:16]), ("validation", examples[16:])):
+    for split, rows in (("train", examples[:16]), ("validation", examples[16:]), ("test", examples[16:])):
         write_split(tmp_path / f"{split}.jsonl", rows)
     return TaskSpec(str(tmp_path), "generation", reference, "exact_match", context_tokens=96, device="cpu")
 
@@ -44,3 +50,53 @@ def test_after_a_failed_attach_the_worker_loads_the_model_anew(task: TaskSpec) -
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
     with fresh.attached(resolve({"method": "lora"}), 0) as (attachment, _):
         assert attachment.adapter_parameters > 0
+
+
+def trial(bench: Bench, folder: Path, **more: Any) -> Trial:
+    config = {
+        "method": "lora", "learning_rate": 0.01, "rows_per_update": 4, "schedule": "constant", "weight_decay": 0.0,
+        "warmup_share": 0.0,
+    }  # fmt: skip
+    lease = Lease("l", 1, "r", resolve(config), 0, 2, 1.0, seed=3, rungs=(1, 2), horizon=2)
+    order = TrialOrder(lease=lease, folder=folder, evaluation_rows=dict.fromkeys((1, 2), (0, 1)), metric_rows={})
+    test = more.pop("test", None)
+    return Trial(bench, replace(order, test=test), **{"report": lambda k, p: None, "stopped": lambda: False, **more})
+
+
+def test_scoring_the_base_asks_no_other_process(task: TaskSpec, tmp_path: Path) -> None:
+    class Lonely:
+        rank, count = 0, 2
+
+        def any(self, flag: bool) -> bool:
+            raise AssertionError("the others may know these scores and would not answer")
+
+    one = trial(Bench(task), tmp_path / "r")
+    one.ranks = Lonely()  # type: ignore[assignment]
+    one._score_base()
+    assert set(one.base) == {0, 1}
+
+
+def test_a_run_is_told_its_own_peak_of_memory(task: TaskSpec, tmp_path: Path) -> None:
+    bench = Bench(task)
+    large = torch.ones(2**27)  # half a gibibyte
+    before = peak_memory_bytes(torch.device("cpu"))
+    del large
+    assert 0 < trial(bench, tmp_path / "r").run().peak_bytes < before - 2**28
+
+
+def test_stopping_while_test_rows_are_answered_leaves_the_last_checkpoint(
+    task: TaskSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("foretune.execution.trial.best_of", lambda seen: min(one.step for one in seen))
+    written: list[bytes] = []
+    newest = tmp_path / "r" / "step-00000002" / "state.safetensors"
+
+    def report(kind: str, payload: Any) -> None:
+        if "tested" in payload:
+            written.append(newest.read_bytes())
+
+    test = FinalTest(str(tmp_path / "answers.json"), 8, True, "best")
+    one = trial(Bench(task), tmp_path / "r", test=test, report=report, stopped=lambda: bool(written))
+    stopped = one.run()
+    assert (stopped.status, stopped.step) == ("paused", 1)
+    assert newest.read_bytes() == written[0]

@@ -22,7 +22,7 @@ from foretune.execution.bench import Bench
 from foretune.execution.blocks import carry_out
 from foretune.execution.final import load_checkpoint
 from foretune.execution.kept import kept
-from foretune.execution.memory import peak_memory_bytes
+from foretune.execution.memory import forget_peak, peak_memory_bytes
 from foretune.execution.orders import TrialOrder, subset
 from foretune.execution.trial import Trial, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
@@ -56,6 +56,7 @@ def train(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Sto
 def probe(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
     """Measure the base loss and the speed of training, scoring and answering under ``payload["config"]``."""
     started = time.perf_counter()
+    forget_peak()
     validation = bench.split("validation").rows
     count = min(int(payload["rows"]), len(validation))
     chosen = subset(count, len(validation), bench.task.seed)

@@ -26,7 +26,7 @@ from foretune.execution.base_rates import ensure_rates
 from foretune.execution.bench import Bench
 from foretune.execution.final import answer_test, load_checkpoint, weights_of
 from foretune.execution.kept import Kept, kept
-from foretune.execution.memory import peak_memory_bytes
+from foretune.execution.memory import forget_peak, peak_memory_bytes
 from foretune.execution.orders import TrialOrder
 from foretune.execution.row_source import row_source
 from foretune.files import FolderLock
@@ -77,6 +77,7 @@ class Trial:
     def run(self) -> Observation:
         """The final observation of the lease; failures are statuses, never scores."""
         lease = self.order.lease
+        forget_peak()  # what an earlier run needed is not this one's
         self.order.folder.mkdir(parents=True, exist_ok=True)
         self._score_base()
         ensure_rates(self.bench, lease.config, lambda: self.report("beat", {}))
