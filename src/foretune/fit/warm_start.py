@@ -47,6 +47,8 @@ SLOWER = 0.5
 """Of the learning rate that the earlier run had: its weights are no longer at the start."""
 CHANGED = ("learning_rate", "epochs", REGULARIZER, "selection", "keep")
 """Settings that the further run does not take from the earlier one"""
+FROM_ROWS = ("loraga", "lofit", "cpt")
+"""Methods whose frozen parts come from training rows and lie in no checkpoint: other rows would give other parts"""
 SEEN = {"train": ("trained on", ("test", "validation")), "validation": ("chosen by", ("test",))}
 """What rows of an earlier split were for, and the splits in which they must not be now"""
 
@@ -114,6 +116,8 @@ def why_not(earlier: Earlier, now: Prepared, weights: str, fixed: Mapping[str, A
         return "its base model is another"
     if (then.task, then.labels, then.tasks) != (task.task, task.labels, task.tasks):
         return "its task, or its classes, are others"
+    if earlier.config["method"] in FROM_ROWS:
+        return "its method took from its own training rows what its weights do not hold"
     if then.plain_template != task.plain_template:
         return "it was taught with another template"
     try:
