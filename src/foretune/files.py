@@ -86,6 +86,10 @@ def explained(path: Path) -> Iterator[None]:
             raise OutputError(
                 "this folder cannot be written.", place=Place(path), remedy="Choose another --output."
             ) from error
+        if number in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG):
+            raise OutputError(
+                "no file of this name can be written here.", place=Place(path), remedy="Choose another --output."
+            ) from error
         raise
 
 
@@ -110,7 +114,8 @@ def check_free(path: Path) -> None:
 
 
 def check_output(path: Path, reads: Mapping[str, str | Path | None]) -> None:
-    """Raise `UsageError` where writing ``path`` would replace one of the files (or a file in the folders) of ``reads``.
+    """Raise `UsageError` where writing ``path`` would replace one of the files (or a file in the folders) of ``reads``,
+    and `OutputError` where it cannot be written: before the work, not after it.
 
     ``reads`` has what each of them holds as its key, like ``prompts``.
     """
@@ -121,6 +126,12 @@ def check_output(path: Path, reads: Mapping[str, str | Path | None]) -> None:
         place = Path(source).expanduser().resolve()
         if target == place or (place.is_dir() and target.exists() and target.is_relative_to(place)):
             raise UsageError(f"this would replace the {what}.", place=Place(path), remedy="Write another file.")
+    with explained(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent):
+            pass
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -92,3 +92,11 @@ def test_rows_may_be_answered_in_part(tmp_path: Path) -> None:
     ):
         one, other = read_prompts(tiny.write_rows(tmp_path / "rows.jsonl", rows))
         assert one.turns == other.turns and not one.targets
+
+
+def test_blank_lines_of_a_text_file_separate_no_prompts(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("A?\nB?\n\nC?\nD?\n\nE?\n")
+    assert [row.prompt for row in read_prompts(tmp_path / "rows.txt")] == ["A?", "B?", "C?", "D?", "E?"]
+    (tmp_path / "rows.txt").write_bytes(b"A?\n\xff?\n")
+    with pytest.raises(DataError, match=r"rows\.txt:2: byte 0xff"):
+        read_prompts(tmp_path / "rows.txt")

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from foretune.errors import DataError, UsageError
-from foretune.evaluation.lm_eval_bridge import BenchmarkScore, _scores, run_benchmarks
+from foretune.evaluation.lm_eval_bridge import BenchmarkScore, _check_folder, _scores, run_benchmarks
 
 HARNESS = importlib.util.find_spec("lm_eval") is not None
 needs_harness = pytest.mark.skipif(not HARNESS, reason="the lm-eval extra is not installed")
@@ -104,3 +104,29 @@ def test_the_harness_numbers_are_read_as_they_are() -> None:
     ]
     with pytest.raises(DataError, match="no score"):
         _scores({"results": {"t": {"ppl,none": math.nan}}})
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        (
+            {"task.yaml": "task: t\ninclude: _default", "_default": "process_docs: !function utils.f"},
+            "runs Python code",
+        ),
+        ({"task.yaml": "task: t\ninclude: base.txt", "base.txt": "custom_dataset: !function utils.f"}, "runs Python"),
+        ({"task.yaml": "task: t\ninclude: ../outside.yaml"}, "outside its folder"),
+    ],
+)
+def test_what_a_task_file_includes_is_looked_at_too(tmp_path: Path, files: dict[str, str], told: str) -> None:
+    (tmp_path / "tasks").mkdir()
+    for name, text in files.items():
+        (tmp_path / "tasks" / name).write_text(text)
+    with pytest.raises(UsageError, match=told):
+        _check_folder(tmp_path / "tasks", False)
+    _check_folder(tmp_path / "tasks", True)
+
+
+def test_task_files_that_include_each_other_are_read_once(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("include: b.yaml")
+    (tmp_path / "b.yaml").write_text("include: [a.yaml, missing.yaml]")
+    _check_folder(tmp_path, False)

@@ -11,14 +11,17 @@ import pytest
 
 from foretune.catalogue.models import ModelReference
 from foretune.cost.request import Measured
-from foretune.errors import OutputError
+from foretune.errors import DataError, OutputError
+from foretune.execution.bench import Bench
 from foretune.execution.types import TaskSpec
+from foretune.fit import opening
 from foretune.fit.begun import ROWS, with_offers_as_begun, with_rows_as_begun
 from foretune.fit.effort import FULL
 from foretune.fit.folder import RunFolder
 from foretune.fit.job import run_fit
 from foretune.fit.outlook import replan
 from foretune.fit.plan import Plan, plan
+from foretune.fit.prepare import Prepared
 from foretune.fit.request import FitRequest
 from foretune.fit.schedule import Schedule, Speeds
 from foretune.fit.trials import Common, planned
@@ -81,3 +84,15 @@ def test_more_time_settles_nothing_again(ground: Ground, tmp_path: Path) -> None
 
 def arms(made: Plan) -> list[dict[str, Any]]:
     return [arm for offer in made.keeping for arm in offer.arms]
+
+
+def test_a_folder_that_was_moved_goes_on_with_its_own_rows(tmp_path: Path) -> None:
+    task = TaskSpec(str(tmp_path / "before" / "task"), "generation", ModelReference("model", "causal"), "loss")
+    kept = Prepared(task, {"train": 1}, {}).to_json()
+    session: Any = SimpleNamespace(
+        folder=RunFolder(tmp_path / "after"), once=lambda *asked: kept, on_event=lambda *said: None
+    )
+    found = opening._prepared(session).task
+    assert found.folder == str(tmp_path / "after" / "task")
+    with pytest.raises(DataError, match="rows of this run are gone"):
+        Bench.split(SimpleNamespace(task=found, _splits={}), "train")  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from foretune.data.conversations import role_of
 from foretune.data.example import Example, Turn
 from foretune.data.find_layout import find_layout, with_usual_names
 from foretune.data.formats import LABEL_SETS, Layout, Raw, ask_choices, find_unanswered_choices
+from foretune.data.lines import decoded, lines
 from foretune.data.problems import Refused
 from foretune.data.read import read
 from foretune.data.rows import Row
@@ -40,7 +41,7 @@ def read_prompts(
     A pair of texts is two user turns. Raises `DataError` where no column can be taken for the prompts.
     """
     if path.suffix.lower() == ".txt":
-        return tuple(map(_unanswered, read(path).examples))
+        return _one_a_line(path)
     if prompt is None and (asked := _unanswered_choices(path, task)):
         return asked
     if prompt is None:
@@ -52,6 +53,17 @@ def read_prompts(
         return rows
     seconds = map(_unanswered, read(path, columns=Columns(text=pair), completed=_answered).examples)
     return tuple(replace(one, turns=one.turns + two.turns) for one, two in zip(rows, seconds, strict=True))
+
+
+def _one_a_line(path: Path) -> tuple[Example, ...]:
+    found = []
+    for line in lines(path):
+        try:
+            text = decoded(line).strip()
+        except Refused as refused:
+            raise DataError(f"{refused.what}.", place=Place(path, line.number)) from None
+        found += [Example((Turn("user", text),))] if text else []
+    return tuple(found)
 
 
 def _find(path: Path, pair: str | None) -> tuple[str | None, str | None]:

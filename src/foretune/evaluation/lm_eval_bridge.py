@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from torch import nn
 
 from foretune.errors import DataError, Place, UsageError
@@ -21,6 +22,8 @@ from foretune.evaluation.greedy import answering
 RUNS_CODE = "!function"
 """The tag by which a task file calls Python; ``custom_dataset`` and ``class`` do so by name."""
 CODE_KEYS = ("custom_dataset:", "class:")
+TASK_FILES = ("", ".yaml", ".yml")
+"""Endings of task files and of what they usually include"""
 BATCH_ROWS = 16
 
 
@@ -89,11 +92,34 @@ def _check_folder(folder: Path, allow_code: bool) -> None:
         raise UsageError("there is no such folder of task files.", place=Place(folder))
     if allow_code:
         return
-    for path in sorted([*folder.rglob("*.yaml"), *folder.rglob("*.yml")]):
-        for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+    waiting = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix in TASK_FILES]
+    checked: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path in checked:
+            continue
+        checked.add(path)
+        text = path.read_text(encoding="utf-8", errors="replace")
+        for number, line in enumerate(text.splitlines(), start=1):
             if RUNS_CODE in line or line.strip().startswith(CODE_KEYS):
                 raise UsageError("this task file runs Python code.", place=Place(path, number),
                                  remedy="Read it, and allow its code if you trust it.")  # fmt: skip
+        for included in _included(text, path.parent):
+            if not included.is_relative_to(folder.resolve()):
+                raise UsageError("this task file includes one from outside its folder.", place=Place(path),
+                                 remedy="Copy what it includes into the folder.")  # fmt: skip
+            waiting += [included] if included.is_file() else []
+
+
+def _included(text: str, folder: Path) -> list[Path]:
+    """The files that a task file includes, as the harness finds them."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []  # the harness cannot read it either
+    named = value.get("include", []) if isinstance(value, Mapping) else []
+    names = [named] if isinstance(named, str) else named if isinstance(named, list) else []
+    return [(folder / str(name)).resolve() for name in names]
 
 
 def _check_names(tasks: Sequence[str], manager: Any) -> None:

@@ -26,7 +26,7 @@ from foretune.data.mask_check import MaskReport, check_encoding
 from foretune.data.reasoning import AS_TEXT
 from foretune.data.tasks import task_number, with_tasks
 from foretune.data.template import answer_text, prompt_with_examples, stop_ids
-from foretune.errors import UsageError
+from foretune.errors import DataError, Place, UsageError
 from foretune.evaluation.base import Answer
 from foretune.evaluation.generation import generate_ids
 from foretune.evaluation.likelihood import RowScore, score_rows
@@ -140,6 +140,8 @@ class Bench:
         """A split of the task, encoded (from the cache where the same text was encoded before) and checked."""
         if name not in self._splits:
             path = Path(self.task.folder) / f"{name}.jsonl"
+            if not path.parent.is_dir():
+                raise DataError("the rows of this run are gone.", place=Place(path), remedy="Put its folder back.")
             examples = tuple(Example.from_json(value) for value in read_lines(path))
             rows = tuple(with_tasks(self.encode(examples), examples, self.task.tasks))
             self.mask_reports[name] = check_encoding(examples, rows, self.tokenizer, **self._encoding)

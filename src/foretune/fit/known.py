@@ -6,6 +6,7 @@ Serves ``foretune evaluate``, ``predict`` and ``chat``, so that a run is asked a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from foretune.catalogue.languages import Languages, parse_pair
 from foretune.report.record import RESULT, DataInfo, RunRecord, read_record
@@ -51,6 +52,18 @@ def known_context(name: str) -> int:
     """The longest row, in tokens, of the run behind ``name``; `CONTEXT_TOKENS` where no record says."""
     record = _known(name)
     return (None if record is None else record.model.context_tokens) or CONTEXT_TOKENS
+
+
+def known_dtype(name: str) -> Literal["auto", "float32"]:
+    """The number type of the run behind ``name`` where it was not the machine's own choice: float32."""
+    record = _known(name)
+    return "float32" if record is not None and record.model.dtype == "float32" else "auto"
+
+
+def known_four_bit(name: str) -> bool:
+    """Whether the run behind ``name`` trained over a base in four bits; False where no record says."""
+    record = _known(name)
+    return record is not None and record.model.quantize == "4bit"
 
 
 def known_data(name: str) -> DataInfo | None:

@@ -109,6 +109,8 @@ def _prepared(session: Session) -> Prepared:
         ).to_json()
 
     prepared = Prepared.from_json(session.once("prepared", "reading and splitting", make))
+    task = replace(prepared.task, folder=str(session.folder.task.resolve()))  # the folder may have been moved since
+    prepared = replace(prepared, task=task)
     session.on_event("prepared", prepared.to_json())
     return prepared
 

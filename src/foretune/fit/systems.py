@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
+
+from accelerate import Accelerator
 
 from foretune.catalogue.languages import Languages
 from foretune.catalogue.models import ModelKind, ModelReference
@@ -37,6 +40,8 @@ from foretune.fit.known import (
     known_answer_tokens,
     known_context,
     known_data,
+    known_dtype,
+    known_four_bit,
     known_languages,
     known_plain,
     known_reasoning,
@@ -101,7 +106,9 @@ def opened(
     if task == "classification":  # a language model writes whatever the rows' classes are called
         written = {label_text(row.label) for row in examples}
         labels = _labels(source, name, settings) if encoder else tuple(sorted(written))
-    loaded = load(reference, labels=labels if encoder else (), regression=encoder and task == "regression")
+    device = str(Accelerator(cpu=settings.device == "cpu").device)
+    regression = encoder and task == "regression"
+    loaded = load(reference, labels=labels if encoder else (), regression=regression, device=device)
     adapted = None
     if source is not None and source.base is not None:
         adapted = _adapted(loaded, source.trained)
@@ -117,7 +124,6 @@ def opened(
         )  # fmt: skip
         spec = replace(spec, tasks=_tasks(adapted, examples, name))
         bench = Bench(spec, loaded)
-        bench.model.to(bench.accelerator.device)
         yield bench, adapted
 
 
@@ -134,14 +140,14 @@ def evaluate_rows(
     """Score system ``name`` on ``examples``; an adapter also beside its base, row by row. See `opened` for errors."""
     chosen = [metric(wanted) for wanted in metrics]
     generation = any(wanted.needs_generation for wanted in chosen)
-    rows = list(range(len(examples)))
+    reasons = known_reasoning(name)
     with opened(name, examples, task, base=base, settings=settings) as (bench, adapted):
-        answers = bench.answers(bench.network, SPLIT, rows, generation=generation)
+        answers = _answers(bench, generation, reasons)
         scores = {wanted.name: wanted.score(answers) for wanted in chosen}
         if adapted is None:
             return Evaluation(bench.kind, scores, {}, {}, tuple(answers))
         with adapted.disable_adapter():
-            untouched = bench.answers(bench.network, SPLIT, rows, generation=generation)
+            untouched = _answers(bench, generation, reasons)
     before = {wanted.name: wanted.score(untouched) for wanted in chosen}
     groups = None if any(row.group is None for row in examples) else [row.group for row in examples]
     comparisons = {
@@ -151,6 +157,26 @@ def evaluate_rows(
         for wanted in chosen
     }
     return Evaluation(bench.kind, scores, before, comparisons, tuple(answers))
+
+
+def _answers(bench: Bench, generation: bool, reasons: bool) -> list[Answer]:
+    """Losses and predictions; what ``reasons`` does so also where the rows hold answers alone."""
+    examples = bench.split(SPLIT).examples
+    if not (generation and reasons and bench.kind == "causal"):
+        return bench.answers(bench.network, SPLIT, range(len(examples)), generation=generation)
+    answers = bench.answers(bench.network, SPLIT, range(len(examples)), generation=False)
+    texts = bench.write(bench.network, [_reasoned(example) for example in examples])
+    return [replace(answer, prediction=texts[answer.row]) for answer in answers]
+
+
+def _reasoned(example: Example) -> Example:
+    """A row whose last answer, where it has no reasoning of its own, has some to come."""
+    last = example.targets[-1] if example.targets else -1
+    turns = [
+        replace(turn, reasoning=TO_COME) if number == last and not turn.reasoning else turn
+        for number, turn in enumerate(example.turns)
+    ]
+    return replace(example, turns=tuple(turns))
 
 
 @dataclass(frozen=True)
@@ -266,7 +292,10 @@ def _reference(source: Source | None, name: str, settings: Settings) -> ModelRef
     if source is not None and loading.kind_of(source.trained) == "classifier":
         kind = "encoder"
     languages = settings.languages or known_languages(name)
-    return ModelReference(weights, kind=kind, dtype=settings.dtype, languages=languages)
+    dtype = settings.dtype if settings.dtype != "auto" else known_dtype(name)
+    in_four_bits = source is not None and source.base is not None and known_four_bit(name)
+    quantize: Literal["none", "4bit"] = "4bit" if in_four_bits and find_spec("bitsandbytes") else "none"
+    return ModelReference(weights, kind=kind, dtype=dtype, quantize=quantize, languages=languages)
 
 
 def _context(loaded: LoadedModel, wanted: int) -> int:
