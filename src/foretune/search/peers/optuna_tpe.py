@@ -17,6 +17,7 @@ from foretune.search.points import level_of, places_of
 from foretune.search.pooled import Pooled
 from foretune.search.runs import Continue, Proposal, Run, View
 from foretune.search.types import Done, Wait
+from foretune.seeding import derive
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class OptunaTpe(Pooled):
 
     def _study(self, optuna: Any, columns: Columns, view: View, places: list[int]) -> tuple[Any, list[int]]:
         """The study as it would be had Optuna made it, and the paused runs that its pruner lets go on."""
-        sampler = optuna.samplers.TPESampler(seed=view.seed + len(view.runs))
+        sampler = optuna.samplers.TPESampler(seed=derive(view.seed, "optuna", len(view.runs)) % 2**32)
         pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=int(HIGHEST), reduction_factor=ETA)
         study = optuna.create_study(direction="minimize", sampler=sampler, pruner=pruner, study_name="pool")
         distributions, states, going = _distributions(optuna, columns), optuna.trial.TrialState, []
