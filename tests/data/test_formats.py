@@ -367,6 +367,9 @@ def test_codes_in_a_table_are_kept_as_they_are_written(tmp_path: Path, labels: l
     path.write_text("text,label\n" + "".join(f"t {n},{label}\n" for n, label in enumerate(labels * 4)))
     result = read(path)
     assert result.task == "classification" and {example.label for example in result.examples} == set(labels)
+    assert any("begin with a zero" in note for note in result.notes) is ("_" not in labels[0])
+    path.write_text("text,label\n" + "".join(f"t {n},{n % 9:02d}.5\n" for n in range(12)))
+    assert read(path).task == "regression", "a fraction is no code"
 
 
 def test_numbers_with_gaps_in_a_table_are_said(tmp_path: Path) -> None:

@@ -88,6 +88,8 @@ def test_rows_may_be_answered_in_part(tmp_path: Path) -> None:
         [{"question": "q", "answer": "a"}, {"question": "q", "answer": None}],
         [{"text": "t", "label": 1}, {"text": "t", "label": None}],
         [{**choices, "answer": 1}, {**choices, "answer": None}],
+        [{**choices, "answer": "B"}, {**choices, "answer": None}],
+        [{"prompt": CHAT[1:2], "completion": "a"}, {"prompt": CHAT[1:2], "completion": None}],
         [{"messages": CHAT[1:3]}, {"messages": CHAT[1:2]}],
     ):
         one, other = read_prompts(tiny.write_rows(tmp_path / "rows.jsonl", rows))

@@ -269,3 +269,5 @@ def test_answers_to_one_question_stay_together_and_an_instruction_does_not() -> 
     poems = [conversation("Write a poem.", row.answer) for row in rows_of(60)]
     parts = split(poems)
     assert len(parts.test) == 10 and any("10 of 10 test rows ask what" in note for note in parts.report.notes)
+    few = split([conversation(f"Write about {n % 2}.", row.answer) for n, row in enumerate(rows_of(20))])
+    assert [len(few.of(name)) for name in SPLITS] == [12, 4, 4], "two prompts are no reason to refuse twenty rows"

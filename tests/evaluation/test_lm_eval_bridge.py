@@ -114,7 +114,7 @@ def test_the_harness_numbers_are_read_as_they_are() -> None:
             "runs Python code",
         ),
         ({"task.yaml": "task: t\ninclude: base.txt", "base.txt": "custom_dataset: !function utils.f"}, "runs Python"),
-        ({"task.yaml": "task: t\ninclude: ../outside.yaml"}, "outside its folder"),
+        ({"task.yaml": "task: t\ninclude: ../outside.yaml", "../outside.yaml": "class: mine.Task"}, "runs Python code"),
     ],
 )
 def test_what_a_task_file_includes_is_looked_at_too(tmp_path: Path, files: dict[str, str], told: str) -> None:

@@ -196,3 +196,21 @@ def test_the_first_positions_are_those_of_each_row() -> None:
         attachment.model(input_ids=ids[:, :-1], cache=cache, use_cache=True)
         last = attachment.model(input_ids=ids[:, -1:], cache=cache, use_cache=True).logits[:, -1]
         torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_an_encoder_counts_from_zero_after_an_answer_was_written() -> None:
+    """Answers are written by an encoder that is called by itself; it counted on from the last answer's tokens."""
+    model = specimen("bart").model.eval()
+    config = resolve({"method": "loratrf", "loratrf.rank": 4, "loratrf.trf_positions": "first:2"})
+    attachment = get("loratrf").attach(model, config, generator=torch.Generator().manual_seed(0))
+    for name, weight in attachment.model.named_parameters():
+        if weight.requires_grad:
+            torch.nn.init.normal_(weight, std=0.3, generator=torch.Generator().manual_seed(len(name)))
+    ids = torch.tensor([[5, 6, 7, 8]])
+    encoder = attachment.model.get_encoder()
+    with torch.no_grad():
+        before = encoder(input_ids=ids).last_hidden_state
+        attachment.model.generate(input_ids=ids, max_new_tokens=6, min_new_tokens=6)
+        after = encoder(input_ids=ids).last_hidden_state
+    attachment.detach()
+    assert torch.equal(before, after)

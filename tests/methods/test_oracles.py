@@ -15,7 +15,7 @@ from foretune.methods.lorasp import LoraspConfig, LoraspUpdate
 from foretune.methods.loratrf import LoratrfConfig, LoratrfUpdate
 from foretune.methods.loretta import LorettaConfig, LorettaUpdate
 from foretune.methods.melora import MeloraConfig, MeloraUpdate
-from foretune.methods.mora import MoraConfig, MoraUpdate
+from foretune.methods.mora import APART, MoraConfig, MoraUpdate
 from foretune.methods.mtllora import MtlloraConfig, MtlloraUpdate
 from foretune.methods.nola import NolaConfig, NolaUpdate
 from foretune.methods.tuners.layer import Update
@@ -118,10 +118,12 @@ def test_mtllora(tasks: str) -> None:
     agree(update, x, hidden, expected)
 
 
-@pytest.mark.parametrize("kind", ["sharing", "rotation"])
+@pytest.mark.parametrize(("kind", "stored"), [("sharing", False), ("rotation", False), ("rotation", True)])
 @pytest.mark.parametrize("rank", [1, 2])
-def test_mora(kind: str, rank: int) -> None:
-    update, x, hidden, _ = made(MoraUpdate, MoraConfig(rank=rank, kind=kind))
+def test_mora(kind: str, stored: bool, rank: int) -> None:
+    """An adapter that says nothing of its groups is of a version that multiplied the sum of the rotated ones."""
+    config = MoraConfig(rank=rank, kind=kind) if stored else MoraConfig(rank=rank, kind=kind, groups=APART)
+    update, x, hidden, _ = made(MoraUpdate, config)
     size = math.floor(math.sqrt((INPUTS + OUTPUTS) * rank) + 0.5)
     assert update.square.shape == (size, size)
     groups = -(-INPUTS // size)
@@ -135,7 +137,7 @@ def test_mora(kind: str, rank: int) -> None:
         angle = group * 10_000 ** (-2 * pair / size)
         compress[group, 2 * pair, column] = -math.sin(angle) if second else math.cos(angle)
         compress[group, 2 * pair + 1, column] = math.cos(angle) if second else math.sin(angle)
-    if kind == "sharing":
+    if kind == "sharing" or stored:
         compress = compress.sum(0, keepdims=True)
     results = np.concatenate([array(update.square) @ group for group in compress])
     agree_with_matrix(update, x, hidden, results[np.arange(OUTPUTS) % len(results)])

@@ -1,7 +1,7 @@
 """Dealing units of rows out to splits or folds: what belongs together stays together, labels stay balanced.
 
 A *unit* is a set of rows that may not be separated: one group, one cluster of duplicates, the answers to one prompt,
-or what these join. A prompt with very many answers (`_MOST_ANSWERS`) is an instruction, not a question, and joins none.
+or what these join. A prompt that is a large part of the data (`_MOST_ANSWERS`) is an instruction, and joins none.
 Which split a unit goes to depends on its content and the seed, not on where its rows stand in the file.
 """
 
@@ -22,6 +22,8 @@ _NUMBER_BANDS = 5
 _FEWEST_FOR_BANDS = 50
 _MOST_ANSWERS, _MOST_ANSWERS_SHARE = 10, 0.05
 """A prompt that more rows than both have in common asks for something new each time (write a poem)."""
+_LARGEST_PROMPT_SHARE = 0.1
+"""Nor does a prompt of more of few rows join its answers: what is left could not be split."""
 _FEWEST_OF_A_LABEL = 3
 """A label with fewer units stays in training: it cannot be both learned and measured."""
 
@@ -68,6 +70,7 @@ def _of_one_prompt(examples: Sequence[Example]) -> Iterator[list[int]]:
     for row, example in enumerate(examples):
         asking[asked_by(example)].append(row)
     most = max(_MOST_ANSWERS, _MOST_ANSWERS_SHARE * len(examples))
+    most = min(most, max(2.0, _LARGEST_PROMPT_SHARE * len(examples)))
     return (rows for rows in asking.values() if len(rows) <= most)
 
 

@@ -31,8 +31,8 @@ _FEW_ROWS = 20
 _MOSTLY = 0.9
 """From this share of numbers on, a column of text was probably meant to be one of numbers."""
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_CODE = re.compile(r"[+-]?0\d", re.ASCII)
-"""How codes begin: with a zero that a number would lose."""
+_CODE = re.compile(r"[+-]?0\d+", re.ASCII)
+"""A code: it begins with a zero that a number would lose."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,12 @@ def guess_labels(labels: Sequence[Any], *, typed: bool) -> tuple[Task, tuple[str
     if not _is_number_column(labels, typed):
         distinct = len({str(label) for label in labels})
         others = [label for label in labels if not typed and _number(label) is None]
+        if not typed and not others:
+            code = next(label for label in labels if _CODE.fullmatch(str(label).strip()))
+            return "classification", (
+                f"labels such as {str(code)!r} begin with a zero: read as classes, as they are written; "
+                "say --task regression for numbers.",
+            )
         if 0 < len(others) <= (1 - _MOSTLY) * len(labels):
             return "classification", (
                 f"{len(labels) - len(others):,} of {len(labels):,} labels are numbers and the others, such as "
@@ -151,7 +157,7 @@ def drift(kinds: Sequence[str | None]) -> tuple[str, set[int]]:
 def _is_number_column(labels: Sequence[Any], typed: bool) -> bool:
     if typed:
         return all(isinstance(label, int | float) and not isinstance(label, bool) for label in labels)
-    return all(_number(label) is not None and not _CODE.match(str(label).strip()) for label in labels)
+    return all(_number(label) is not None and not _CODE.fullmatch(str(label).strip()) for label in labels)
 
 
 def _number(label: Any) -> float | None:

@@ -75,7 +75,8 @@ def _find(path: Path, pair: str | None) -> tuple[str | None, str | None]:
         layout = find_layout(rows, Columns(pair=pair), None, Place(path))
     except DataError:
         layout = None
-    if PROMPT in names and (layout is None or layout.choices is None):
+    in_turns = any(isinstance(row.get(names.get(PROMPT, PROMPT)), list) for row in rows)
+    if PROMPT in names and not in_turns and (layout is None or layout.choices is None):
         return names[PROMPT], pair
     if layout is not None:
         return None, pair
@@ -118,8 +119,7 @@ def _answered(row: Raw, layout: Layout) -> Raw:
         waits = isinstance(turns, list) and bool(turns) and role_of(turns[-1]) in ("user", "tool")
         return {**row, layout.turns: [*turns, _COMING]} if waits and turns else row
     if layout.choices is not None and layout.answer is not None:
-        given = value_of(row, layout.answer) not in (None, "")
-        return row if given else {**row, layout.answer: 0}
+        return {**row, layout.answer: 0}
     if layout.label is not None:
         return {**row, layout.label: [_TO_COME] if layout.format == LABEL_SETS else _TO_COME}
     if layout.answer is not None:

@@ -104,11 +104,7 @@ def _check_folder(folder: Path, allow_code: bool) -> None:
             if RUNS_CODE in line or line.strip().startswith(CODE_KEYS):
                 raise UsageError("this task file runs Python code.", place=Place(path, number),
                                  remedy="Read it, and allow its code if you trust it.")  # fmt: skip
-        for included in _included(text, path.parent):
-            if not included.is_relative_to(folder.resolve()):
-                raise UsageError("this task file includes one from outside its folder.", place=Place(path),
-                                 remedy="Copy what it includes into the folder.")  # fmt: skip
-            waiting += [included] if included.is_file() else []
+        waiting += [included for included in _included(text, path.parent) if included.is_file()]
 
 
 def _included(text: str, folder: Path) -> list[Path]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from peft.tuners.tuners_utils import BaseTunerLayer
 
 from foretune.data.encode import EncodedRow, encode_rows, inference_ids
 from foretune.data.example import Example
@@ -187,16 +188,18 @@ class Bench:
     def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
         """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before.
 
-        Where attaching fails the model is let go, and the bench with it.
+        Where attaching fails midway the model is let go, and the bench with it; settings that are refused leave both.
         """
         method = get_method(str(config["method"]))
         generator = torch_generator(seed, "init")
         self._check_tasks(config)
+        calibration = self.calibration
         try:
-            attachment = method.attach(self.model, config, generator=generator, calibration=self.calibration)
+            attachment = method.attach(self.model, config, generator=generator, calibration=calibration)
             name_tasks(attachment, self.task.tasks)
-        except BaseException:
-            self.unload()  # what a failed start left in the base must not be trained on
+        except BaseException as error:
+            if not isinstance(error, UsageError) or any(isinstance(m, BaseTunerLayer) for m in self.model.modules()):
+                self.unload()  # what a failed start left in the base must not be trained on
             raise
         try:
             yield attachment, Network(attachment.model, self.kind, self._prefix(attachment.model))

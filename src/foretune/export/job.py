@@ -160,7 +160,10 @@ def _short_prompts(source: Source) -> tuple[str, ...]:
     prompts = tuple(dict.fromkeys(pair.prompt[:LONGEST_PROBE] for pair in pairs if pair.prompt.strip()))
     config = loading.read_config(source.base or source.trained)
     tokenizer = loading.load_tokenizer(_tokenizer_folder(source))
-    return fitting(prompts, tokenizer, config)
+    adapter = loading.read_config(source.trained, loading.ADAPTER_CONFIG) if source.base is not None else {}
+    lengths = (adapter.get(name) for name in ("num_virtual_tokens", "prompt"))
+    learnt = max((length for length in lengths if isinstance(length, int)), default=0)
+    return fitting(prompts, tokenizer, config, learnt)
 
 
 def _reference(source: Source) -> tuple[ProbeAnswer, ...]:

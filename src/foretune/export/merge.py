@@ -35,6 +35,8 @@ def merge(base: Path, adapter: Path, *, labels: Sequence[str] = ()) -> nn.Module
     try:
         merged: nn.Module = adapted.merge_and_unload(safe_merge=True)
     except (NotImplementedError, ValueError, AttributeError, TypeError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate" in str(error):
+            raise
         what = f"{method} cannot be folded into these weights: {error}"
         raise UsageError(what, place=Place(adapter), remedy=remedy) from error
     return merged.eval()

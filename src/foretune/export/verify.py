@@ -13,6 +13,7 @@ tolerance: a tie that rounding may break either way. A wrongly merged or damaged
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ RELATIVE = {"float32": 1e-3, "float16": 5e-3, "bfloat16": 4e-2}
 ANSWER_TOKENS = 12
 """Greedy tokens per probe: enough to leave the first, template-driven ones behind."""
 POSITIONS_LEFT = 32
-"""For the answer and for learnt prompts"""
+"""For the answer, and for models that begin to count at 2"""
 DEFAULT_PROBES = (
     "Name one use of a paper clip.",
     "What comes after Tuesday?",
@@ -80,12 +81,15 @@ def encode(tokenizer: Any, probe: str) -> list[int]:
     return [int(token) for token in ids]
 
 
-def fitting(probes: Sequence[str], tokenizer: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """The probes that leave `POSITIONS_LEFT` of a model's positions, by its ``config.json``; else `DEFAULT_PROBES`."""
+def fitting(probes: Sequence[str], tokenizer: Any, config: Mapping[str, Any], learnt: int = 0) -> tuple[str, ...]:
+    """The probes that leave `POSITIONS_LEFT` of a model's positions, behind ``learnt`` ones of an adapter.
+
+    ``config`` is that of ``config.json``. `DEFAULT_PROBES` where none do.
+    """
     own = config.get("text_config") or config
     most = own.get("max_position_embeddings", own.get("n_positions"))
-    short = [probe for probe in probes if most is None or len(encode(tokenizer, probe)) <= most - POSITIONS_LEFT]
-    return tuple(short) or DEFAULT_PROBES
+    room = math.inf if most is None else most - learnt - POSITIONS_LEFT
+    return tuple(probe for probe in probes if len(encode(tokenizer, probe)) <= room) or DEFAULT_PROBES
 
 
 def answer_probes(

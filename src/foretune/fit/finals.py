@@ -102,7 +102,8 @@ def _whole(evaluator: Evaluator, finalists: Sequence[Finalist]) -> tuple[list[Fi
 def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], end: End) -> list[dict[str, Any]]:
     """The finalists with their loss on the validation rows, the chosen one first; it says so where it is not the best.
 
-    Losses are compared on the rows that all have answered: all of them, or fewer where time ended before. Where
+    Losses are compared on the rows that all have answered: all of them, or fewer where time ended before; one that has
+    answered less than half of what another has does not count. Where
     validation cannot tell two apart, the one that forgot less is chosen (`fit.choice`). One whose checkpoint is damaged
     leaves its place to the next. Raises `StoreError` where none can be read.
     """
@@ -123,6 +124,10 @@ def chosen_by_validation(evaluator: Evaluator, finalists: Sequence[Finalist], en
         score = best.score
         loss = [score.value, score.standard_error, score.n]
         return [{"run": best.run.id, "step": best.step, "loss": loss, "why": " ".join(notes)}]
+    most = max(len(each.answers) for _, each in judged)
+    late = [finalist.run.id for finalist, each in judged if len(each.answers) < LEAST_SHARE * most]
+    judged = [pair for pair in judged if pair[0].run.id not in late]
+    notes = [*notes, *(f"Time ended before {run} had answered half of the validation rows." for run in late)]
     rows = _common_rows(each.answers for _, each in judged)
     table = [(_scored(finalist, each, rows), each) for finalist, each in judged]
     table.sort(key=lambda pair: pair[0]["loss"][0])

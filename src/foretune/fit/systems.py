@@ -124,6 +124,8 @@ def opened(
         )  # fmt: skip
         spec = replace(spec, tasks=_tasks(adapted, examples, name))
         bench = Bench(spec, loaded)
+        if not bench.quantized:  # weights in four bits stay where they were put
+            bench.model.to(bench.accelerator.device)
         yield bench, adapted
 
 

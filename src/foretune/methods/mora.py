@@ -25,6 +25,8 @@ from foretune.methods.tuners.config import AdapterConfig
 from foretune.methods.tuners.layer import Update
 from foretune.methods.tuners.model import define
 
+APART, SUMMED = "apart", "summed"
+"""Rotated groups are multiplied apart. Adapters that do not say so are of a version that multiplied their sum."""
 ROTARY_BASE = 10_000.0
 """Base of the rotation frequencies, as in RoFormer (2104.09864), which the paper follows."""
 
@@ -36,6 +38,7 @@ class MoraConfig(AdapterConfig):
     rank: int = field(default=16, metadata={"help": "The square has as many entries as LoRA of this rank."})
     kind: str = field(default="rotation", metadata={"help": "sharing (type 1) or rotation (type 6)."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout on the input."})
+    groups: str = field(default=SUMMED, metadata={"help": "Whether rotated groups are multiplied apart or summed."})
 
     method = "mora"
 
@@ -47,6 +50,7 @@ class MoraUpdate(Update):
         super().__init__(base, inputs, outputs, config, name)
         self.size = square_size(inputs, outputs, config.knob_of(name))
         self.rotated = config.kind == "rotation"
+        self.summed = not self.rotated or config.groups == SUMMED
         if self.rotated and self.size % 2:
             self.turned = self.size - 1  # the last coordinate has no partner and is not turned
         else:
@@ -75,7 +79,8 @@ class MoraUpdate(Update):
     def compress(self, x: torch.Tensor) -> torch.Tensor:
         """(..., inputs) -> (..., rows for the square, size): one row for sharing, one for each group for rotation."""
         groups = self._groups(x)
-        return self._rotate(groups) if self.rotated else groups.sum(-2, keepdim=True)
+        rows = self._rotate(groups) if self.rotated else groups
+        return rows.sum(-2, keepdim=True) if self.summed else rows
 
     def _spread(self, y: torch.Tensor) -> torch.Tensor:
         """(..., rows, size) -> (..., outputs), side by side, repeated where they are too short."""
@@ -95,7 +100,7 @@ class MoraUpdate(Update):
 
 def build(request: Request) -> MoraConfig:
     """The peft configuration."""
-    return MoraConfig(**request.settings("rank", "kind", "dropout"))
+    return MoraConfig(**request.settings("rank", "kind", "dropout"), groups=APART)
 
 
 define(MoraConfig, MoraUpdate)

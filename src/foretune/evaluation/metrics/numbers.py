@@ -25,7 +25,7 @@ from foretune.evaluation.metrics.rows import checked, from_rows, prediction_of, 
 
 NATS_PER_BIT = math.log(2)
 LARGEST_CORRELATION = 1.0
-_NUMBER = re.compile(r"[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
+_NUMBER = re.compile(r"[-+−]?(?:[1-9]\d{0,2}(?:,\d{3})+(?!\d)(?:\.\d+)?|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 
 
 def number(text: str) -> float | None:

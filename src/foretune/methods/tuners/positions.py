@@ -26,23 +26,28 @@ class PositionWatch:
         """Tokens in the cache before the call"""
         self._first = 0
         """What the model calls the first position"""
-        self._handle: RemovableHandle | None = None
+        self._handles: list[RemovableHandle] = []
 
     def attach(self, model: Any) -> None:
         """Look at every call of ``model``'s backbone."""
-        if self._handle is None:
+        if not self._handles:
             self._first = first_position(model)
-            self._handle = model.base_model.register_forward_pre_hook(self._look, with_kwargs=True)
+            self._handles.append(model.base_model.register_forward_pre_hook(self._look, with_kwargs=True))
+            if model.config.is_encoder_decoder:
+                self._handles.append(model.get_encoder().register_forward_pre_hook(self._begin))
 
     def detach(self) -> None:
         """Look no more."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        while self._handles:
+            self._handles.pop().remove()
 
     def _look(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         cache = cache_of(kwargs)
         self._given, self._past = kwargs.get("position_ids"), 0 if cache is None else cache.get_seq_length()
+
+    def _begin(self, *_: Any) -> None:
+        """An encoder is also called by itself, before an answer is written; it always begins at 0."""
+        self._given, self._past = None, 0
 
     def of(self, hidden: torch.Tensor) -> torch.Tensor:
         """(batch or 1, time) int64 for hidden states (batch, time, width): as given, else counted, from 0."""

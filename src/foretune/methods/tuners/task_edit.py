@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
+from foretune.errors import UsageError
 from foretune.methods.tuners.positions import PositionWatch
 
 SMALLEST_NORM = 1e-6
@@ -77,6 +78,18 @@ class Cosine(torch.autograd.Function):
         return for_hidden, for_task
 
 
+def _edited(positions: str) -> int | None:
+    """How many positions of a row are edited; None for all. Raises `UsageError` for what earlier versions offered."""
+    if positions == "all":
+        return None
+    if not positions.startswith("first:"):
+        raise UsageError(
+            f"loratrf.trf_positions = {positions} is no longer offered: what it edited depended on the padding.",
+            remedy="Train it again with all or first:4.",
+        )
+    return int(positions.removeprefix("first:"))
+
+
 class Edit(nn.Module):
     """s_t · D ( g(h)·(C h) ) on hidden states of width ``width``."""
 
@@ -85,7 +98,7 @@ class Edit(nn.Module):
         self.rank, self.kind, self.task_init = rank, config.trf_gate, config.trf_task_init
         scale = config.trf_alpha or config.alpha * rank / max(1, config.rank)
         self.scale = scale / rank
-        self.first = None if config.trf_positions == "all" else int(config.trf_positions.removeprefix("first:"))
+        self.first = _edited(config.trf_positions)
         """How many positions of a row are edited, from its beginning; None: all of them"""
         self.watch = PositionWatch()
         self.down = nn.Parameter(torch.empty(rank, width))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from foretune.errors import StoreError
 from foretune.search.encoding import Encoding, Floats
 from foretune.search.fidelity import LEVELS
 from foretune.search.past_tasks import SMALLEST_SPREAD, PastTask
@@ -78,7 +79,12 @@ class Scaling:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Scaling:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`. Raises `StoreError` for what an earlier version wrote."""
+        if "gains" not in value:
+            raise StoreError(
+                "an earlier version of Quick-Tune was meta-trained for this, on scores of another scale.",
+                remedy="Begin again in a new folder.",
+            )
         own = value["encoding"]
         categories = tuple((str(name), tuple(words)) for name, words in own["categories"])
         encoding = Encoding(tuple(own["numbers"]), categories, tuple(own["low"]), tuple(own["high"]))
