@@ -68,8 +68,7 @@ def evaluate(
     from foretune.data.columns import Columns
     from foretune.data.corpora import locate
     from foretune.data.read import read
-    from foretune.evaluation.metrics import default_metric, loss_unit, metric
-    from foretune.evaluation.metrics.labels import reading_note
+    from foretune.evaluation.metrics import default_metric, metric
     from foretune.files import canonical_json, check_output, write_text
     from foretune.fit.known import known_languages, known_task
     from foretune.fit.systems import Settings, evaluate_rows
@@ -103,8 +102,16 @@ def evaluate(
         typer.echo(json.dumps(_as_json(result, found.task, len(examples)), ensure_ascii=False, indent=2))
         return
     typer.echo(f"{system} on {len(examples)} {part}rows of {data} ({found.task})")
+    _tell(result, found.task)
+
+
+def _tell(result: Evaluation, task: str) -> None:
+    """A line for each metric, with what was read into the answers and the difference to the base below it."""
+    from foretune.evaluation.metrics import loss_unit, metric
+    from foretune.evaluation.metrics.labels import reading_note
+
     for name, score in result.scores.items():
-        unit = loss_unit(result.kind, found.task) if name == "loss" else metric(name).unit
+        unit = loss_unit(result.kind, task) if name == "loss" else metric(name).unit
         typer.echo(f"  {name:18} {score.value:.4g} ± {score.standard_error:.2g} {unit}")
         if note := reading_note(score):
             typer.echo(f"  {'':18} {note}")

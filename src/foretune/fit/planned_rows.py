@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from foretune.catalogue.languages import parse_pair
 from foretune.config.spec import FitSpec
-from foretune.data.columns import said_in
-from foretune.data.corpora import locate
 from foretune.data.instruction import before_texts, instructed
-from foretune.data.read import ReadResult, read
+from foretune.data.read import ReadResult
 from foretune.data.translation import prefix_for
 from foretune.errors import DataError, Place
 from foretune.fit.find_model import ModelFacts
 from foretune.fit.row_tokens import RowCount, count_tokens
+from foretune.fit.rows import read_all
 
 _FEW_ROWS = 50
 _VALIDATION_NAMES = frozenset({"validation", "valid", "val", "dev"})
@@ -61,12 +60,8 @@ def planned_rows(spec: FitSpec, facts: ModelFacts, context_tokens: int) -> Plann
     settings = spec.data
     if not settings.path:
         raise DataError("no data was given.", place=Place("data.path"), remedy="Name a file: foretune plan DATA.")
-    result = _read(spec, settings.path)
-    extra = {
-        name: len(_read(spec, path, task=result.task).examples)
-        for name, path in (("validation", settings.validation), ("test", settings.test))
-        if path is not None
-    }
+    found = read_all(spec)
+    result, extra = found.data, {name: len(part.examples) for name, part in found.given.items()}
     train, validation, test = _splits(spec, result, extra)
     if not train:
         raise DataError("no rows are left to train on.", place=Place(settings.path), remedy="Give more rows.")
@@ -89,17 +84,6 @@ def instruction_of(spec: FitSpec, model: ModelFacts) -> str:
     languages = None if spec.data.languages is None else parse_pair(spec.data.languages)
     told = "" if languages is None else prefix_for(languages, shapes.kind, shapes.architecture, model.folder)
     return before_texts(spec.data.instruction, told, replaces=shapes.kind == "causal")
-
-
-def _read(spec: FitSpec, path: str, *, task: str | None = None) -> ReadResult:
-    columns = said_in(spec.data)
-    return read(
-        locate(path),
-        format=spec.data.format,
-        columns=columns if task is None else replace(columns, split=None),
-        task=spec.data.task or task,
-        on_bad_row=spec.data.on_bad_row,
-    )
 
 
 def _splits(spec: FitSpec, result: ReadResult, extra: dict[str, int]) -> tuple[int, int, int]:

@@ -14,12 +14,9 @@ from typing import Any
 from foretune.catalogue.languages import parse_pair
 from foretune.catalogue.models import ModelReference
 from foretune.config.spec import FitSpec
-from foretune.data import corpora
-from foretune.data.columns import said_in
 from foretune.data.example import Example
 from foretune.data.instruction import instructed
 from foretune.data.profile import profile
-from foretune.data.read import ReadResult, read
 from foretune.data.split import Splits, split
 from foretune.data.tasks import task_names
 from foretune.errors import DataError, Place
@@ -29,6 +26,7 @@ from foretune.files import write_json, write_text
 from foretune.fit.folder import RunFolder
 from foretune.fit.plan import Plan, context_tokens
 from foretune.fit.planned_rows import instruction_of
+from foretune.fit.rows import Found, read_all
 from foretune.fit.selected import write_others
 from foretune.models.load import locate
 from foretune.packages import Progress
@@ -134,72 +132,20 @@ def check_learnt(rows: Sequence[Example], name: str, labels: Sequence[str], task
             )
 
 
-@dataclass(frozen=True)
-class Found:
-    """The rows of a specification: its data, and the files given for validation and test."""
-
-    data: ReadResult
-    given: Mapping[str, ReadResult]
-
-    @property
-    def all(self) -> tuple[ReadResult, ...]:
-        """What was read, the data first."""
-        return (self.data, *self.given.values())
-
-
-def read_rows(
-    spec: FitSpec,
-    source: str,
-    quarantine: Path | None = None,
-    *,
-    task: str | None = None,
-    like: str | None = None,
-    a_split: bool = False,
-) -> ReadResult:
-    """The rows of ``source``, read as a specification says; raises `DataError` with file and line.
-
-    ``task``: what they are where the specification does not say. ``like``: see `foretune.data.read.read`. A split
-    column says nothing about a file that is ``a_split``.
-    """
-    settings = spec.data
-    columns = said_in(settings)
-    return read(
-        corpora.locate(source),
-        format=settings.format,
-        columns=replace(columns, split=None) if a_split else columns,
-        task=settings.task or task,
-        like=like,
-        on_bad_row=settings.on_bad_row,
-        quarantine=quarantine,
-    )
-
-
 def read_and_split(spec: FitSpec, quarantine: Path | None = None) -> tuple[Found, Splits]:
     """The rows of a specification, read as one task, and split.
 
-    Bad rows of given files go to files of their own beside ``quarantine``. Raises `DataError` with file and line.
+    See `fit.rows.read_all`.
     """
-    settings = spec.data
-    data = read_rows(spec, str(settings.path), quarantine)
-    given = {
-        name: read_rows(
-            spec,
-            path,
-            None if quarantine is None else quarantine.with_name(f"{name}-{quarantine.name}"),
-            task=data.task,
-            a_split=True,
-        )
-        for name, path in (("validation", settings.validation), ("test", settings.test))
-        if path is not None
-    }
+    settings, found = spec.data, read_all(spec, quarantine)
     splits = split(
-        data.examples,
+        found.data.examples,
         seed=spec.search.seed,
         validation_share=settings.validation_share,
         test_share=settings.test_share,
-        given={name: part.examples for name, part in given.items()},
+        given={name: part.examples for name, part in found.given.items()},
     )
-    return Found(data, given), splits
+    return found, splits
 
 
 def write_split(path: Path, examples: Sequence[Example]) -> None:

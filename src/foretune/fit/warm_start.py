@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.methods import config_space, resolve
+from foretune.catalogue.methods import config_space, declaration, resolve
 from foretune.catalogue.regularizers import NONE as NO_REGULARIZER
 from foretune.catalogue.regularizers import SETTING as REGULARIZER
 from foretune.catalogue.selection import NONE as NO_SELECTION
@@ -47,8 +47,6 @@ SLOWER = 0.5
 """Of the learning rate that the earlier run had: its weights are no longer at the start."""
 CHANGED = ("learning_rate", "epochs", REGULARIZER, "selection", "keep")
 """Settings that the further run does not take from the earlier one"""
-FROM_ROWS = ("loraga", "lofit", "cpt")
-"""Methods whose frozen parts come from training rows and lie in no checkpoint: other rows would give other parts"""
 SEEN = {"train": ("trained on", ("test", "validation")), "validation": ("chosen by", ("test",))}
 """What rows of an earlier split were for, and the splits in which they must not be now"""
 
@@ -116,7 +114,7 @@ def why_not(earlier: Earlier, now: Prepared, weights: str, fixed: Mapping[str, A
         return "its base model is another"
     if (then.task, then.labels, then.tasks) != (task.task, task.labels, task.tasks):
         return "its task, or its classes, are others"
-    if earlier.config["method"] in FROM_ROWS:
+    if declaration(str(earlier.config["method"])).freezes_from_rows:
         return "its method took from its own training rows what its weights do not hold"
     if then.plain_template != task.plain_template:
         return "it was taught with another template"

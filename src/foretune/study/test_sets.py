@@ -19,7 +19,8 @@ from foretune.data.instruction import instructed
 from foretune.errors import DataError, Place
 from foretune.execution.types import TaskSpec
 from foretune.files import read_lines
-from foretune.fit.prepare import check_learnt, read_and_split, read_rows, write_split
+from foretune.fit.prepare import check_learnt, read_and_split, write_split
+from foretune.fit.rows import read_rows
 
 OWN = ""
 """The name of a task's own test rows."""
