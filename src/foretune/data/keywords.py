@@ -6,7 +6,7 @@ For what looks at a model from outside the loop: starts that read activations or
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -43,6 +43,8 @@ class Calibration:
     pad_id: int
     decoder_start_id: int
     device: torch.device
+    taken: dict[str, torch.Tensor] = field(default_factory=dict)
+    """What a method made of the rows and does not train: put here by the run that began, used by one that goes on"""
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Keyword arguments of the model, batch by batch."""

@@ -96,6 +96,8 @@ class Bench:
         self._splits: dict[str, Split] = {}
         self._base_scores: dict[str, dict[int, RowScore]] = {}
         self._others: dict[str, Bench] = {}
+        self.taken: Mapping[str, torch.Tensor] = {}
+        """What the attached method made of training rows and does not train"""
         self.mask_reports: dict[str, MaskReport] = {}
 
     def for_task(self, task: TaskSpec) -> Bench:
@@ -185,18 +187,22 @@ class Bench:
         return encode_rows(examples, self.tokenizer, cache=cache_folder() / "tokens", **settings)
 
     @contextmanager
-    def attached(self, config: Mapping[str, Any], seed: int) -> Iterator[tuple[Attachment, Network]]:
+    def attached(
+        self, config: Mapping[str, Any], seed: int, taken: Mapping[str, torch.Tensor] | None = None
+    ) -> Iterator[tuple[Attachment, Network]]:
         """Inside, the method of ``config`` is attached with fresh weights; afterwards the base is as before.
 
+        ``taken`` is what the method made of training rows when the run began, where it goes on (`taken` of its bench).
         Where attaching fails midway the model is let go, and the bench with it; settings that are refused leave both.
         """
         method = get_method(str(config["method"]))
         generator = torch_generator(seed, "init")
         self._check_tasks(config)
-        calibration = self.calibration
+        calibration = self._calibration(taken or {})
         try:
             attachment = method.attach(self.model, config, generator=generator, calibration=calibration)
             name_tasks(attachment, self.task.tasks)
+            self.taken = {} if calibration is None else calibration.taken
         except BaseException as error:
             if not isinstance(error, UsageError) or any(isinstance(m, BaseTunerLayer) for m in self.model.modules()):
                 self.unload()  # what a failed start left in the base must not be trained on
@@ -217,21 +223,15 @@ class Bench:
                 remedy=f"Set training.{setting} to {len(self.task.tasks)}: {', '.join(map(repr, self.task.tasks))}.",
             )
 
-    @cached_property
-    def calibration(self) -> Calibration | None:
+    def _calibration(self, taken: Mapping[str, torch.Tensor]) -> Calibration | None:
         """The training rows that a method may look at before it starts: the same for every run on this task."""
-        rows = self.split("train").rows if (Path(self.task.folder) / "train.jsonl").is_file() else ()
-        if not rows:
+        task = self.task
+        rows = self.split("train").rows if (Path(task.folder) / "train.jsonl").is_file() else ()
+        if not rows and not taken:
             return None
-        chosen = subset(min(CALIBRATION_ROWS, len(rows)), len(rows), self.task.seed)
-        return Calibration(
-            [rows[i] for i in chosen],
-            self.kind,
-            self.task.micro_batch_tokens,
-            self.pad_id,
-            self.decoder_start_id,
-            self.model.device,
-        )
+        chosen = [rows[i] for i in subset(min(CALIBRATION_ROWS, len(rows)), len(rows), task.seed)]
+        limit, device = task.micro_batch_tokens, self.model.device
+        return Calibration(chosen, self.kind, limit, self.pad_id, self.decoder_start_id, device, dict(taken))
 
     def _prefix(self, adapted: Any) -> FrozenPrefix | None:
         """The part of an adapted model below its lowest adapted layer, where there is one worth keeping."""

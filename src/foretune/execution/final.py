@@ -7,10 +7,10 @@ when the answers lie in their file, and a trial taken up again finds the file or
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from foretune.errors import Place, StoreError
 from foretune.execution.bench import Bench
@@ -18,11 +18,9 @@ from foretune.execution.orders import FinalTest, subset
 from foretune.files import write_json
 from foretune.methods.base import Attachment
 from foretune.training import checkpoint
+from foretune.training.checkpoint import Checkpoint
 from foretune.training.forward import Network
 from foretune.training.optimizer import MasterWeights, OptimizerSettings, without_moments
-
-if TYPE_CHECKING:
-    import torch
 
 OWN = "test"
 """The split of a task's own test rows."""
@@ -31,15 +29,26 @@ OWN = "test"
 def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None:
     """Give an attachment the weights of a run's checkpoint; raises `StoreError` when it is gone or damaged."""
     masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
-    masters.load_state(weights_of(run_folder, step))
+    masters.load_state(without_moments(saved_at(run_folder, step).tensors()))
 
 
-def weights_of(run_folder: Path, step: int) -> dict[str, torch.Tensor]:
-    """The weights of a run's checkpoint, without the optimiser's moments; `StoreError` when it is gone or damaged."""
+def saved_at(run_folder: Path, step: int) -> Checkpoint:
+    """A run's checkpoint; raises `StoreError` when it is gone or damaged."""
     saved = checkpoint.read(run_folder, step)
     if saved is None:
         raise StoreError(f"the checkpoint of step {step} is missing or damaged.", place=Place(run_folder))
-    return without_moments(saved.tensors())
+    return saved
+
+
+@contextmanager
+def restored(
+    bench: Bench, config: Mapping[str, Any], seed: int, run_folder: Path, step: int
+) -> Iterator[tuple[Attachment, Network]]:
+    """Inside, the run of ``config`` and ``seed`` is attached as its checkpoint has it; `StoreError` as `saved_at`."""
+    taken = saved_at(run_folder, step).taken()
+    with bench.attached(config, seed, taken) as (attachment, network):
+        load_checkpoint(attachment, run_folder, step)
+        yield attachment, network
 
 
 def answer_test(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from foretune.evaluation.forgetting import general_text
 from foretune.evaluation.retrieval import retrieve
 from foretune.execution.bench import Bench
 from foretune.execution.blocks import carry_out
-from foretune.execution.final import load_checkpoint
+from foretune.execution.final import restored
 from foretune.execution.kept import kept
 from foretune.execution.memory import forget_peak, peak_memory_bytes
 from foretune.execution.orders import TrialOrder, subset
@@ -28,9 +29,11 @@ from foretune.execution.trial import Trial, loop_settings, loss_of
 from foretune.export.adapter import export_adapter
 from foretune.export.verify import DEFAULT_PROBES, answer_probes, verify
 from foretune.files import write_json
+from foretune.methods.base import Attachment
 from foretune.models.fetch import folder_of
 from foretune.search.types import Lease
 from foretune.selection.base import SelectionStopped
+from foretune.training.forward import Network
 from foretune.training.loop import StepReport, Training
 from foretune.training.ranks import ranks_of
 
@@ -178,8 +181,7 @@ def evaluate(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: 
         }
 
     if payload.get("run_folder"):
-        with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
-            load_checkpoint(attachment, Path(payload["run_folder"]), int(payload["step"]))
+        with _restored(bench, payload) as (_, network):
             result = measure(network)
     else:
         result = measure(bench.network)
@@ -217,6 +219,11 @@ def _previous_losses(
     return losses if len(losses) == len(rows) else [], ""
 
 
+def _restored(bench: Bench, payload: Mapping[str, Any]) -> AbstractContextManager[tuple[Attachment, Network]]:
+    config, seed = payload["config"], int(payload["seed"])
+    return restored(bench, config, seed, Path(payload["run_folder"]), int(payload["step"]))
+
+
 def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: Stopped) -> dict[str, Any]:
     """Write the adapter of a run's checkpoint to ``payload["output"]`` and check that it answers as here.
 
@@ -224,8 +231,7 @@ def export(bench: Bench, payload: Mapping[str, Any], report: Report, stopped: St
     Raises `ModelError` (and leaves nothing) when the written folder answers differently.
     """
     output = Path(payload["output"])
-    with bench.attached(payload["config"], int(payload["seed"])) as (attachment, network):
-        load_checkpoint(attachment, Path(payload["run_folder"]), int(payload["step"]))
+    with _restored(bench, payload) as (attachment, network):
         export_adapter(attachment, output, tokenizer=bench.tokenizer, base_model=payload["base"])
         with attachment.observed():
             validation = len(bench.split("validation").rows)

@@ -24,7 +24,7 @@ from foretune.evaluation.likelihood import RowScore
 from foretune.evaluation.metrics import METRICS
 from foretune.execution.base_rates import ensure_rates
 from foretune.execution.bench import Bench
-from foretune.execution.final import answer_test, load_checkpoint, weights_of
+from foretune.execution.final import answer_test, load_checkpoint, saved_at
 from foretune.execution.kept import Kept, kept
 from foretune.execution.memory import forget_peak, peak_memory_bytes
 from foretune.execution.orders import TrialOrder
@@ -34,6 +34,7 @@ from foretune.regularization.registry import build as build_regularizers
 from foretune.search.types import Lease, Observation, Score, Status
 from foretune.selection.base import SelectionStopped
 from foretune.training import checkpoint
+from foretune.training.checkpoint import Checkpoint
 from foretune.training.forward import Network
 from foretune.training.loop import LoopSettings, StepReport, Training
 from foretune.training.optimizer import OptimizerSettings, without_moments
@@ -85,17 +86,22 @@ class Trial:
             chosen = self._kept()
         except SelectionStopped:  # nothing was trained; what was scored is kept
             return self._observation(lease.from_step, "paused", {})
-        lock = FolderLock(self.order.folder) if self.leads else nullcontext()
-        with lock, self.bench.attached(lease.config, lease.seed) as (attachment, network):
-            training = self._training(attachment, network, chosen)
-            try:
-                return self._carry_out(training, network)
-            finally:
-                training.close()
+        with FolderLock(self.order.folder) if self.leads else nullcontext():
+            begun, saved = self._saved()
+            taken = None if saved is None else saved.taken()
+            with self.bench.attached(lease.config, lease.seed, taken) as (attachment, network):
+                training = self._training(attachment, network, chosen)
+                try:
+                    if begun and saved is not None:
+                        self._resume(training, saved)
+                    elif saved is not None:
+                        training.masters.load_state(without_moments(saved.tensors()))
+                    return self._carry_out(training, network)
+                finally:
+                    training.close()
 
     def _carry_out(self, training: Training, network: Network) -> Observation:
         lease = self.order.lease
-        self._resume(training)
         for rung in sorted({*lease.rungs, lease.to_step}):
             if rung not in self.seen:
                 status = self._train_to(training, rung)
@@ -147,20 +153,23 @@ class Trial:
             ranks=self.ranks,
         )
 
-    def _resume(self, training: Training) -> None:
+    def _saved(self) -> tuple[bool, Checkpoint | None]:
+        """Whether this run was begun before, and the checkpoint where it goes on or, of an earlier fit, begins."""
         lease = self.order.lease
         saved = checkpoint.newest(self.order.folder, at_most=lease.to_step)
         if saved is not None and saved.facts["seed"] == lease.seed:
-            training.load_state(saved.step, saved.tensors(), saved.facts)
-            seen = [Observation.from_json(value) for value in saved.facts["seen"]]
-            self.seen = {observation.step: observation for observation in seen}
-            self.train_s, self.tokens = saved.facts["since_s"], saved.facts["since_tokens"]  # not told yet
-            self.train_cpu_s = saved.facts.get("since_cpu_s", 0.0)
-            return
+            return True, saved
         if lease.from_step > 0:
             logger.warning("run %s has no valid checkpoint; it starts again", lease.run)
-        if (initial_weights := self.order.initial_weights) is not None:
-            training.masters.load_state(weights_of(Path(initial_weights.folder), initial_weights.step))
+        start = self.order.initial_weights
+        return False, None if start is None else saved_at(Path(start.folder), start.step)
+
+    def _resume(self, training: Training, saved: Checkpoint) -> None:
+        training.load_state(saved.step, saved.tensors(), saved.facts)
+        seen = [Observation.from_json(value) for value in saved.facts["seen"]]
+        self.seen = {observation.step: observation for observation in seen}
+        self.train_s, self.tokens = saved.facts["since_s"], saved.facts["since_tokens"]  # not told yet
+        self.train_cpu_s = saved.facts.get("since_cpu_s", 0.0)
 
     def _score_base(self) -> None:
         """Have the base's scores of all rows that the lease will be scored on, to say the gain over it.
@@ -265,6 +274,7 @@ class Trial:
         if not self.leads:
             return
         tensors, facts = training.state()
+        tensors |= {checkpoint.TAKEN + name: tensor for name, tensor in self.bench.taken.items()}
         fence = {"lease": lease.id, "attempt": lease.attempt, "run": lease.run, "seed": lease.seed}
         seen = [observation.to_json() for _, observation in sorted(self.seen.items())]
         since = {"since_s": self.train_s, "since_cpu_s": self.train_cpu_s, "since_tokens": self.tokens}

@@ -24,7 +24,7 @@ from foretune.evaluation.probes.inversion import conflicts, margin
 from foretune.evaluation.probes.landscape import slice_of
 from foretune.evaluation.probes.ranks import by_rank
 from foretune.execution.bench import Bench
-from foretune.execution.final import load_checkpoint
+from foretune.execution.final import restored
 from foretune.fit.systems import SPLIT, Settings, opened
 from foretune.training import checkpoint
 from foretune.training.forward import Network
@@ -85,8 +85,8 @@ def _variants(bench: Bench, adapted: Any, system: Path) -> Iterator[tuple[str, N
     yield "base", bench.network, None
     facts = {step: saved for step in steps if (saved := checkpoint.read(system, step)) is not None}
     for step, saved in facts.items():
-        with bench.attached(saved.facts["config"], int(saved.facts["seed"])) as (attachment, network):
-            load_checkpoint(attachment, system, step)
+        config, seed = saved.facts["config"], int(saved.facts["seed"])
+        with restored(bench, config, seed, system, step) as (attachment, network):
             yield f"step {step}", network, attachment.disabled
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.methods import config_space, declaration, resolve
+from foretune.catalogue.methods import config_space, resolve
 from foretune.catalogue.regularizers import NONE as NO_REGULARIZER
 from foretune.catalogue.regularizers import SETTING as REGULARIZER
 from foretune.catalogue.selection import NONE as NO_SELECTION
@@ -114,8 +114,6 @@ def why_not(earlier: Earlier, now: Prepared, weights: str, fixed: Mapping[str, A
         return "its base model is another"
     if (then.task, then.labels, then.tasks) != (task.task, task.labels, task.tasks):
         return "its task, or its classes, are others"
-    if declaration(str(earlier.config["method"])).freezes_from_rows:
-        return "its method took from its own training rows what its weights do not hold"
     if then.plain_template != task.plain_template:
         return "it was taught with another template"
     try:

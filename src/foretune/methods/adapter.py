@@ -45,6 +45,17 @@ class Request:
     knob: str
     calibration: Iterable[Any] | None = None
 
+    def from_rows(self, look: Callable[[Iterable[Any]], dict[str, torch.Tensor]]) -> Mapping[str, torch.Tensor] | None:
+        """What ``look`` makes of the calibration rows; where the run began before, what it made then.
+
+        None without rows. For what is not trained, and so in no weights: a run that goes on must not look again, as
+        other rows, or another machine's rounding, would make it another adapter.
+        """
+        taken: dict[str, torch.Tensor] = getattr(self.calibration, "taken", {})
+        if not taken and self.calibration is not None:
+            taken.update(look(self.calibration))
+        return taken or None
+
     @property
     def names(self) -> list[str]:
         """Names of the targets."""

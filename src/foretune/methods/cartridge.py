@@ -88,7 +88,8 @@ def start(attachment: PeftAttachment, request: Request) -> None:
     if request.own["start"] == "random":
         return
     length = int(request.own["prefix"])
-    tokens, _ = context_of(request.calibration or (), length)
+    found = request.from_rows(lambda calibration: {"tokens": torch.tensor(context_of(calibration, length)[0])})
+    tokens = [] if found is None else found["tokens"].tolist()
     if len(tokens) < length:
         raise UsageError(
             f"cartridge.start=rows needs {length} tokens of training rows, and there are {len(tokens)}.",

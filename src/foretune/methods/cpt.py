@@ -82,10 +82,18 @@ def context_of(rows: Iterable[Mapping[str, Any]], length: int) -> tuple[list[int
 def build(request: Request) -> CptConfig:
     """The peft configuration, with the context from the calibration rows where there are some."""
     settings = prompt_settings(request, "prompt", "epsilon")
-    tokens, still = context_of(request.calibration or (), int(settings["prompt"]))
-    if len(tokens) < int(settings["prompt"]):
-        tokens, still = [], []
-    return CptConfig(**settings, tokens=tokens, still=still)
+    length = int(settings["prompt"])
+
+    def look(calibration: Iterable[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        tokens, still = context_of(calibration, length)
+        if len(tokens) < length:
+            tokens, still = [], []
+        return {"tokens": torch.tensor(tokens, dtype=torch.long), "still": torch.tensor(still, dtype=torch.long)}
+
+    config = CptConfig(**settings)
+    if (found := request.from_rows(look)) is not None:
+        config.tokens, config.still = found["tokens"].tolist(), found["still"].tolist()
+    return config
 
 
 define(CptConfig, ContextPrompt, model=PromptModel)

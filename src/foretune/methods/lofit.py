@@ -117,14 +117,18 @@ def build(request: Request) -> LofitConfig:
     if weight.shape[1] % heads or not weight.is_floating_point():
         raise UsageError("LoFiT needs attention heads of equal width and a base that is not quantised.")
     head_dim = weight.shape[1] // heads
-    if request.own["selection"] == "gradient" and request.calibration is not None:
-        scores = gradient_scores(model, modules, heads, head_dim, request.calibration)
-    else:
-        scores = torch.rand(len(modules), heads, generator=torch.Generator().manual_seed(request.seed % 2**31))
     count = chosen_heads(len(modules), heads, float(request.own["share"]))
-    best = sorted(scores.reshape(-1).argsort(descending=True)[:count].tolist())
+
+    def highest(scores: torch.Tensor) -> torch.Tensor:
+        return scores.reshape(-1).argsort(descending=True)[:count].sort().values
+
+    def look(calibration: Iterable[Any]) -> dict[str, torch.Tensor]:
+        return {"heads": highest(gradient_scores(model, modules, heads, head_dim, calibration))}
+
+    asked = request.from_rows(look) if request.own["selection"] == "gradient" else None
+    drawn = torch.rand(len(modules), heads, generator=torch.Generator().manual_seed(request.seed % 2**31))
     chosen: dict[str, list[int]] = {}
-    for number in best:
+    for number in (highest(drawn) if asked is None else asked["heads"]).tolist():
         chosen.setdefault(modules[number // heads], []).append(number % heads)
     return LofitConfig(
         target_modules=list(chosen),

@@ -124,17 +124,25 @@ def build(request: Request) -> LoragaConfig:
 
 def start(attachment: PeftAttachment, request: Request) -> None:
     """Find every layer's start from the gradient of its weight."""
-    if request.calibration is None:
-        return
     model: Any = attachment.model
     layers = {name: module for name, module in model.named_modules() if isinstance(module, AdapterLayer)}
-    weights: dict[str, Any] = {name: layer.base_layer.weight for name, layer in layers.items()}
-    if not all(weight.is_floating_point() for weight in weights.values()):
-        raise ValueError("a 4-bit base has no gradient of its weights")
-    for name, gradient in weight_gradients(model, weights, request.calibration).items():
-        update: Any = layers[name].updates["default"]
-        transposed = type(layers[name].base_layer).__name__ == "Conv1D"
-        update.begin(*first_factors(gradient.T if transposed else gradient, len(update.a), float(request.own["gamma"])))
+    updates: dict[str, Any] = {name: layer.updates["default"] for name, layer in layers.items()}
+
+    def look(calibration: Iterable[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        weights: dict[str, Any] = {name: layer.base_layer.weight for name, layer in layers.items()}
+        if not all(weight.is_floating_point() for weight in weights.values()):
+            raise ValueError("a 4-bit base has no gradient of its weights")
+        found: dict[str, torch.Tensor] = {}
+        for name, gradient in weight_gradients(model, weights, calibration).items():
+            transposed = type(layers[name].base_layer).__name__ == "Conv1D"
+            rank, gamma = len(updates[name].a), float(request.own["gamma"])
+            a, b = first_factors(gradient.T if transposed else gradient, rank, gamma)
+            found |= {f"{name}.a": a, f"{name}.b": b}
+        return found
+
+    if (first := request.from_rows(look)) is not None:
+        for name, update in updates.items():
+            update.begin(first[f"{name}.a"], first[f"{name}.b"])
 
 
 define(LoragaConfig, Loraga)

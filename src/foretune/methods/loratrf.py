@@ -278,55 +278,47 @@ def _block_of(name: str) -> str:
     return "" if number is None else ".".join(parts[: number + 1])
 
 
-def point_to_mean_hidden(model: Any, calibration: Iterable[Mapping[str, Any]]) -> None:
-    """Set every task vector to the mean hidden state over calibration rows, stretched to the norm √width.
+def mean_hidden(model: Any, calibration: Iterable[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+    """The mean hidden state over calibration rows at every edit with a task vector, stretched to the norm √width.
 
     ``calibration`` yields keyword arguments of the model. The edits are still zero, so they see the base's states.
     """
-    sums: dict[Edit, torch.Tensor] = {}
+    sums: dict[str, torch.Tensor] = {}
 
-    def add(edit: Any, arguments: tuple[torch.Tensor, ...]) -> None:
-        hidden = arguments[0].detach().float()
-        mean = hidden.reshape(-1, hidden.shape[-1]).mean(0)
-        sums[edit] = sums.get(edit, torch.zeros_like(mean)) + mean
+    def adding(name: str) -> Any:
+        def add(_: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+            hidden = arguments[0].detach().float()
+            mean = hidden.reshape(-1, hidden.shape[-1]).mean(0)
+            sums[name] = sums.get(name, torch.zeros_like(mean)) + mean
 
-    handles = [edit.register_forward_pre_hook(add) for edit in edits(model).values() if edit.task is not None]
+        return add
+
+    asked = {name: edit for name, edit in edits(model).items() if edit.task is not None}
+    handles = [edit.register_forward_pre_hook(adding(name)) for name, edit in asked.items()]
     try:
         with torch.no_grad():
             for batch in islice(calibration, CALIBRATION_ROWS):
                 model(**{key: value for key, value in batch.items() if key != "labels"})
-            for edit, total in sums.items():
-                assert edit.task is not None
-                norm = torch.linalg.vector_norm(total).clamp_min(SMALLEST_NORM)
-                edit.task.copy_((total / norm * math.sqrt(total.numel())).to(edit.task.dtype))
     finally:
         for handle in handles:
             handle.remove()
+    norms = {name: torch.linalg.vector_norm(total).clamp_min(SMALLEST_NORM) for name, total in sums.items()}
+    return {name: total / norms[name] * math.sqrt(total.numel()) for name, total in sums.items()}
 
 
-class Loratrf(AdapterMethod):
-    """The method ``loratrf``: an adapter whose task vectors may start from data."""
-
-    def attach(
-        self,
-        model: nn.Module,
-        fields: Mapping[str, Any],
-        *,
-        generator: torch.Generator,
-        calibration: Iterable[Any] | None = None,
-    ) -> PeftAttachment:
-        """As every adapter; with ``trf_task_init=mean_hidden`` task vectors start as mean hidden states.
-
-        Raises `UsageError` when that is asked for and there are no calibration rows.
-        """
-        attachment = super().attach(model, fields, generator=generator, calibration=calibration)
-        if self.declaration.own(fields)["trf_task_init"] == "mean_hidden":
-            if calibration is None:
-                attachment.detach()
-                raise UsageError("trf_task_init=mean_hidden needs calibration rows.", remedy="Use normal here.")
-            point_to_mean_hidden(attachment.model, calibration)
-        return attachment
+def start(attachment: PeftAttachment, request: Request) -> None:
+    """With ``trf_task_init=mean_hidden``, task vectors start as mean hidden states; `UsageError` without rows."""
+    if request.own["trf_task_init"] != "mean_hidden":
+        return
+    model: Any = attachment.model
+    found = request.from_rows(lambda calibration: mean_hidden(model, calibration))
+    if found is None:
+        raise UsageError("trf_task_init=mean_hidden needs calibration rows.", remedy="Use normal here.")
+    begun = edits(model)
+    with torch.no_grad():
+        for name, vector in found.items():
+            begun[name].get_parameter("task").copy_(vector)
 
 
 define(LoratrfConfig, LoratrfUpdate, model=LoratrfBase)
-METHOD = Loratrf("loratrf", build)
+METHOD = AdapterMethod("loratrf", build, start)

@@ -1,8 +1,8 @@
 """Checkpoints: folders written aside, hashed, flushed, renamed; the newest valid one is used.
 
-``step-00000120/`` holds ``state.safetensors`` (masters and moments), ``state.json`` (everything else, with lease id
-and attempt for fencing) and the manifest of hashes. A folder that fails its manifest is set aside under
-``damaged-`` and named in the log; nothing is unpickled.
+``step-00000120/`` holds ``state.safetensors`` (masters, moments, what the method made of training rows), ``state.json``
+(everything else, with lease id and attempt for fencing) and the manifest of hashes. A folder that fails its manifest is
+set aside under ``damaged-`` and named in the log; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 _PREFIX = "step-"
+TAKEN = "taken/"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Checkpoint:
 
         tensors: dict[str, torch.Tensor] = load_file(self.folder / "state.safetensors")
         return tensors
+
+    def taken(self) -> dict[str, torch.Tensor]:
+        """What the method made of training rows when the run began, and does not train."""
+        tensors = self.tensors().items()
+        return {name.removeprefix(TAKEN): tensor for name, tensor in tensors if name.startswith(TAKEN)}
 
 
 def save(run_folder: Path, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> Path:

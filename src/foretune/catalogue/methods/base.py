@@ -127,8 +127,6 @@ class Declaration:
     """Whether two adapters of it can be attached at once."""
     notes: tuple[str, ...] = ()
     """What a user should know before choosing it."""
-    freezes_from_rows: bool = False
-    """Whether parts that are not trained, and lie in no checkpoint, come from the training rows"""
     merges: Callable[[Mapping[str, Any]], bool] | None = None
     """Which of its settings merge exactly, where the trait is ``approximate``."""
 

@@ -20,5 +20,4 @@ CPT = replace(
         options=(32, 64, 128, 256),
         notes=("answers in the context do not move; they are counted",),
     ),
-    freezes_from_rows=True,
 )

@@ -35,7 +35,6 @@ LOFIT = Declaration(
     ),
     menu=Space((Choice("lofit.share", (0.03, 0.1, 0.3), 0.03),)),
     traits=ADAPTER_TRAITS,
-    freezes_from_rows=True,
     rate_multiplier=50.0,
     short_run_multiplier=1.0,
     source="Yin, Ye & Durrett 2024 (2406.01563): top 3 % of the heads; rate: 1e-3 to 5e-3, as other vectors",

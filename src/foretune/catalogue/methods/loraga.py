@@ -21,5 +21,4 @@ LORAGA = replace(
             "without training rows it starts as LoRA",
         ),
     ),
-    freezes_from_rows=True,
 )
