@@ -31,10 +31,10 @@ from tests.search.simulation import drive
 from tests.search.synthetic import NEW
 
 
-def _first(budget=None):
+def _first(budget=None, menu=None, methods=("lora", "full")):
     strategy, _ = zero_shot_plan(
         width=576, kind="causal", train_rows=1067, budget=budget or Budget("trials", 6), cost=_cost,
-        methods=("lora", "full"),
+        methods=methods, menu=menu,
     )  # fmt: skip
     return strategy
 
@@ -153,15 +153,55 @@ def test_a_search_that_has_spent_its_budget_says_so():
 
 def test_what_the_menu_leaves_out_is_not_tried():
     menu = read_menu({"learning_rate": "1e-4..5e-4", "lora.rank": [8, 16], "keep": [1.0, 0.5]})
-    first = _first()
-    members = pool_of(first, ("lora", "dora"), width=576, kind="causal", size=40, menu=menu)
+    first = _first(menu=menu)
+    members = pool_of(first, ("lora", "dora"), width=576, kind="causal", size=40)
     assert members[0] == first.baseline and len(members) == 40
     assert all(1e-4 <= config["learning_rate"] <= 5e-4 for config in members[1:])
     assert {config["lora.rank"] for config in members[1:] if config["method"] == "lora"} == {8, 16}
     prior = build((), synthetic.facts(NEW), members, 0)
     strategy = transfer(Situation(first, prior, (1.0,) * 6))
-    begun = [entry.config["learning_rate"] for entry in first.portfolio]
-    assert len(strategy.portfolio) == sum(1e-4 <= rate <= 5e-4 for rate in begun) < len(begun)
+    begun = [members[place] for place in strategy.portfolio]
+    assert [config["method"] for config in begun] == ["lora", "lora", "full"]
+    assert [config["learning_rate"] for config in begun[:2]] == [5e-4, pytest.approx(4.4e-4, rel=0.1)]
+    assert "learning_rate 0.0005 from the menu" in strategy.whys[0]
+
+
+def test_the_portfolio_moves_onto_a_menu_that_has_none_of_it():
+    """Ranks without 16: an expert that stays away would leave the search to begin anywhere."""
+    menu = read_menu({"lora.rank": [4, 64], "regularizer": ["guided-dropout"], "lora.targets": ["attention"]})
+    first = _first(menu=menu, methods=("lora",))
+    assert len(first.portfolio) == 3
+    for entry, usual in zip(first.portfolio, _first(methods=("lora",)).portfolio, strict=True):
+        assert entry.config["learning_rate"] == usual.config["learning_rate"]
+        assert entry.config["lora.rank"] in (4, 64) and entry.config["guided-dropout.schedule"]
+        assert entry.config["regularizer"] == "guided-dropout" and entry.config["lora.targets"] == "attention"
+    assert menu.offers(first.portfolio[0].config) and not menu.offers(first.baseline)
+
+
+@pytest.mark.parametrize("left", ["menu", "methods"])
+@pytest.mark.parametrize("strategy", ["transfer", "zero-shot"])
+def test_a_default_lora_that_was_not_asked_for_is_compared_with_and_not_handed_over(strategy, left):
+    methods = ("dora",) if left == "methods" else ("lora",)
+    menu = read_menu({} if left == "methods" else {"lora.rank": [4, 8]}, methods=methods)
+    first = _first(Budget("trials", 4), menu, methods)
+    chosen = first if strategy == "zero-shot" else _strategy((), first=first, methods=methods)
+    search = AskTell(chosen, Budget("trials", 4), _cost)
+
+    def default_is_best(lease):
+        loss = 0.2 if lease.config == first.baseline else 1.0
+        return [replace(each, metrics={"loss": Score(loss, 0.01, 200)}) for each in _script(lease)]
+
+    drive(search, 1, default_is_best)
+    runs = [run for run in search.runs if run.status == "finished"]
+    assert runs[0].config == first.baseline and len(runs) > 1
+    best = chosen.finalists(search.runs)
+    assert best and all(menu.offers(found.run.config) for found in best)
+
+
+def test_one_trial_is_of_what_was_asked_for():
+    menu = read_menu({"lora.rank": [4, 8]})
+    first = _first(Budget("trials", 1), menu)
+    assert first.alone and first.baseline["lora.rank"] == 8
 
 
 def test_without_experience_the_portfolio_comes_first():

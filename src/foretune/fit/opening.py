@@ -183,7 +183,7 @@ def _warm_started(session: Session, opening: Opening, evaluator: Evaluator) -> O
         found = chosen(
             evaluator, str(opening.probe["weights_hash"]), opening.base_answers, Path(where),
             rows=opening.end.validation_rows, baseline=opening.common.first.baseline,
-            fixed=session.plan.resolution.fixed_training(),
+            fixed=session.plan.resolution.fixed_training(), menu=opening.common.first.menu,
         )  # fmt: skip
         return {**found, "seconds": session.clock.used() - began_s}
 

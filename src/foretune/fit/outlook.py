@@ -23,6 +23,7 @@ from foretune.fit.effort import ANSWERED_RUNGS, Effort, measured_steps, offered,
 from foretune.fit.keeping import Offer, offers, ranked, variants
 from foretune.fit.planned_rows import PlannedRows
 from foretune.fit.schedule import Speeds, plan_end
+from foretune.fit.strategy import menu_of
 from foretune.search.budget import Budget as SearchBudget
 from foretune.search.fidelity import level_step
 from foretune.search.runs import Cost
@@ -141,6 +142,7 @@ def _searched(
         methods=resolution.spec.search.methods,
         max_trials=resolution.spec.search.max_trials,
         variants=variants(keeping),
+        menu=menu_of(resolution, request.shapes.kind),
     )
     return found.steps
 

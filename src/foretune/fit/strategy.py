@@ -29,7 +29,7 @@ from foretune.search.budget import Budget
 from foretune.search.encoding import Facts, features
 from foretune.search.extras import Centre, methods_for, search_space
 from foretune.search.hints import Hint
-from foretune.search.menu import read_menu
+from foretune.search.menu import Menu, read_menu
 from foretune.search.past_tasks import PastTask, metric_sign
 from foretune.search.reasons import because
 from foretune.search.strategies import (
@@ -171,7 +171,6 @@ def prior_of(
         searched_methods(shapes.kind, settings.methods, name, resolution.spec.output.deploy),
         width=shapes.width,
         kind=shapes.kind,
-        menu=read_menu(settings.menu, shapes.kind),
         seed=settings.seed,
     )
     return build(
@@ -183,7 +182,13 @@ def check_search(resolution: Resolution, shapes: ModelShapes) -> None:
     """Refuse methods and menus that do not exist, before anything runs. Raises `UsageError`."""
     settings = resolution.spec.search
     searched_methods(shapes.kind, settings.methods, deploy=resolution.spec.output.deploy)
-    read_menu(settings.menu, shapes.kind)
+    menu_of(resolution, shapes.kind)
+
+
+def menu_of(resolution: Resolution, kind: ModelKind) -> Menu:
+    """What the settings leave on offer. Raises `UsageError`."""
+    settings = resolution.spec.search
+    return read_menu(settings.menu, kind, settings.methods)
 
 
 def planned_proposals(
@@ -214,6 +219,7 @@ def planned_proposals(
     first, _ = zero_shot_plan(
         width=shapes.width, kind=shapes.kind, train_rows=rows.train, budget=Budget("trials", SHOWN),
         cost=lambda config, start, stop: 0.0, fixed=fixed, methods=methods, advised=advised, avoid=tuple(rules.avoid),
+        menu=menu_of(resolution, shapes.kind),
     )  # fmt: skip
     prior = prior_of(
         resolution, replace(first, horizon=steps), shapes, task, tasks, hints_of(rules, fixed), accelerated=accelerated
@@ -240,7 +246,7 @@ def searched(resolution: Resolution, shapes: ModelShapes, tasks: Sequence[PastTa
         )
     methods = methods_for(searched_methods(kind, settings.methods, name, resolution.spec.output.deploy), fixed)
     centres = {method: Centre({"method": method}, 1.0, 1.0) for method in methods}
-    parameters = search_space(centres, tuple(fixed), read_menu(settings.menu, kind)).parameters
+    parameters = search_space(centres, tuple(fixed), menu_of(resolution, kind)).parameters
     drawn = dict.fromkeys(parameter.name.partition(":")[2] or parameter.name for parameter in parameters)
     return f"{name}: methods {', '.join(methods)}; draws {', '.join(item for item in drawn if item != 'method')}{why}"
 

@@ -18,7 +18,7 @@ from foretune.fit.plan import Plan
 from foretune.fit.prepare import Prepared
 from foretune.fit.schedule import End, Schedule
 from foretune.fit.session import Session
-from foretune.fit.strategy import chosen_strategy
+from foretune.fit.strategy import chosen_strategy, menu_of
 from foretune.fit.warm_start import WarmStart
 from foretune.search.ask_tell import AskTell
 from foretune.search.budget import Budget
@@ -90,6 +90,7 @@ def planned(
             advised=advised["settings"],
             avoid=tuple(advised["avoid"]),
             variants=variants(plan.keeping),
+            menu=menu_of(plan.resolution, prepared.task.model.kind),
         )
         return Common(first, horizon, tried, at_first), tried.evaluation_share(first.baseline, horizon.steps)
 

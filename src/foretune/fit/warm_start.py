@@ -34,6 +34,7 @@ from foretune.fit.folder import RunFolder, finished_runs
 from foretune.fit.prepare import Prepared
 from foretune.report.record import read_record
 from foretune.search.fidelity import first_rows
+from foretune.search.menu import Menu
 from foretune.search.runs import Run
 from foretune.search.warm_start import ARM
 from foretune.training import checkpoint
@@ -107,7 +108,7 @@ def read_earlier(folder: RunFolder) -> Earlier:
     return Earlier(folder, prepared, weights, winner.run, winner.config, seed, winner.best_step)
 
 
-def why_not(earlier: Earlier, now: Prepared, weights: str, fixed: Mapping[str, Any]) -> str:
+def why_not(earlier: Earlier, now: Prepared, weights: str, fixed: Mapping[str, Any], menu: Menu) -> str:
     """Why a run of this fit, prepared as ``now``, cannot begin at an earlier one; "" where it can."""
     then, task = earlier.prepared.task, now.task
     if earlier.weights != weights or then.model.quantize != task.model.quantize:
@@ -123,6 +124,8 @@ def why_not(earlier: Earlier, now: Prepared, weights: str, fixed: Mapping[str, A
     for key, value in fixed.items():
         if key not in CHANGED and key in earlier.config and earlier.config[key] != value:
             return f"its {key} is not the one that was asked for"
+    if not menu.offers({key: value for key, value in earlier.config.items() if key not in CHANGED}):
+        return "its method, or a setting of it, is not on the menu"
     if checkpoint.read(earlier.folder.trial(earlier.run), earlier.step) is None:
         return "its weights are missing or damaged"
     return ""
@@ -160,10 +163,12 @@ def chosen(
     rows: int,
     baseline: Mapping[str, Any],
     fixed: Mapping[str, Any],
+    menu: Menu,
 ) -> dict[str, Any]:
     """``{"start": WarmStart as JSON or None, "notes": [...]}``: the best earlier run in ``where``, what was refused.
 
-    ``base`` has answered ``rows`` validation rows; ``baseline`` is the search's first configuration.
+    ``base`` has answered ``rows`` validation rows; ``baseline`` is the search's first configuration, ``menu``
+    what it may choose from.
     """
     notes: list[str] = []
     best: tuple[float, WarmStart] | None = None
@@ -177,7 +182,7 @@ def chosen(
             break
         try:
             earlier = read_earlier(folder)
-            why = why_not(earlier, evaluator.prepared, weights, fixed)
+            why = why_not(earlier, evaluator.prepared, weights, fixed, menu)
             if not why:
                 number += 1
                 why = seen_before(folder, evaluator.folder)
@@ -189,7 +194,9 @@ def chosen(
             notes.append(f"The run {name} was not begun at: {why}.")
         elif best is None or loss < best[0]:
             words = f"begun at the weights of {name} ({earlier.run}, step {earlier.step}): {sentence}"
-            best = loss, WarmStart(settings(earlier, baseline, fixed), earlier.seed, earlier.initial_weights, words)
+            config = settings(earlier, baseline, fixed)
+            config = menu.nearest(config, fixed) or config
+            best = loss, WarmStart(config, earlier.seed, earlier.initial_weights, words)
     return {"start": None if best is None else best[1].to_json(), "notes": notes}
 
 

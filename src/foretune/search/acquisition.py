@@ -6,7 +6,7 @@ there. A rung that the budget cannot reach is replaced by the highest that it ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from foretune.search.encoding import Floats, Indices
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, level_step, next_level
 from foretune.search.points import level_of
 from foretune.search.pooled import Pooled
-from foretune.search.ranking import agrees, has_risen
+from foretune.search.ranking import has_risen
 from foretune.search.runs import Run, View
 
 OVERHEAD_SHARE = 0.02
@@ -38,13 +38,14 @@ class Option:
     """The number of the paused run that would go on; None for a beginning"""
 
 
-def best_so_far(runs: Sequence[Run], belief: Belief, places: Sequence[int], fixed: Mapping[str, Any]) -> float:
-    """The highest expected gain of any run that may win (it has what the user ``fixed``) at the rung it has reached.
+def best_so_far(
+    runs: Sequence[Run], belief: Belief, places: Sequence[int], able: Callable[[Mapping[str, Any]], bool]
+) -> float:
+    """The highest expected gain, at the rung it has reached, of any run whose configuration is ``able`` to win.
 
     0, the base itself, where none is better.
     """
-    may_win = [not run.failed and run.step > 0 and agrees(run.config, fixed) for run in runs]
-    reached = [level_of(run) if able else -1 for run, able in zip(runs, may_win, strict=True)]
+    reached = [level_of(run) if not run.failed and run.step > 0 and able(run.config) else -1 for run in runs]
     best = 0.0
     for level in sorted({level for level in reached if level >= 0}):
         numbers = [number for number, each in enumerate(reached) if each == level]

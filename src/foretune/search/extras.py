@@ -21,7 +21,7 @@ from foretune.catalogue.space import Choice, Condition, Number, Parameter, Space
 from foretune.catalogue.training import TRAINING_MENU
 from foretune.errors import UsageError
 from foretune.files import canonical_json, fingerprint
-from foretune.search.menu import Menu, Range, neutral, words_for
+from foretune.search.menu import Menu, neutral, words_for
 from foretune.seeding import derive
 
 RATE_DECADE = 10.0
@@ -113,10 +113,8 @@ def sequence(
 
     They are complete and distinct; none has a fingerprint in ``exclude``.
     """
-    offered = None if menu is None else {k: vars(v) if isinstance(v, Range) else v for k, v in menu.offered.items()}
-    kind = None if menu is None else menu.kind
     around = {name: vars(centre) for name, centre in centres.items()}
-    key = canonical_json([around, sorted(fixed), seed, sorted(exclude), offered, kind])
+    key = canonical_json([around, sorted(fixed), seed, sorted(exclude), menu and menu.to_json()])
     drawn, rest = _memory.setdefault(key, ([], _extras(centres, fixed, seed, exclude, menu)))
     if len(_memory) > REMEMBERED:
         del _memory[next(iter(_memory))]

@@ -12,6 +12,7 @@ drawn. Drawing itself is `extras`.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -54,11 +55,50 @@ class Menu:
     offered: Mapping[str, tuple[Value, ...] | Range] = field(default_factory=dict)
     kind: ModelKind = "causal"
     """Some words are for some kinds of model only"""
+    methods: tuple[str, ...] = ()
+    """The methods that were named; () for any"""
 
     def offers(self, config: Mapping[str, Any]) -> bool:
         """Whether ``config`` has nothing that the user left out."""
-        own = neutral(dict(config))
+        if self.methods and config.get("method") not in self.methods:
+            return False
+        own = neutral(dict(config)) if self.offered else {}
         return all(name not in own or _within(own[name], offer) for name, offer in self.offered.items())
+
+    @property
+    def restricts(self) -> bool:
+        """Whether anything is left out."""
+        return bool(self.offered or self.methods)
+
+    def nearest(self, config: Mapping[str, Any], fixed: Collection[str] = ()) -> dict[str, Any] | None:
+        """``config`` with what the user left out moved to the nearest that is offered; settings in ``fixed`` stay.
+
+        None where that is no configuration: another method's, or words that exclude each other.
+        """
+        if self.offers(config):
+            return dict(config)
+        own = neutral(dict(config))
+        moved = {
+            name: _nearest(own[name], offer)
+            for name, offer in self.offered.items()
+            if name in own and name not in fixed and not _within(own[name], offer)
+        }
+        space = config_space()
+        leads = {getattr(condition, "parameter", "") for name in own if (condition := space[name].condition)}
+        gone = {
+            name for name in own
+            if getattr(space[name].condition, "parameter", "") in leads.intersection(moved)
+        }  # fmt: skip
+        try:
+            found = resolve({**{name: value for name, value in own.items() if name not in gone}, **moved})
+        except UsageError:
+            return None
+        return found if self.offers(found) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON form."""
+        offered = {name: vars(offer) if isinstance(offer, Range) else offer for name, offer in self.offered.items()}
+        return {"offered": offered, "kind": self.kind, "methods": self.methods}
 
     def restricted(self, parameter: Parameter) -> Parameter:
         """``parameter`` as far as the user leaves it."""
@@ -79,8 +119,11 @@ class Menu:
         return tuple(found)
 
 
-def read_menu(value: Mapping[str, Any], kind: ModelKind = "causal") -> Menu:
-    """The menu a user wrote: ``{setting: [values]}`` or ``{setting: "low..high"}``. Raises `UsageError`."""
+def read_menu(value: Mapping[str, Any], kind: ModelKind = "causal", methods: Sequence[str] | None = None) -> Menu:
+    """The menu a user wrote: ``{setting: [values]}`` or ``{setting: "low..high"}``, and the methods that were named.
+
+    Raises `UsageError`.
+    """
     space = config_space()
     offered: dict[str, tuple[Value, ...] | Range] = {}
     for name, offer in value.items():
@@ -98,7 +141,7 @@ def read_menu(value: Mapping[str, Any], kind: ModelKind = "causal") -> Menu:
                 f"search.menu.{name} = {offer!r} offers nothing to choose.",
                 remedy="Write a list of values, or a range like 1e-4..1e-3.",
             )
-    return Menu(offered, kind)
+    return Menu(offered, kind, tuple(methods or ()))
 
 
 def _range(name: str, text: str, parameter: Number) -> Range:
@@ -153,6 +196,20 @@ def _parameter(name: str, setting: str, offer: Any, condition: Any) -> Parameter
 
 def _within(value: Any, offer: tuple[Value, ...] | Range) -> bool:
     return offer.low <= value <= offer.high if isinstance(offer, Range) else value in offer
+
+
+def _nearest(value: Any, offer: tuple[Value, ...] | Range) -> Value:
+    """The offered value that is nearest: numbers by their ratio where both are positive; else the first."""
+    if isinstance(offer, Range):
+        nearest: float = min(max(value, offer.low), offer.high)
+        return nearest
+
+    def distance(other: Any) -> float:
+        if isinstance(value, bool | str) or isinstance(other, bool | str):
+            return 0.0
+        return abs(math.log(other / value)) if min(other, value) > 0 else abs(other - value)
+
+    return min(offer, key=distance)
 
 
 def _accepts(settings: Mapping[str, Any], kind: ModelKind) -> bool:

@@ -12,7 +12,8 @@ from foretune.files import fingerprint
 from foretune.search.encoding import Floats, Indices
 from foretune.search.fidelity import RUNG_PERCENT, level_step
 from foretune.search.horizon import early_level
-from foretune.search.ranking import Finalist, agreeing, finalists
+from foretune.search.menu import Menu
+from foretune.search.ranking import Finalist, agrees, finalists
 from foretune.search.runs import DEFAULT_ARM, Run, Start, View
 from foretune.search.task_prior import TaskPrior, share_of_rows
 from foretune.search.types import Done
@@ -32,6 +33,8 @@ class Pooled:
     """Trained in whole before anything else; None for none"""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings the user fixed"""
+    menu: Menu = field(default_factory=Menu)
+    """What the user left on offer"""
     max_trials: int | None = None
     metric: str = "loss"
     task_metric: tuple[str, float, float] | None = None
@@ -44,12 +47,17 @@ class Pooled:
 
     def settings(self) -> dict[str, Any]:
         """See `Strategy.settings`."""
-        own = {key: value for key, value in vars(self).items() if key not in ("prior", "name")}
-        return {**own, "prior": fingerprint(self.prior.to_json())}
+        own = {key: value for key, value in vars(self).items() if key not in ("prior", "name", "menu")}
+        menu = {"menu": self.menu.to_json()} if self.menu.restricts else {}
+        return {**own, "prior": fingerprint(self.prior.to_json()), **menu}
 
     def finalists(self, runs: tuple[Run, ...], count: int | None = None) -> list[Finalist]:
-        """The runs to re-evaluate, best first; the baseline only where it agrees with what the user fixed."""
-        return finalists(agreeing(runs, self.fixed), self.metric, count)
+        """The runs to re-evaluate, best first, of those that may win."""
+        return finalists((run for run in runs if self.may_win(run.config)), self.metric, count)
+
+    def may_win(self, config: Mapping[str, Any]) -> bool:
+        """Whether ``config`` is what the user asked for, as the baseline need not be."""
+        return agrees(config, self.fixed, self.menu)
 
     def steps_of(self, config: Mapping[str, Any]) -> int:
         """Steps of a whole run of ``config``: its share of the rows that the pool's first member sees."""
@@ -74,13 +82,9 @@ class Pooled:
         return self.max_trials is None or len(view.runs) < self.max_trials
 
     def free(self, places: Sequence[int]) -> Indices:
-        """Pool members that were not begun (``places``) and agree with what the user fixed."""
+        """Pool members that were not begun (``places``) and may win."""
         begun = set(places)
-        members = [
-            place
-            for place, config in enumerate(self.prior.pool)
-            if place not in begun and all(config.get(key, value) == value for key, value in self.fixed.items())
-        ]
+        members = [place for place, config in enumerate(self.prior.pool) if place not in begun and self.may_win(config)]
         return np.asarray(members, dtype=np.int64)
 
     def affords_whole(self, view: View, place: int) -> bool:

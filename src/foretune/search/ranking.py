@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, level_step
+from foretune.search.menu import Menu
 from foretune.search.runs import Run
 from foretune.search.types import Score
 
@@ -77,14 +78,9 @@ def ranking_at(runs: Iterable[Run], level: int, metric: str) -> list[Run]:
     return [run for _, run in sorted(scored, key=lambda pair: pair[0])]
 
 
-def agreeing(runs: Iterable[Run], fixed: Mapping[str, Any]) -> list[Run]:
-    """The runs whose configuration agrees with what the user fixed."""
-    return [run for run in runs if agrees(run.config, fixed)]
-
-
-def agrees(config: Mapping[str, Any], fixed: Mapping[str, Any]) -> bool:
-    """Whether ``config`` has what the user fixed."""
-    return all(config.get(key, value) == value for key, value in fixed.items())
+def agrees(config: Mapping[str, Any], fixed: Mapping[str, Any], menu: Menu) -> bool:
+    """Whether ``config`` has what the user fixed, and nothing that the user left out."""
+    return menu.offers(config) and all(config.get(key, value) == value for key, value in fixed.items())
 
 
 def finalists(runs: Iterable[Run], metric: str, count: int | None = None) -> list[Finalist]:

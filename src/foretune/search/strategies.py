@@ -20,7 +20,7 @@ from foretune.files import fingerprint
 from foretune.search.baselines.halving import Asha, Hyperband
 from foretune.search.baselines.random_search import RandomSearch
 from foretune.search.extras import Centre, fixed_for, methods_for, sequence
-from foretune.search.menu import POOL, Menu, pool
+from foretune.search.menu import POOL, pool
 from foretune.search.past_tasks import PastTask, past_tasks
 from foretune.search.peers.optuna_tpe import OptunaTpe
 from foretune.search.runs import Strategy
@@ -61,8 +61,8 @@ def transfer(situation: Situation) -> Transfer:
     expert = {places[name]: why for name, why in named.items() if name in places}  # a menu may leave some out
     return Transfer(
         prior=situation.prior, horizon=first.horizon, base_losses=situation.base_losses, baseline=first.baseline,
-        portfolio=tuple(expert), whys=tuple(expert.values()), fixed=first.fixed, max_trials=first.max_trials,
-        metric=first.metric, task_metric=situation.task_metric, **situation.options,
+        portfolio=tuple(expert), whys=tuple(expert.values()), fixed=first.fixed, menu=first.menu,
+        max_trials=first.max_trials, metric=first.metric, task_metric=situation.task_metric, **situation.options,
     )  # fmt: skip
 
 
@@ -79,7 +79,7 @@ def quick_tune(situation: Situation) -> Strategy:
     first, options = situation.first, situation.options
     return QuickTune(
         prior=situation.prior, horizon=first.horizon, base_losses=situation.base_losses, baseline=first.baseline,
-        fixed=first.fixed, max_trials=first.max_trials, metric=first.metric,
+        fixed=first.fixed, menu=first.menu, max_trials=first.max_trials, metric=first.metric,
         surrogate=Surrogate.from_json(options["surrogate"]), features=options["features"], refit=options["refit"],
     )  # fmt: skip
 
@@ -91,7 +91,7 @@ def _simple(kind: Callable[..., Strategy], **settings: Any) -> Maker:
         first = situation.first
         return kind(
             prior=situation.prior, horizon=first.horizon, base_losses=situation.base_losses, baseline=first.baseline,
-            fixed=first.fixed, max_trials=first.max_trials, metric=first.metric, **settings,
+            fixed=first.fixed, menu=first.menu, max_trials=first.max_trials, metric=first.metric, **settings,
         )  # fmt: skip
 
     return make
@@ -141,13 +141,12 @@ def pool_of(
     *,
     width: int,
     kind: ModelKind,
-    menu: Menu | None = None,
     seed: int = 0,
     size: int = POOL,
 ) -> tuple[Mapping[str, Any], ...]:
     """The configurations of a search: the baseline, the expert's portfolio, every method at its rule's rate, and a
-    Sobol sequence over the menu around these. All but the baseline agree with the menu."""
-    menu = menu or Menu(kind=kind)
+    Sobol sequence over the menu around these. All but the baseline agree with the menu, where anything can."""
+    menu = first.menu
     chosen = methods_for(methods, first.fixed)
     listed = [first.baseline, *(entry.config for entry in first.portfolio)]
     centres: dict[str, Centre] = {}
@@ -155,7 +154,7 @@ def pool_of(
         settings = fixed_for(name, chosen, first.fixed)
         config = recommended(name, width=width, kind=kind, steps=first.horizon, fixed=settings).config
         centres[name] = Centre(config, float(config["learning_rate"]), float(config["learning_rate"]))
-        listed.append(config)
+        listed.append(menu.nearest(config, first.fixed) or config)
     agreed = [listed[0], *(config for config in listed[1:] if menu.offers(config))]
     known = {fingerprint(dict(config)): config for config in agreed}
     drawn = sequence(centres, tuple(first.fixed), seed, sorted(known), menu)

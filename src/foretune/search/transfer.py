@@ -30,7 +30,7 @@ from foretune.search.failures import seen_failures
 from foretune.search.fidelity import LAST_LEVEL, LEVELS, RUNG_PERCENT, level_step, next_level
 from foretune.search.points import observed, pending, places_of
 from foretune.search.pooled import Pooled
-from foretune.search.ranking import agreeing, has_risen, leads
+from foretune.search.ranking import has_risen, leads
 from foretune.search.reasons import because, beginning, going_on
 from foretune.search.runs import Continue, Proposal, Start, View
 from foretune.search.types import Done, Wait
@@ -92,7 +92,7 @@ class Transfer(Pooled):
         """A paused pick of earlier tasks on to its next rung, where none that may win has a lower loss at this one."""
         if self.prior.transfer is None:
             return None
-        rivals = agreeing(view.runs, self.fixed)
+        rivals = [run for run in view.runs if self.may_win(run.config)]
         for run in view.runs[: self.opening]:
             if run.status != "idle" or has_risen(run, self.metric) or not leads(run, rivals, self.metric):
                 continue
@@ -123,7 +123,7 @@ class Transfer(Pooled):
         drawn = belief.drawn(self._stream(view, "believed").random())
         if drawn.without_transfer and (expert := self._expert_pick(view, free)) is not None:
             return self._start_expert(expert)
-        best, target = best_so_far(view.runs, drawn, places, self.fixed), self._judged_level(view)
+        best, target = best_so_far(view.runs, drawn, places, self.may_win), self._judged_level(view)
         options = [
             *beginnings(self, view, drawn, free, odds, target, best),
             *continuations(self, view, drawn, places, target, best),

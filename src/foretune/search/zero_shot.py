@@ -35,9 +35,9 @@ from foretune.search.budget import Budget
 from foretune.search.extras import Centre, extra, fixed_for, methods_for
 from foretune.search.fidelity import LAST_LEVEL, RUNG_PERCENT, level_step
 from foretune.search.horizon import Horizon, early_level, horizon, total_steps
+from foretune.search.menu import Menu
 from foretune.search.ranking import (
     Finalist,
-    agreeing,
     agrees,
     clearly_above,
     finalists,
@@ -67,6 +67,8 @@ class ZeroShot:
     horizon: int
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Settings the user fixed: never searched."""
+    menu: Menu = field(default_factory=Menu)
+    """What the user left on offer"""
     max_trials: int | None = None
     metric: str = "loss"
     alone: bool = False
@@ -94,11 +96,13 @@ class ZeroShot:
             "max_trials": self.max_trials,
             "metric": self.metric,
             **({"alone": True} if self.alone else {}),
+            **({"menu": self.menu.to_json()} if self.menu.restricts else {}),
         }
 
     def finalists(self, runs: tuple[Run, ...], count: int | None = None) -> list[Finalist]:
-        """The runs to re-evaluate, best first; the baseline only where it agrees with what the user fixed."""
-        return finalists(agreeing(runs, self.fixed), self.metric, count)
+        """The runs to re-evaluate, best first; the baseline only where it is what the user asked for."""
+        able = (run for run in runs if agrees(run.config, self.fixed, self.menu))
+        return finalists(able, self.metric, count)
 
     def propose(self, view: View) -> Proposal:
         """See `Strategy.propose`."""
@@ -176,7 +180,8 @@ class ZeroShot:
             return None
         earlier = [fingerprint(dict(config)) for config in (self.baseline, *(e.config for e in self.portfolio))]
         number = sum(run.arm == "extra" for run in view.runs)
-        config = extra(number, self._centres(first_pass), tuple(self.fixed), view.seed, earlier)
+        menu = self.menu if self.menu.offered else None
+        config = extra(number, self._centres(first_pass), tuple(self.fixed), view.seed, earlier, menu)
         if config is None or not view.affords(config, 0, self.horizon, new=True):
             return None
         why = f"extra configuration {number + 1}: {config['method']} at {config['learning_rate']:.3g}, drawn around the"
@@ -240,19 +245,20 @@ def plan(
     advised: Mapping[str, Any] | None = None,
     avoid: tuple[str, ...] = (),
     variants: Sequence[tuple[Mapping[str, Any], str]] = (),
+    menu: Menu | None = None,
 ) -> tuple[ZeroShot, Horizon]:
     """The strategy for a model of hidden ``width`` on ``train_rows`` kept rows, and its horizon with the reason.
 
     ``cost`` is the probe's forecast; settings in ``fixed`` are kept out of the search. The default LoRA keeps its own
     settings except the amount of training and its rows, which all runs share. ``advised`` settings (of rules) are where
     the portfolio starts, and may be left; methods in ``avoid`` are not tried unless fixed or among ``methods``.
-    ``variants`` are further members of the portfolio: the recommended configuration with these settings, and why. Where
-    the budget holds one run, that is the first of the portfolio; so it is with one trial and settings that the default
-    LoRA does not have. Updates have fewer rows than the default's where there would be less than `FEWEST_STEPS` of
-    them.
+    ``variants`` are further members of the portfolio: the recommended configuration with these settings, and why. The
+    portfolio is moved onto the ``menu``. Where the budget holds one run, that is the first of the portfolio; so it is
+    with one trial and settings that the default LoRA does not have. Updates have fewer rows than the default's where
+    there would be less than `FEWEST_STEPS` of them.
     Raises `UsageError` and `BudgetError`.
     """
-    settings = dict(fixed or {})
+    settings, left = dict(fixed or {}), menu or Menu(kind=kind)
     hints = {name: value for name, value in (advised or {}).items() if name not in settings}
     hints = {name: value for name, value in hints.items() if name not in shared_settings(hints)}
     offered = list(methods or [name for name in DEFAULT_METHODS[kind] if name not in avoid] or ["lora"])
@@ -268,16 +274,13 @@ def plan(
         varied = tuple(
             Recommendation(resolve({**own[0].config, **change}), f"{own[0].why}, {why}") for change, why in variants
         )
-        return (
-            own
-            + varied
-            + tuple(
-                recommended(
-                    name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, {**settings, **shared})
-                )
-                for name in others
+        further = tuple(
+            recommended(
+                name, width=width, kind=kind, steps=steps, fixed=fixed_for(name, chosen, {**settings, **shared})
             )
+            for name in others
         )
+        return moved(own + varied + further, left, settings)
 
     def with_rows(rows: int) -> tuple[dict[str, Any], tuple[Recommendation, ...], Horizon]:
         shared = {"rows_per_update": rows, **shared_settings(settings)}
@@ -296,6 +299,19 @@ def plan(
     if rows < usual:
         length = replace(length, why=f"{length.why} Updates have {rows} rows, so that there are more of them.")
     one_trial = max_trials == 1 or (budget.kind == "trials" and budget.total == 1)
-    if length.alone or (one_trial and not agrees(baseline, settings)):
-        return ZeroShot(listed[0].config, listed, length.steps, settings, max_trials, metric, alone=True), length
-    return ZeroShot(baseline, listed, length.steps, settings, max_trials, metric), length
+    alone = length.alone or (one_trial and not agrees(baseline, settings, left))
+    first = listed[0].config if alone else baseline
+    return ZeroShot(first, listed, length.steps, settings, left, max_trials, metric, alone), length
+
+
+def moved(listed: Sequence[Recommendation], menu: Menu, fixed: Mapping[str, Any]) -> tuple[Recommendation, ...]:
+    """What is recommended, moved onto the menu; of what then is the same the first, and as it was where nothing is."""
+    found: dict[str, Recommendation] = {}
+    for entry in listed:
+        config = menu.nearest(entry.config, fixed)
+        if config is None:
+            continue
+        changes = [f"{name} {value}" for name, value in config.items() if entry.config.get(name) != value]
+        why = f"{entry.why}, with {' and '.join(changes)} from the menu" if changes else entry.why
+        found.setdefault(fingerprint(config), Recommendation(config, why))
+    return tuple(found.values()) or tuple(listed)
