@@ -168,6 +168,41 @@ def test_preference_pairs_are_named(tmp_path: Path) -> None:
     assert from_rows(tmp_path, row, columns=Columns(answer="chosen")).examples[0].answer == "a"
 
 
+ASKED, TOLD = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+
+
+@pytest.mark.parametrize(
+    ("row", "advised", "columns"),
+    [
+        ({"chosen": [ASKED, TOLD]}, "--answer-column chosen", Columns(answer="chosen")),
+        ({"prompt": "q", "chosen": [ASKED, TOLD]}, "--prompt-column prompt --answer-column chosen",
+         Columns(prompt="prompt", answer="chosen")),
+        ({"prompt": [ASKED], "chosen": [TOLD]}, "--prompt-column prompt --answer-column chosen",
+         Columns(prompt="prompt", answer="chosen")),
+        ({"question": "q", "chosen": "a"}, "--prompt-column question --answer-column chosen",
+         Columns(prompt="question", answer="chosen")),
+        ({"chosen": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, "--answer-column chosen",
+         Columns(answer="chosen")),
+    ],
+)  # fmt: skip
+def test_what_is_advised_for_preference_pairs_reads_them(
+    tmp_path: Path, row: Any, advised: str, columns: Columns
+) -> None:
+    pair = {**row, "rejected": row["chosen"]}
+    with pytest.raises(DataError, match=f"preference pairs.*: {advised}\\."):
+        from_rows(tmp_path, pair)
+    (example,) = from_rows(tmp_path, pair, columns=columns).examples
+    assert [(turn.role, turn.content) for turn in example.turns] == [("user", "q"), ("assistant", "a")]
+
+
+def test_chosen_texts_alone_are_texts(tmp_path: Path) -> None:
+    pair = {"chosen": "Human: q Assistant: a", "rejected": "Human: q Assistant: b"}
+    with pytest.raises(DataError, match="--text-column chosen"):
+        from_rows(tmp_path, pair)
+    (example,) = from_rows(tmp_path, pair, columns=Columns(text="chosen")).examples
+    assert example.answer == "Human: q Assistant: a"
+
+
 def test_answers_marked_as_unwanted_are_not_learnt(tmp_path: Path) -> None:
     good, poor = ({"prompt": "q", "completion": "a", "label": mark} for mark in (True, False))
     with pytest.raises(DataError, match=r"'label' marks answers as wanted .*jq"):

@@ -68,6 +68,11 @@ def turns_of(row: Mapping[str, Any], name: str) -> list[Any]:
     return value
 
 
+def is_asking(turn: Any) -> bool:
+    """Whether a raw turn is the user's."""
+    return isinstance(turn, Mapping) and ROLES.get(str(turn.get("role", turn.get("from")))) == "user"
+
+
 def unread(turns: Iterable[Any]) -> list[str]:
     """Keys with a value that turns have and nothing reads, such as a refusal, in order of appearance."""
     keys = (

@@ -12,7 +12,7 @@ from foretune.data.formats import FORMATS, LABEL_SETS, ONE_LABEL, Format, Layout
 from foretune.data.label_sets import are_indicators, are_several
 from foretune.data.reasoning import REASONING_KEYS
 from foretune.data.tools import tool_column
-from foretune.data.usual_columns import QUESTIONS, SYSTEM_COLUMNS
+from foretune.data.usual_columns import PROMPTS, QUESTIONS, SYSTEM_COLUMNS
 from foretune.errors import DataError, Place, UsageError
 
 REASONING_COLUMNS = (*REASONING_KEYS, "chain_of_thought", "complex_cot", "cot")
@@ -93,7 +93,7 @@ def _in_order(columns: Columns) -> list[Format]:
     """The formats in order of detection; a prompt column that no format knows makes it plain prompt-completion."""
     first = []
     if columns.label is None and (columns.prompt or columns.answer):
-        first = ["translation"]
+        first = ["translation", "messages", "sharegpt"]
         if columns.prompt not in (None, "instruction", *QUESTIONS):
             first.append("prompt-completion")
     return [FORMATS[name] for name in dict.fromkeys([*first, *FORMATS])]
@@ -109,10 +109,13 @@ def _no_layout(rows: Sequence[Raw], columns: Columns, named: str | None, place: 
             remedy=f"It looks like {FORMATS[named].about}.",
         )
     if {"chosen", "rejected"} <= set(names):
+        texts = all(isinstance(row.get("chosen"), str | None) for row in rows)
+        prompt = next((f"--prompt-column {name} " for name in (*PROMPTS, *QUESTIONS) if name in names), "")
+        said = "--text-column chosen" if texts and not prompt else f"{prompt}--answer-column chosen"
         return DataError(
             "these are preference pairs (chosen, rejected), which Foretune does not train on.",
             place=place,
-            remedy="To train on the chosen answers: --prompt-column prompt --answer-column chosen.",
+            remedy=f"To train on what was chosen: {said}.",
         )
     return DataError(
         f"no known row format fits; {seen}.",

@@ -15,7 +15,7 @@ from typing import Any
 from foretune.data import choices, label_sets
 from foretune.data import usual_columns as usual
 from foretune.data.columns import Columns, columns_of, has, value_of
-from foretune.data.conversations import Draft, from_messages, turns_of
+from foretune.data.conversations import Draft, from_messages, is_asking, turns_of
 from foretune.data.example import Turn
 from foretune.data.problems import Refused
 from foretune.data.reasoning import reasoned
@@ -79,25 +79,26 @@ def first_column(row: Raw, said: str | None, names: Sequence[str]) -> str | None
     return next((name for name in names if name in row), None)
 
 
-def _turns(row: Raw, keys: tuple[str, str]) -> str | None:
-    for name in usual.TURN_COLUMNS:
-        value = row.get(name)
-        if isinstance(value, list) and (not value or (isinstance(value[0], Mapping) and keys[0] in value[0])):
+def _find_turns(row: Raw, columns: Columns, speaker: str) -> str | None:
+    """The column of a conversation whose turns name their ``speaker`` so; said as the answer, one with its question."""
+    if any((columns.text, columns.pair, columns.label)) or (columns.prompt and not columns.answer):
+        return None
+    for name in (columns.answer,) if columns.answer else usual.TURN_COLUMNS:
+        value = value_of(row, name)
+        if not isinstance(value, list) or (value and not (isinstance(value[0], Mapping) and speaker in value[0])):
+            continue
+        if columns.answer is None or any(is_asking(turn) for turn in value):
             return name
     return None
 
 
-def _said_others(columns: Columns) -> bool:
-    return any((columns.prompt, columns.answer, columns.text, columns.pair, columns.label))
-
-
 def _find_messages(row: Raw, columns: Columns) -> Layout | None:
-    name = None if _said_others(columns) else _turns(row, ("role", "content"))
+    name = _find_turns(row, columns, "role")
     return Layout("messages", turns=name) if name else None
 
 
 def _find_sharegpt(row: Raw, columns: Columns) -> Layout | None:
-    name = None if _said_others(columns) else _turns(row, ("from", "value"))
+    name = _find_turns(row, columns, "from")
     return Layout("sharegpt", turns=name) if name else None
 
 
