@@ -28,8 +28,12 @@ OWN = "test"
 
 def load_checkpoint(attachment: Attachment, run_folder: Path, step: int) -> None:
     """Give an attachment the weights of a run's checkpoint; raises `StoreError` when it is gone or damaged."""
+    _give(attachment, saved_at(run_folder, step))
+
+
+def _give(attachment: Attachment, saved: Checkpoint) -> None:
     masters = MasterWeights(attachment.parameter_groups(0.0), OptimizerSettings(0.0, 1))
-    masters.load_state(without_moments(saved_at(run_folder, step).tensors()))
+    masters.load_state(without_moments(saved.tensors()))
 
 
 def saved_at(run_folder: Path, step: int) -> Checkpoint:
@@ -45,9 +49,9 @@ def restored(
     bench: Bench, config: Mapping[str, Any], seed: int, run_folder: Path, step: int
 ) -> Iterator[tuple[Attachment, Network]]:
     """Inside, the run of ``config`` and ``seed`` is attached as its checkpoint has it; `StoreError` as `saved_at`."""
-    taken = saved_at(run_folder, step).taken()
-    with bench.attached(config, seed, taken) as (attachment, network):
-        load_checkpoint(attachment, run_folder, step)
+    saved = saved_at(run_folder, step)
+    with bench.attached(config, seed, saved.taken()) as (attachment, network):
+        _give(attachment, saved)
         yield attachment, network
 
 

@@ -41,8 +41,11 @@ class Checkpoint:
 
     def taken(self) -> dict[str, torch.Tensor]:
         """What the method made of training rows when the run began, and does not train."""
-        tensors = self.tensors().items()
-        return {name.removeprefix(TAKEN): tensor for name, tensor in tensors if name.startswith(TAKEN)}
+        from safetensors import safe_open
+
+        with safe_open(self.folder / "state.safetensors", framework="pt") as stored:
+            names = [name for name in stored.keys() if name.startswith(TAKEN)]  # noqa: SIM118 - no mapping
+            return {name.removeprefix(TAKEN): stored.get_tensor(name) for name in names}
 
 
 def save(run_folder: Path, step: int, tensors: Mapping[str, torch.Tensor], facts: Mapping[str, Any]) -> Path:
