@@ -373,7 +373,7 @@ def test_one_trial_is_of_the_settings_that_were_fixed(fast_fit: Callable[..., An
 def test_a_budget_that_held_the_default_alone_says_that_fixed_settings_were_not_tried(
     fast_fit: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("foretune.search.zero_shot.agrees", lambda config, fixed: True)
+    monkeypatch.setattr("foretune.search.zero_shot.agrees", lambda *_: True)
     with pytest.raises(TrainingError, match="the default LoRA alone") as raised:
         fast_fit(output=tmp_path / "run", options={**BRIEF, "training.lora.rank": 4})
     assert raised.value.exit_code == 8 and "larger budget" in raised.value.remedy

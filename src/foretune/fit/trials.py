@@ -179,7 +179,7 @@ def run_trials(
     if not search.strategy.finalists(search.core.runs):
         if any(run.status == "finished" for run in search.core.runs):
             raise TrainingError(
-                "the budget held the default LoRA alone, and no configuration with the settings that were fixed.",
+                "the budget held the default LoRA alone, and no configuration that was asked for.",
                 remedy="Give a larger budget: beside others the default LoRA is trained first, for comparison.",
             )
         failures = "; ".join(f"{run.id}: {run.status} {run.detail}".strip() for run in search.core.runs)
