@@ -11,9 +11,6 @@ import pytest
 import torch
 
 from foretune.catalogue.methods import resolve
-from foretune.catalogue.models import ModelReference
-from foretune.data.columns import Columns
-from foretune.data.read import read
 from foretune.errors import UsageError
 from foretune.execution.bench import Bench
 from foretune.execution.memory import peak_memory_bytes
@@ -21,18 +18,7 @@ from foretune.execution.orders import FinalTest, TrialOrder
 from foretune.execution.trial import Trial
 from foretune.execution.types import TaskSpec
 from foretune.execution.worker import Worker
-from foretune.fit.prepare import write_split
 from foretune.search.types import Lease
-from tests import tiny
-
-
-@pytest.fixture
-def task(tmp_path: Path) -> TaskSpec:
-    reference = ModelReference(str(tiny.llama(tmp_path / "model")), "causal", dtype="float32")
-    examples = read(tiny.write_rows(tmp_path / "rows.jsonl", tiny.questions(24)), columns=Columns()).examples
-    for split, rows in (("train", examples[:16]), ("validation", examples[16:]), ("test", examples[16:])):
-        write_split(tmp_path / f"{split}.jsonl", rows)
-    return TaskSpec(str(tmp_path), "generation", reference, "exact_match", context_tokens=96, device="cpu")
 
 
 def test_after_a_failed_attach_the_worker_loads_the_model_anew(task: TaskSpec) -> None:

@@ -16,7 +16,6 @@ from foretune.execution.trial import Trial
 from foretune.execution.types import TaskSpec
 from foretune.search.types import Lease
 from foretune.training import checkpoint
-from tests.execution.test_bench import task  # noqa: F401 - a fixture
 
 STEPS = 4
 STARTS: dict[str, dict[str, Any]] = {
@@ -27,6 +26,8 @@ STARTS: dict[str, dict[str, Any]] = {
     "loratrf": {"loratrf.trf_task_init": "mean_hidden"},
 }
 """Settings whose start looks at training rows; contexts longer than the words all rows begin with."""
+
+pytestmark = pytest.mark.parametrize("method", STARTS)
 
 
 def config(method: str) -> dict[str, Any]:
@@ -59,10 +60,9 @@ def other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("foretune.execution.bench.subset", lambda count, total, seed: (total - 1,))
 
 
-@pytest.mark.parametrize("method", STARTS)
 def test_a_run_goes_on_with_what_it_took_and_looks_no_more(
     method: str,
-    task: TaskSpec,  # noqa: F811
+    task: TaskSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -79,10 +79,9 @@ def test_a_run_goes_on_with_what_it_took_and_looks_no_more(
     assert any(not torch.equal(whole[name], control[name]) for name in whole)
 
 
-@pytest.mark.parametrize("method", STARTS)
 def test_a_system_answers_the_same_beside_other_rows_or_none(
     method: str,
-    task: TaskSpec,  # noqa: F811
+    task: TaskSpec,
     tmp_path: Path,
 ) -> None:
     bench = Bench(task)
@@ -97,10 +96,9 @@ def test_a_system_answers_the_same_beside_other_rows_or_none(
         assert [score.nll for score in alone.score(network, "validation", rows)] == expected
 
 
-@pytest.mark.parametrize("method", STARTS)
 def test_a_run_that_begins_at_an_earlier_one_has_what_that_took(
     method: str,
-    task: TaskSpec,  # noqa: F811
+    task: TaskSpec,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

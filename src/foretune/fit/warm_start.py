@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from foretune.catalogue.methods import config_space, resolve
+from foretune.catalogue.methods import resolve
 from foretune.catalogue.regularizers import NONE as NO_REGULARIZER
 from foretune.catalogue.regularizers import SETTING as REGULARIZER
 from foretune.catalogue.selection import NONE as NO_SELECTION
@@ -34,7 +34,7 @@ from foretune.fit.folder import RunFolder, finished_runs
 from foretune.fit.prepare import Prepared
 from foretune.report.record import read_record
 from foretune.search.fidelity import first_rows
-from foretune.search.menu import Menu
+from foretune.search.menu import Menu, independent_of
 from foretune.search.runs import Run
 from foretune.search.warm_start import ARM
 from foretune.training import checkpoint
@@ -217,12 +217,7 @@ def settings(earlier: Earlier, baseline: Mapping[str, Any], fixed: Mapping[str, 
     rate = SLOWER * float(earlier.config["learning_rate"])
     own = {REGULARIZER: NO_REGULARIZER, "selection": NO_SELECTION, "keep": 1.0, "learning_rate": rate,
            "epochs": baseline["epochs"]}  # fmt: skip
-    space = config_space()
-    conditions = {key: space[key].condition for key in earlier.config}
-    known = {
-        key: value for key, value in earlier.config.items()
-        if (condition := conditions[key]) is None or condition.parameter not in (REGULARIZER, "selection")
-    }  # fmt: skip
+    known = independent_of(earlier.config, (REGULARIZER, "selection"))
     return resolve({**known, **own, **{key: fixed[key] for key in fixed if key in known}})
 
 

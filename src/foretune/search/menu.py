@@ -83,14 +83,8 @@ class Menu:
             for name, offer in self.offered.items()
             if name in own and name not in fixed and not _within(own[name], offer)
         }
-        space = config_space()
-        leads = {getattr(condition, "parameter", "") for name in own if (condition := space[name].condition)}
-        gone = {
-            name for name in own
-            if getattr(space[name].condition, "parameter", "") in leads.intersection(moved)
-        }  # fmt: skip
         try:
-            found = resolve({**{name: value for name, value in own.items() if name not in gone}, **moved})
+            found = resolve({**independent_of(own, moved), **moved})
         except UsageError:
             return None
         return found if self.offers(found) else None
@@ -153,6 +147,15 @@ def _range(name: str, text: str, parameter: Number) -> Range:
     if low >= high:
         raise UsageError(f"search.menu.{name} = {text}: the low end is not below the high one.")
     return Range(low, high)
+
+
+def independent_of(config: Mapping[str, Any], settings: Collection[str]) -> dict[str, Any]:
+    """``config`` without what only has a meaning under the present values of ``settings``."""
+    space = config_space()
+    return {
+        name: value for name, value in config.items()
+        if getattr(space[name].condition, "parameter", None) not in settings
+    }  # fmt: skip
 
 
 def words_for(method: str, fixed: Collection[str], kind: ModelKind) -> tuple[Parameter, ...]:
